@@ -1,0 +1,78 @@
+"""The small pieces every model file shares: torch's initialisation, dropout by explicit key, attention.
+
+Conventions of all modules in this package:
+
+* attribute names are the torch names, so a state-dict key is a path of attributes;
+* parameters are float32; `dtype` is what the computation runs in (bfloat16 under `amp`);
+* `key=None` means evaluation: no dropout. A key makes the same call a training call.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+
+class Buffer(nnx.Variable):
+    """What torch calls a buffer: stored in checkpoints, never trained, not in `model.parameters()`."""
+
+
+def torch_uniform(fan_in: int):
+    """torch's default for `nn.Linear` and its bias: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32, **_):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def linear(in_features: int, out_features: int, *, dtype, rngs: nnx.Rngs, use_bias: bool = True, init=None) -> nnx.Linear:
+    """A Linear with torch's default initialisation; `init` replaces the kernel's and makes the bias zero."""
+    return nnx.Linear(
+        in_features,
+        out_features,
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=init or torch_uniform(in_features),
+        bias_init=nnx.initializers.zeros_init() if init else torch_uniform(in_features),
+        rngs=rngs,
+    )
+
+
+def layer_norm(features: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with statistics in float32 and torch's two-pass variance; epsilon is never left to a default."""
+    return nnx.LayerNorm(features, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+def dropout(x: Array, rate: float, key: Array | None) -> Array:
+    """torch's inverted dropout; the identity without a key or at rate 0."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def split(key: Array | None, n: int) -> list[Array | None]:
+    """`n` keys from one; `None` stays `None`, so that evaluation needs no branches."""
+    return [None] * n if key is None else list(jax.random.split(key, n))
+
+
+def attention(
+    query: Array, key: Array, value: Array, *, bias: Array | None = None, scale: float = 1.0,
+    dropout_rate: float = 0.0, dropout_key: Array | None = None,
+) -> Array:
+    """Softmax attention with the softmax in float32.
+
+    Shapes: query (B, Q, H, D), key and value (B, K, H, D), bias broadcastable to (B, H, Q, K); returns (B, Q, H, D).
+    """
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores = scores + bias
+    weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_rate, dropout_key)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
+
+
+def mask_bias(keep: Array) -> Array:
+    """0 where `keep`, the smallest float32 elsewhere: added to scores, a row that keeps nothing stays finite."""
+    return jnp.where(keep, 0.0, jnp.finfo(jnp.float32).min)
