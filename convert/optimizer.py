@@ -1,0 +1,76 @@
+"""Optimiser state between our mappings and `torch.optim`'s `state_dict()`.
+
+torch numbers parameters in the order of `model.parameters()`: tied ones once, buffers left out, untrained ones
+counted but without state.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from convert.state_dict import Entry, parameters
+from slt_jax.errors import UserError
+from slt_jax.training.optim import Optimizer
+
+# What torch 2.13 writes beside the settings below.
+COMMON = {"maximize": False, "foreach": None, "differentiable": False, "fused": None}
+
+
+def to_torch(
+    state: Mapping[str, Any], trained: Collection[str], optimizer: Optimizer, lr: float, initial_lr: float,
+    entries: list[Entry],
+) -> dict[str, Any]:
+    """Our optimiser state of the `trained` paths as torch's `{"state": {index: slots}, "param_groups": [...]}`."""
+    steps = dict(zip(sorted(trained), np.asarray(state["step"]), strict=True))
+    slots: dict[int, dict[str, Any]] = {}
+    ordered = parameters(entries)
+    for index, entry in enumerate(ordered):
+        if not steps.get(entry.path):
+            continue
+        arrays = {
+            slot: np.ascontiguousarray(entry.layout.to_torch(np.asarray(state[slot][entry.path])))
+            for slot in optimizer.slots
+        }
+        slots[index] = arrays if optimizer.kind == "sgd" else {"step": np.asarray(steps[entry.path], np.float32)} | arrays
+    group = _group(optimizer) | {"lr": lr, "initial_lr": initial_lr, "params": list(range(len(ordered)))}
+    return {"state": slots, "param_groups": [group]}
+
+
+def _group(optimizer: Optimizer) -> dict[str, Any]:
+    if optimizer.kind == "sgd":
+        own = {"momentum": optimizer.momentum, "dampening": 0, "nesterov": False}
+    else:
+        own = {
+            "betas": optimizer.betas, "eps": optimizer.epsilon, "amsgrad": False, "capturable": False,
+            "decoupled_weight_decay": optimizer.kind == "adamw",
+        }
+    return {"weight_decay": optimizer.weight_decay} | own | COMMON
+
+
+def from_torch(
+    saved: Mapping[str, Any], state: Mapping[str, Any], trained: Collection[str], optimizer: Optimizer,
+    entries: list[Entry],
+) -> dict[str, Any]:
+    """`state` (freshly initialised) of the `trained` paths, filled from torch's optimiser state.
+
+    Parameters without saved state keep zeros, as in torch. Raises UserError where the saved state is of another kind
+    of optimiser or another model.
+    """
+    ordered = parameters(entries)
+    count = sum(len(group["params"]) for group in saved["param_groups"])
+    if count != len(ordered):
+        raise UserError(f"optimizer_state: has {count} parameters, the model has {len(ordered)}")
+    paths = sorted(trained)
+    steps = dict.fromkeys(paths, 0.0)
+    filled = {slot: dict(state[slot]) for slot in optimizer.slots}
+    for index, slots in saved["state"].items():
+        entry = ordered[index]
+        if entry.path not in steps:
+            continue
+        for slot in optimizer.slots:
+            if slots.get(slot) is None:
+                raise UserError(f"optimizer_state: has no '{slot}' for {entry.key}; it was not written by {optimizer.kind}")
+            filled[slot][entry.path] = np.ascontiguousarray(entry.layout.to_jax(slots[slot]), dtype=np.float32)
+        steps[entry.path] = float(slots.get("step", 1))
+    return filled | {"step": np.array([steps[path] for path in paths], np.float32)}

@@ -1,0 +1,123 @@
+"""The one table between torch's state dict and our arrays, used in both directions.
+
+It is generated from the built module tree: attribute names are torch's, only the last part of a name and the layout
+differ, and both follow from the kind of layer that holds the array.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from slt_jax.errors import UserError
+from slt_jax.models.params import Leaf
+
+WRAPPERS = ("module", "_orig_mod")
+
+
+class StateDictMismatch(UserError):
+    """A state dict and a model differ; the message lists the differences as a two-sided diff."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an array is laid out here, seen from torch."""
+
+    to_jax: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Layout(lambda a: a, lambda a: a)
+LINEAR = Layout(lambda a: a.T, lambda a: a.T)  # torch (out, in), here (in, out)
+CONV = Layout(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))  # torch OIHW, here HWIO
+
+# Last part of the NNX name, and what torch calls it.
+RENAMED = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One torch key: the array it is, and how to turn one into the other."""
+
+    key: str
+    path: str
+    shape: tuple[int, ...]  # in torch's layout
+    layout: Layout
+    buffer: bool
+
+
+def table(leaves: list[Leaf]) -> list[Entry]:
+    """Every torch key of a model in torch's order, from `params.describe`; tied keys share a path."""
+    entries = []
+    for leaf in leaves:
+        stem, _, name = leaf.name.rpartition(".")
+        layout = SAME if name != "kernel" else LINEAR if len(leaf.shape) == 2 else CONV
+        key = f"{stem}.{RENAMED.get(name, name)}".lstrip(".")
+        shape = layout.to_torch(np.empty(leaf.shape, dtype=bool)).shape if layout is not SAME else leaf.shape
+        entries.append(Entry(key, leaf.path, shape, layout, leaf.buffer))
+    return entries
+
+
+def parameters(entries: list[Entry]) -> list[Entry]:
+    """The entries of torch's `model.parameters()`, in its order: tied arrays once, no buffers."""
+    seen: dict[str, Entry] = {}
+    for entry in entries:
+        if not entry.buffer:
+            seen.setdefault(entry.path, entry)
+    return list(seen.values())
+
+
+def to_params(state: Mapping[str, np.ndarray], entries: list[Entry], *, allow_missing=()) -> dict[str, np.ndarray]:
+    """A torch state dict as `{path: array}` in our layouts, float32 where it is floating.
+
+    Every key of the state and every entry must be used exactly once; keys that start with one of `allow_missing`
+    may be absent. Raises StateDictMismatch with a +/- diff.
+    """
+    state = strip_prefixes(state)
+    check(state, entries, allow_missing=allow_missing)
+    params: dict[str, np.ndarray] = {}
+    for entry in entries:
+        if entry.key not in state:
+            continue
+        array = state[entry.key]
+        if entry.path in params:
+            if not _same(entry.layout.to_jax(array), params[entry.path]):
+                raise StateDictMismatch(f"{entry.key} is tied to another tensor in the model but differs in the file")
+            continue
+        params[entry.path] = np.ascontiguousarray(entry.layout.to_jax(array), dtype=np.float32)
+    return params
+
+
+def to_state(params: Mapping[str, np.ndarray], entries: list[Entry]) -> dict[str, np.ndarray]:
+    """Our arrays as a torch state dict, tied keys sharing one array."""
+    arrays = {}
+    for entry in entries:
+        if entry.path not in arrays:
+            arrays[entry.path] = np.ascontiguousarray(entry.layout.to_torch(np.asarray(params[entry.path])))
+    return {entry.key: arrays[entry.path] for entry in entries}
+
+
+def strip_prefixes(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keys without the `module.` of DataParallel and the `_orig_mod.` of torch.compile, which may sit anywhere."""
+    return {".".join(part for part in key.split(".") if part not in WRAPPERS): array for key, array in state.items()}
+
+
+def check(state: Mapping[str, np.ndarray], entries: list[Entry], *, allow_missing=()) -> None:
+    """Raise StateDictMismatch unless keys and shapes agree."""
+    diff = []
+    expected = {entry.key: entry.shape for entry in entries}
+    for key, shape in expected.items():
+        if key not in state:
+            if not key.startswith(tuple(allow_missing)):
+                diff.append(f"- {key} {list(shape)}  (in the model, not in the file)")
+        elif tuple(state[key].shape) != shape:
+            diff.append(f"! {key} model {list(shape)}, file {list(state[key].shape)}")
+    diff += [f"+ {key} {list(array.shape)}  (in the file, not in the model)"
+             for key, array in state.items() if key not in expected]
+    if diff:
+        shown = diff[:20] + ([f"... and {len(diff) - 20} more"] if len(diff) > 20 else [])
+        raise StateDictMismatch("\n  ".join([f"the state dict does not fit the model ({len(diff)} differences):", *shown]))
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return np.array_equal(np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32), equal_nan=True)

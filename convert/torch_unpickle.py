@@ -1,0 +1,245 @@
+"""Reading `data.pkl`: a small interpreter of the pickle opcodes that torch.save emits.
+
+It trusts nothing: it can build data and nothing else, its functions are the few in a table, and every offset,
+size and stride is checked against the file before NumPy sees it. (Python's own unpickler, even with its
+globals restricted, answers damaged files with MemoryError and SystemError.)
+"""
+
+import math
+import pickle as op  # only for the names of the opcodes
+import struct
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convert.torch_pickle import DTYPES, MAPPINGS, MAX_DEPTH, MAX_PICKLE, STORAGE_CLASSES, is_key, type_name
+from convert.torch_zip import Archive, Bad
+
+
+class _StorageClass(NamedTuple):
+    """torch.FloatStorage and its like: the element type; None for UntypedStorage, which counts bytes."""
+
+    dtype: np.dtype | None
+
+
+class _Storage(NamedTuple):
+    """A storage named in the pickle: its entry's key, element type (None: see the tensor) and size in bytes."""
+
+    key: str
+    dtype: np.dtype | None
+    size: int
+
+
+class _Call(NamedTuple):
+    """An allowed function: what to run here in its place."""
+
+    run: Callable[..., Any]
+
+
+class Unpickler:
+    """Interpreter of the pickle opcodes that torch.save emits."""
+
+    def __init__(self, archive: Archive):
+        self.archive, self.data = archive, archive.map
+        self.at, self.end = archive.locate("data.pkl")
+        if self.end - self.at > MAX_PICKLE:
+            raise Bad(f"data.pkl has {self.end - self.at} bytes, more than the {MAX_PICKLE} allowed")
+        self.allowance = self.end - self.at  # bytes that functions may copy: no more than the pickle has
+        self.stack: list[Any] = []
+        self.outer: list[list[Any]] = []  # the stacks below each open MARK
+        self.memo: dict[int, Any] = {}
+        self.buffers: dict[tuple[str, int], np.ndarray] = {}
+
+    def run(self) -> Any:
+        while (code := self.take(1)) != op.STOP:
+            if code not in _OPCODES:
+                raise Bad(f"unsupported pickle opcode {code!r}: save it again with torch.save's default protocol")
+            _OPCODES[code](self)
+        if self.outer or len(self.stack) != 1:
+            raise Bad("damaged file (data.pkl leaves more or less than one object)")
+        return self.stack[0]
+
+    def take(self, count: int) -> bytes:
+        if self.at + count > self.end:
+            raise Bad("damaged file (data.pkl ends too early)")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def unpack(self, layout: str) -> int | float:
+        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+
+    def line(self) -> str:
+        end = self.data.find(b"\n", self.at, min(self.end, self.at + 256))
+        if end < 0:
+            raise Bad("damaged file (a name in data.pkl has no end)")
+        return self.take(end + 1 - self.at)[:-1].decode()
+
+    def push(self, item: Any) -> None:
+        self.stack.append(item)
+
+    def mark(self) -> None:
+        if len(self.outer) > 10 * MAX_DEPTH:
+            raise Bad("damaged file (data.pkl is nested too deep)")
+        self.outer.append(self.stack)
+        self.stack = []
+
+    def pop_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self.outer.pop()
+        return items
+
+    def pop_tuple(self, count: int) -> None:
+        if len(self.stack) < count:
+            raise Bad("damaged file (data.pkl takes from an empty stack)")
+        self.stack[-count:] = [tuple(self.stack[-count:])]
+
+    def find_global(self) -> None:
+        module, name = self.line(), self.line()
+        full = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        if full not in _GLOBALS:
+            raise Bad(f"refused global {full!r}: only tensors, plain containers, numbers and text are read")
+        self.push(_GLOBALS[full])
+
+    def reduce(self) -> None:
+        args, function = self.stack.pop(), self.stack.pop()
+        if type(function) is not _Call or type(args) is not tuple:
+            raise Bad(f"refused call of {str(function)[:60]!r}")
+        self.push(function.run(self, *args))
+
+    def build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if type(target) is not OrderedDict or type(state) is not dict or state.keys() - {"_metadata"}:
+            raise Bad(f"refused to set attributes of a {type_name(target)}")
+        target.__dict__.update(state)
+
+    def append(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not list:
+            raise Bad("damaged file (append to what is not a list)")
+        self.stack[-1].extend(items)
+
+    def set_items(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) not in MAPPINGS or len(items) % 2 or not all(map(is_key, items[::2])):
+            raise Bad("damaged file (wrong keys or values of a dict)")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    def find_storage(self) -> None:
+        pid = self.stack.pop()
+        if type(pid) is not tuple or tuple(map(type, pid)) != (str, _StorageClass, str, str, int):
+            raise Bad("damaged file (wrong reference to a storage)")
+        kind, storage, key, _, numel = pid
+        start, end = self.archive.locate(f"data/{key}")
+        size = numel * (storage.dtype.itemsize if storage.dtype else 1)
+        if kind != "storage" or size != end - start:
+            raise Bad(f"damaged file (storage {key!r} should have {size} bytes, not {end - start})")
+        self.push(_Storage(key, storage.dtype, size))
+
+    def tensor_v3(self, storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None) -> np.ndarray:
+        """The NumPy view of a storage; `offset`, `size` and `stride` count elements."""
+        numbers = (offset, *size, *stride)
+        if type(storage) is not _Storage or not isinstance(dtype, np.dtype) or len(size) != len(stride):
+            raise Bad("damaged file (wrong description of a tensor)")
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise Bad(f"damaged file (a tensor has offset {offset}, size {size}, stride {stride})")
+        if metadata:
+            raise Bad("holds a lazily conjugated or negated tensor: call resolve_conj() or resolve_neg() and save")
+        if math.prod(size) == 0:
+            return np.empty(size, dtype)
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if (last + 1) * dtype.itemsize > storage.size:
+            raise Bad(f"damaged file (a tensor of size {size} reaches beyond its storage {storage.key!r})")
+        swap = dtype.itemsize // (2 if dtype.kind == "c" else 1) if self.archive.big_endian else 1
+        if (storage.key, swap) not in self.buffers:
+            self.buffers[storage.key, swap] = self.archive.load(f"data/{storage.key}", swap)
+        strides = [step * dtype.itemsize for step in stride]
+        return np.ndarray(size, dtype, self.buffers[storage.key, swap], offset * dtype.itemsize, strides)
+
+    def tensor_v2(self, storage, offset, size, stride, requires_grad, hooks, metadata=None) -> np.ndarray:
+        dtype = storage.dtype or np.dtype(np.uint8)
+        return self.tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, metadata)
+
+    def from_type(self, function, kind, args, state) -> np.ndarray:
+        """A tensor or parameter with Python attributes; these are dropped."""
+        if function not in (_GLOBALS[f"torch._utils._rebuild_{name}"] for name in ("tensor_v2", "tensor_v3")):
+            raise Bad("refused a tensor subclass")
+        return function.run(self, *args)
+
+    def copy(self, make: Callable[[Any], Any], item: Any) -> Any:
+        self.allowance -= len(item)
+        if self.allowance < 0:
+            raise Bad("damaged file (data.pkl copies more than it holds)")
+        return make(item)
+
+    def make_set(self, items: list[Any]) -> set:
+        if not all(map(is_key, items)):
+            raise Bad("damaged file (wrong members of a set)")
+        return self.copy(set, items)
+
+    def encode(self, text: str, encoding: str) -> bytes:
+        if encoding not in ("latin1", "latin-1"):
+            raise Bad(f"damaged file (bytes with the encoding {encoding!r})")
+        return self.copy(lambda item: item.encode("latin-1"), text)
+
+
+def _parameter(reader: Unpickler, data: np.ndarray, *_: Any) -> np.ndarray:
+    return data
+
+
+def _device(reader: Unpickler, *parts: str | int) -> str:
+    return ":".join(map(str, parts))
+
+
+_GLOBALS: dict[str, Any] = {
+    "torch._utils._rebuild_tensor_v2": _Call(Unpickler.tensor_v2),
+    "torch._utils._rebuild_tensor_v3": _Call(Unpickler.tensor_v3),
+    "torch._utils._rebuild_parameter": _Call(_parameter),
+    "torch._utils._rebuild_parameter_with_state": _Call(_parameter),
+    "torch._tensor._rebuild_from_type_v2": _Call(Unpickler.from_type),
+    "torch.Tensor": "torch.Tensor",  # these two only name the class for _rebuild_from_type_v2
+    "torch.nn.parameter.Parameter": "torch.nn.parameter.Parameter",
+    "torch.Size": _Call(lambda reader, sizes: reader.copy(tuple, sizes)),
+    "torch.device": _Call(_device),
+    "collections.OrderedDict": _Call(lambda reader: OrderedDict()),
+    "collections.Counter": _Call(lambda reader, counts: reader.copy(Counter, counts)),
+    "builtins.set": _Call(Unpickler.make_set),
+    "builtins.complex": _Call(lambda reader, real, imag: complex(real, imag)),
+    "builtins.bytes": _Call(lambda reader: b""),
+    "builtins.bytearray": _Call(lambda reader, *args: bytearray(reader.encode(*args) if args else b"")),
+    "_codecs.encode": _Call(Unpickler.encode),
+    "torch.storage.UntypedStorage": _StorageClass(None),
+    **{f"torch.{name}": _StorageClass(DTYPES[dtype]) for dtype, name in STORAGE_CLASSES.items()},
+    **{f"torch.{name}": dtype for name, dtype in DTYPES.items()},
+}
+
+_OPCODES: dict[bytes, Callable[[Unpickler], Any]] = {
+    op.PROTO: lambda r: r.take(1),
+    op.GLOBAL: Unpickler.find_global,
+    op.REDUCE: Unpickler.reduce,
+    op.BUILD: Unpickler.build,
+    op.BINPERSID: Unpickler.find_storage,
+    op.MARK: Unpickler.mark,
+    op.TUPLE: lambda r: r.push(tuple(r.pop_mark())),
+    op.TUPLE1: lambda r: r.pop_tuple(1),
+    op.TUPLE2: lambda r: r.pop_tuple(2),
+    op.TUPLE3: lambda r: r.pop_tuple(3),
+    op.EMPTY_TUPLE: lambda r: r.push(()),
+    op.EMPTY_LIST: lambda r: r.push([]),
+    op.EMPTY_DICT: lambda r: r.push({}),
+    op.APPEND: lambda r: r.append([r.stack.pop()]),
+    op.APPENDS: lambda r: r.append(r.pop_mark()),
+    op.SETITEM: lambda r: r.set_items([r.stack.pop(-2), r.stack.pop()]),
+    op.SETITEMS: lambda r: r.set_items(r.pop_mark()),
+    op.NONE: lambda r: r.push(None),
+    op.NEWTRUE: lambda r: r.push(True),
+    op.NEWFALSE: lambda r: r.push(False),
+    op.BININT: lambda r: r.push(r.unpack("<i")),
+    op.BININT1: lambda r: r.push(r.unpack("<B")),
+    op.BININT2: lambda r: r.push(r.unpack("<H")),
+    op.LONG1: lambda r: r.push(int.from_bytes(r.take(r.unpack("<B")), "little", signed=True)),
+    op.BINFLOAT: lambda r: r.push(r.unpack(">d")),
+    op.BINUNICODE: lambda r: r.push(r.take(r.unpack("<I")).decode("utf-8", "surrogatepass")),
+    op.BINGET: lambda r: r.push(r.memo[r.unpack("<B")]),
+    op.LONG_BINGET: lambda r: r.push(r.memo[r.unpack("<I")]),
+    op.BINPUT: lambda r: r.memo.__setitem__(r.unpack("<B"), r.stack[-1]),
+    op.LONG_BINPUT: lambda r: r.memo.__setitem__(r.unpack("<I"), r.stack[-1]),
+}

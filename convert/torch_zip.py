@@ -1,0 +1,234 @@
+"""The outer layer of a `.pt` file: a zip archive of stored entries, mapped for reading, streamed for writing.
+
+    <root>/data.pkl             the containers; tensors refer to storages by key (see torch_pickle.py)
+    <root>/byteorder            `little` or `big`, of the payloads; absent in old files, which are little
+    <root>/.storage_alignment   `64`: every payload starts at a multiple of it, so that the file can be mapped
+    <root>/data/0, data/1, ...  the payload of each storage, raw
+    <root>/version              `3`
+
+All sizes and offsets here are in bytes.
+"""
+
+import fcntl
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from mmap import ACCESS_COPY
+from mmap import mmap as MemoryMap
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+ALIGNMENT = 64
+ZIP32_MAX = 0xFFFFFFFF  # sizes and offsets from here on go to zip64 fields,
+_SEE_ZIP64 = 0xFFFFFFFF  # and the plain fields then hold this
+_CHUNK = 4 << 20  # bytes a write: large enough for the system call, small enough to stay in cache after the CRC
+_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that non-zip files start with
+
+
+class Bad(Exception):
+    """What is wrong with a file or an object, in one line without the file's name; torch_file.py adds that."""
+
+
+class Archive:
+    """The zip file: where its entries lie, and their bytes."""
+
+    def __init__(self, file: BinaryIO, *, mapped: bool):
+        self.size = os.fstat(file.fileno()).st_size
+        if self.size == 0:
+            raise Bad("the file is empty")
+        self.file, self.mapped = file, mapped
+        self.map = MemoryMap(file.fileno(), self.size, access=ACCESS_COPY)
+        self.entries = dict(self._directory())
+        self.root = next(iter(self.entries), "").partition("/")[0]
+        self.copied = 0
+        if f"{self.root}/data.pkl" not in self.entries:
+            raise Bad("a zip file, but not one of torch.save (it has no data.pkl)")
+        if f"{self.root}/constants.pkl" in self.entries:
+            raise Bad("a TorchScript archive: save the model's state_dict() with torch.save instead")
+        self.big_endian = self._byteorder() == b"big"
+
+    def _byteorder(self) -> bytes:
+        if f"{self.root}/byteorder" not in self.entries:
+            return b"little"
+        start, end = self.locate("byteorder")
+        order = self.map[start : min(end, start + 8)]
+        if order not in (b"little", b"big"):
+            raise Bad(f"unknown byte order {order!r}")
+        return order
+
+    def _directory(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Each entry's name, with the offset of its local header and its size, from the central directory."""
+        count, at = self._directory_place()
+        for _ in range(count):
+            head = struct.unpack_from("<4s6H3I5H2I", self.map, at)
+            signature, flags, method, size, offset = head[0], head[3], head[4], head[9], head[16]
+            name_length, extra_length, comment_length = head[10:13]
+            if signature != b"PK\x01\x02":
+                raise Bad("damaged file (its zip directory is not where it should be)")
+            name = self.map[at + 46 : at + 46 + name_length].decode()
+            extra = self.map[at + 46 + name_length : at + 46 + name_length + extra_length]
+            if flags & 1 or method != 0:
+                raise Bad(f"entry {name!r} is compressed or encrypted, which torch.save never does")
+            size, offset = _zip64_fields(extra, head[8], size, offset)
+            yield name, (offset, size)
+            at += 46 + name_length + extra_length + comment_length
+
+    def _directory_place(self) -> tuple[int, int]:
+        """The number of entries and the offset of the central directory."""
+        end = self.map.rfind(b"PK\x05\x06", max(0, self.size - 65557))  # 22 bytes and a comment of up to 65535
+        if end < 0:
+            start = self.map[: len(_LEGACY_MAGIC)]
+            if start == _LEGACY_MAGIC:
+                raise Bad("torch's old format, from before 1.6: load it with a newer torch and save it again")
+            if start.startswith(b"PK"):
+                raise Bad("truncated: the zip directory at its end is missing")
+            raise Bad("not a torch file (it is no zip archive)")
+        if end >= 20 and self.map[end - 20 : end - 16] == b"PK\x06\x07":
+            (end64,) = struct.unpack_from("<Q", self.map, end - 12)
+            count, _, offset = struct.unpack_from("<QQQ", self.map, end64 + 32)
+        else:
+            count, _, offset = struct.unpack_from("<HII", self.map, end + 10)
+        return count, offset
+
+    def locate(self, name: str) -> tuple[int, int]:
+        """Where the payload of an entry starts and ends. torch's local headers give no sizes, only lengths."""
+        if f"{self.root}/{name}" not in self.entries:
+            raise Bad(f"entry {name!r} is missing")
+        offset, size = self.entries[f"{self.root}/{name}"]
+        signature, name_length, extra_length = struct.unpack_from("<4s22xHH", self.map, offset)
+        start = offset + 30 + name_length + extra_length
+        if signature != b"PK\x03\x04" or start + size > self.size:
+            raise Bad(f"truncated or damaged: entry {name!r} does not lie inside the file")
+        return start, start + size
+
+    def load(self, name: str, swap: int) -> np.ndarray:
+        """An entry's bytes, uint8 (size,), with each group of `swap` reversed; a view of the map if that will do."""
+        start, end = self.locate(name)
+        if self.mapped and swap == 1:
+            return np.frombuffer(self.map, np.uint8, end - start, start)
+        self.copied += end - start
+        if self.copied > self.size:  # entries that overlap could otherwise fill the memory
+            raise Bad("damaged file (its entries overlap)")
+        payload = np.empty(end - start, np.uint8)
+        self.file.seek(start)
+        if self.file.readinto(payload) != payload.size:
+            raise Bad(f"truncated inside entry {name!r}")
+        return payload.view(f"u{swap}").byteswap(inplace=True).view(np.uint8) if swap > 1 else payload
+
+
+def _zip64_fields(extra: bytes, packed: int, size: int, offset: int) -> tuple[int, int]:
+    """The size and offset of a directory entry, from its zip64 field where the plain ones are all ones."""
+    at = 0
+    while at + 4 <= len(extra):
+        tag, length = struct.unpack_from("<HH", extra, at)
+        if tag == 1:
+            values = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
+            size = next(values, size) if size == _SEE_ZIP64 else size
+            _ = next(values, 0) if packed == _SEE_ZIP64 else 0
+            offset = next(values, offset) if offset == _SEE_ZIP64 else offset
+        at += 4 + length
+    return size, offset
+
+
+class ZipWriter:
+    """Writes stored entries under `archive/`, each payload at a multiple of 64 bytes as torch.save does.
+
+    The bytes depend on the entries alone: the root folder is not the file's name, and every date is 1980.
+    """
+
+    def __init__(self, file: BinaryIO, progress: Callable[[int], None] | None = None):
+        self.file, self.progress = file, progress
+        self.at = 0
+        self.directory: list[bytes] = []
+
+    def add(self, name: str, size: int, pieces: Iterable[memoryview | bytes]) -> None:
+        """Add an entry of `size` bytes, which `pieces` hold together."""
+        full, offset, large = f"archive/{name}".encode(), self.at, size >= ZIP32_MAX
+        extra = struct.pack("<HHQQ", 1, 16, size, size) if large else b""
+        padding = -(offset + 30 + len(full) + len(extra) + 4) % ALIGNMENT
+        extra += struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+        shown = _SEE_ZIP64 if large else size
+        common = [45 if large or offset >= ZIP32_MAX else 20, 0, 0, 0, 0x21, 0, shown, shown, len(full)]
+        self._write(struct.pack("<4s5H3I2H", b"PK\x03\x04", *common, len(extra)) + full + extra)
+        start, crc = self.at, 0
+        for piece in pieces:
+            for chunk in (piece[i : i + _CHUNK] for i in range(0, len(piece), _CHUNK)):
+                crc = zlib.crc32(chunk, crc)
+                self._write(chunk)
+                if self.progress:
+                    self.progress(len(chunk))
+        if self.at - start != size:
+            raise RuntimeError(f"entry {name} has {self.at - start} bytes, not the {size} announced")
+        common[5] = crc
+        self.file.seek(offset + 14)  # the checksum is known only now
+        self.file.write(struct.pack("<I", crc))
+        self.file.seek(self.at)
+        wide = [size, size] * large + [offset] * (offset >= ZIP32_MAX)
+        extra = struct.pack(f"<HH{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
+        tail = (len(extra), 0, 0, 0, 0, _SEE_ZIP64 if offset >= ZIP32_MAX else offset)
+        self.directory.append(struct.pack("<4s6H3I5H2I", b"PK\x01\x02", common[0], *common, *tail) + full + extra)
+
+    def finish(self) -> None:
+        """Write the central directory, with the zip64 records where the plain one cannot count so far."""
+        start, count = self.at, len(self.directory)
+        self._write(b"".join(self.directory))
+        end, size = self.at, self.at - start
+        if count >= 0xFFFF or end >= ZIP32_MAX:
+            record = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, start)
+            self._write(record + struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1))
+            count, size, start = 0xFFFF, _SEE_ZIP64, _SEE_ZIP64
+        self._write(struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, size, start, 0))
+
+    def _write(self, data: memoryview | bytes) -> None:
+        self.file.write(data)
+        self.at += len(data)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `target` once it is whole and on disk; after an error nothing changed.
+
+    The new file is locked while it is written, so that the next writer can tell what a killed one left
+    behind, and remove it, from what another one is still writing.
+    """
+    _remove_abandoned(target)
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+    with open(temporary, "xb") as file:
+        try:
+            _try_lock(file)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the new name, too, survives a power cut
+    finally:
+        os.close(directory)
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    """Lock a file for as long as it is open; False where another writer has it or the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Delete the unfinished files of writers of `target` that no longer run."""
+    pattern = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.tmp")
+    for name in os.listdir(target.parent):
+        if pattern.fullmatch(name):
+            with suppress(OSError), open(target.with_name(name), "rb+") as file:
+                if _try_lock(file):
+                    os.unlink(file.name)

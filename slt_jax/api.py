@@ -1,0 +1,95 @@
+"""`slt_jax.load`: a trained translator for use from Python."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from convert.checkpoint import Blueprint, blueprint, load_params, read_checkpoint
+from slt_jax.config import ModelConfig
+from slt_jax.data.augment import normalise
+from slt_jax.models.generate import generate
+from slt_jax.models.params import Params
+
+IMAGES = ("face", "hand_l", "hand_r")
+
+
+class Translator:
+    """Sign-language video streams to text tokens.
+
+    Batches are mappings of arrays: `face`, `hand_l`, `hand_r` as float (B, T, 3, H, W) ImageNet-normalised or as raw
+    uint8 (B, T, H, W, 3); `pose` (B, T, 3L); optional bool masks `pad_mask` (B, T) True = real frame,
+    `miss_mask_hl`, `miss_mask_hr` (B, T) True = missing, `pose_conf_mask` (B, T, L) True = keep.
+    """
+
+    def __init__(self, plan: Blueprint, params: Params):
+        self.config: ModelConfig = plan.config
+        self.blueprint = plan
+        self.params = params
+        self._structure, _ = plan.structure()
+
+    def encode(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Encoded frames (B, T, d_model), float32."""
+        return np.asarray(_encode(self._structure, self.params, model_inputs(batch)))
+
+    def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Teacher-forced logits (B, S, vocab), float32, for `labels` (B, S) in the batch (-100 = ignore)."""
+        return np.asarray(_logits(self._structure, self.params, model_inputs(batch)))
+
+    def generate(
+        self, batch: Mapping[str, np.ndarray], num_beams: int = 1, min_length: int = 0, max_length: int = 128,
+        early_stopping: bool = False, **options,
+    ) -> np.ndarray:
+        """Token ids (B, <= max_length), int32, start token included, numbered as HuggingFace's `generate` does."""
+        inputs = model_inputs(batch)
+        encoded = _encode(self._structure, self.params, inputs)
+        decoder = self._structure.merge(self.params).decoder.model
+        tokens = generate(
+            decoder, encoded, inputs.get("pad_mask"), num_beams=num_beams, min_length=min_length,
+            max_length=max_length, early_stopping=early_stopping, **options,
+        )
+        return np.asarray(tokens, dtype=np.int32)
+
+
+@partial(jax.jit, static_argnums=0)
+def _encode(structure, params: Params, inputs: Mapping[str, Array]) -> Array:
+    with jax.default_matmul_precision("highest"):
+        return structure.merge(params).encoder(inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(structure, params: Params, inputs: Mapping[str, Array]) -> Array:
+    with jax.default_matmul_precision("highest"):
+        return structure.merge(params)(inputs)
+
+
+def model_inputs(batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """A user's batch as the model takes it: frames normalised float32 (B, T, H, W, 3), masks bool."""
+    inputs = {}
+    for name, value in batch.items():
+        if name not in {*IMAGES, "pose", "pad_mask", "miss_mask_hl", "miss_mask_hr", "pose_conf_mask", "labels",
+                        "decoder_attention_mask"}:
+            continue
+        value = jnp.asarray(value)
+        if name in IMAGES:
+            value = normalise(value) if value.dtype == jnp.uint8 else value.astype(jnp.float32).transpose(0, 1, 3, 4, 2)
+        elif name == "decoder_attention_mask" or "_mask" in name:
+            value = value.astype(bool)
+        inputs[name] = value
+    return inputs
+
+
+def load(path: str | Path, model: ModelConfig | Mapping | None = None) -> Translator:
+    """A `Translator` from a `.pt` file, an Orbax directory or a work-dir.
+
+    `model`: a ModelConfig or mapping of its fields; None takes the checkpoint's own. Raises UserError (one line, or a
+    +/- diff of keys) where the file cannot be read or does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    plan = blueprint(checkpoint, model)
+    _, entries = plan.structure()
+    return Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))

@@ -1,0 +1,291 @@
+"""The configuration: four frozen sections, merged from defaults, a YAML/JSON file, flags and `--set`.
+
+Keys are v9's. Unknown keys and values of the wrong kind are errors that name the key.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slt_jax.errors import UserError
+
+FreezeSpec = bool | int | str | list | dict | None
+BackboneSpec = str | dict | None
+
+
+def option(default: Any, help_text: str, flag: str | None = None) -> Any:
+    """A configuration field with the text of `--help` and, where it differs from the key, its flag."""
+    metadata = {"help": help_text, "flag": flag}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    face_dir: str | None = option(None, "folder of face crops, <video_id>_f%06d.jpg")
+    hand_left_dir: str | None = option(None, "folder of left-hand crops")
+    hand_right_dir: str | None = option(None, "folder of right-hand crops")
+    pose_dir: str | None = option(None, "folder of <video_id>.npz pose files")
+    metadata_csv: str | None = option(None, "CSV with id/video_id and texto/text")
+    train_index: str | None = option(None, "CSV of the training clips' ids")
+    val_index: str | None = option(None, "CSV of the validation clips' ids")
+    work_dir: str | None = option(None, "folder for checkpoints, metrics and the effective configuration")
+    num_workers: int = option(0, "data-loading processes; 0 loads in this process")
+    batch_size: int = option(4, "clips per batch")
+    val_batch_size: int | None = option(None, "clips per validation batch (default: batch_size)")
+    seed: int = option(1234, "seed of initialisation, shuffling, augmentation and dropout")
+    device: str = option("auto", "auto, cpu, gpu or cuda[:N], tpu")
+    precision: str = option("amp", "amp (bfloat16 compute), fp32 or float32")
+    tensorboard: str | None = option(None, "folder for TensorBoard event files")
+    pin_memory: bool = option(True, "torch only; has no effect here")
+    tokenizer: str | None = option(None, "tokenizer folder or hub id (default: one is trained on the training texts)")
+    max_target_length: int = option(128, "longest target in tokens, end token included")
+    mix_streams: dict = option({}, "stream: probability of permuting it across the batch", "mix-stream")
+    flip_probability: float = option(0.2, "probability of mirroring a training clip")
+    v9_hand_masks: bool | None = option(
+        None, "mask the hands that ARE there, as v9 did (default: only for checkpoints that v9 trained)"
+    )
+    skip_bad_clips: bool = option(False, "count and skip clips that cannot be read instead of stopping")
+    strict_quality: bool = option(False, "make the quality checks errors instead of warnings")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    image_size: int = option(224, "side of the crops in pixels")
+    projector_dim: int = option(256, "width of the projected streams")
+    d_model: int = option(512, "width of the temporal encoder and the decoder")
+    pose_landmarks: int = option(13, "pose landmarks per frame")
+    sequence_length: int = option(128, "frames per clip")
+    projector_dropout: float = option(0.0, "dropout inside the projectors")
+    fusion_dropout: float = option(0.0, "dropout before the fusion projection")
+    temporal_nhead: int = option(8, "attention heads of the temporal encoder")
+    temporal_layers: int = option(6, "layers of the temporal encoder")
+    temporal_dim_feedforward: int = option(2048, "feed-forward width of the temporal encoder")
+    temporal_dropout: float = option(0.1, "dropout of the temporal encoder")
+    decoder_layers: int = option(2, "layers of the decoder")
+    decoder_heads: int = option(8, "attention heads of the decoder")
+    decoder_dropout: float = option(0.1, "dropout of the decoder")
+    decoder_model: str | None = option(None, "HuggingFace seq2seq model folder: configuration and weights")
+    decoder_config: str | dict | None = option(None, "HuggingFace seq2seq configuration (folder, file or mapping)")
+    decoder_class: str | None = option(None, "custom decoder, module:Class")
+    decoder_kwargs: dict = option({}, "fields that override the decoder's configuration, as JSON")
+    face_backbone: BackboneSpec = option(None, "backbone of the face stream (default: pretrained DINOv2 ViT-S/14)")
+    hand_left_backbone: BackboneSpec = option(None, "backbone of the left-hand stream")
+    hand_right_backbone: BackboneSpec = option(None, "backbone of the right-hand stream")
+    freeze_face_backbone: FreezeSpec = option(False, "freeze the face backbone")
+    freeze_hand_left_backbone: FreezeSpec = option(False, "freeze the left-hand backbone")
+    freeze_hand_right_backbone: FreezeSpec = option(False, "freeze the right-hand backbone")
+    backbone: dict | None = option(
+        None, "one randomly initialised ViT for every stream: embed_dim, depth, num_heads, patch_size, ..."
+    )
+    projector: str = option("auto", "auto (identity when projector_dim equals the backbone's width), mlp or identity")
+    vocab_size: int | None = option(None, "decoder vocabulary (default: the tokenizer's)")
+    pad_token_id: int = option(0, "padding token (training takes the tokenizer's)")
+    eos_token_id: int = option(1, "end token (training takes the tokenizer's)")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    optimizer: str = option("adamw", "adamw, adam (L2 decay) or sgd")
+    lr: float = option(1e-3, "learning rate")
+    weight_decay: float = option(0.0, "weight decay")
+    momentum: float = option(0.0, "momentum of sgd")
+    scheduler: str = option("none", "none, steplr or cosine; steps once an epoch")
+    scheduler_step_size: int = option(5, "epochs between the drops of steplr")
+    scheduler_gamma: float = option(0.5, "factor of steplr")
+    scheduler_tmax: int | None = option(None, "half period of cosine in epochs (default: epochs)")
+    label_smoothing: float = option(0.1, "label smoothing, over all classes")
+    grad_clip_norm: float | None = option(None, "clip the global gradient norm", "clip-grad-norm")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    epochs: int = option(40, "epochs to train in all")
+    grad_accum_steps: int = option(1, "micro-batches per optimiser step")
+    compile: bool = option(False, "torch only; JAX always compiles")
+    compile_mode: str | None = option(None, "torch only; has no effect here")
+    init_checkpoint: str | None = option(None, "start from these weights (.pt, Orbax folder or work-dir)")
+
+
+@dataclass(frozen=True)
+class Config:
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def to_dict(self) -> dict:
+        """Plain JSON types, as written to `config.json` and into checkpoints."""
+        return dataclasses.asdict(self)
+
+
+SECTIONS: dict[str, type] = {f.name: f.default_factory for f in dataclasses.fields(Config)}
+
+
+def load_config(file: str | Path | None, flags: Mapping[str, Mapping], settings: list[str]) -> Config:
+    """Defaults, then `file`, then `flags` ({section: {key: value}}), then `settings` ("a.b=VALUE"); later wins.
+
+    Raises UserError for an unreadable file, an unknown key or a value of the wrong kind.
+    """
+    merged = read_config_file(file) if file else {}
+    for section, values in flags.items():
+        merged.setdefault(section, {}).update(values)
+    for setting in settings:
+        _apply_setting(merged, setting)
+    return build_config(merged)
+
+
+def build_config(tree: Mapping[str, Mapping]) -> Config:
+    """A `Config` from nested mappings, every key and value checked."""
+    for name in tree:
+        if name not in SECTIONS:
+            raise UserError(f"unknown configuration section '{name}'{_nearest(name, SECTIONS)}")
+    return Config(**{name: build_section(name, tree.get(name) or {}) for name in SECTIONS})
+
+
+def build_section(name: str, values: Mapping) -> Any:
+    """One section dataclass ("data", "model", ...) from a mapping, every key and value checked."""
+    section = SECTIONS[name]
+    if not isinstance(values, Mapping):
+        raise UserError(f"configuration section '{name}' must be a mapping, not {type(values).__name__}")
+    hints = typing.get_type_hints(section)
+    for key in values:
+        if key not in hints:
+            raise UserError(f"unknown configuration key '{name}.{key}'{_nearest(str(key), hints)}")
+    checked = section(**{key: _coerce(f"{name}.{key}", value, hints[key]) for key, value in values.items()})
+    _check_values(name, checked)
+    return checked
+
+
+def read_config_file(path: str | Path) -> dict:
+    """The mapping in a YAML or JSON file."""
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: is not YAML or JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(tree or {}, dict):
+        raise UserError(f"--config {path}: must hold the sections {', '.join(SECTIONS)}")
+    for section, values in (tree or {}).items():
+        if values is not None and not isinstance(values, dict):
+            raise UserError(f"--config {path}: section '{section}' must be a mapping")
+    return {section: dict(values or {}) for section, values in (tree or {}).items()}
+
+
+def _apply_setting(tree: dict, setting: str) -> None:
+    key, separator, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not separator or len(parts) < 2:
+        raise UserError(f"--set {setting}: expected SECTION.KEY=VALUE, for example optim.lr=0.0003")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    for part in parts[:-1]:
+        child = tree.get(part)
+        tree[part] = dict(child) if isinstance(child, Mapping) else {}
+        tree = tree[part]
+    tree[parts[-1]] = value
+
+
+def _nearest(name: str, known) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{match[0]}'?" if match else f"; known: {', '.join(known)}"
+
+
+def _coerce(key: str, value: Any, hint: Any) -> Any:
+    """`value` as one of the kinds in `hint`; numbers may come as text, since YAML reads 1e-3 as a string."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    if type(value) in kinds:
+        return dict(value) if isinstance(value, dict) else value
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, Mapping) and dict in kinds:
+        return dict(value)
+    for kind in (int, float):
+        if kind in kinds and isinstance(value, str):
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+    raise UserError(f"{key} must be {names}, not {value!r}")
+
+
+CHOICES = {
+    "data.precision": ("amp", "fp32", "float32"),
+    "model.projector": ("auto", "mlp", "identity"),
+    "optim.optimizer": ("adamw", "adam", "sgd"),
+    "optim.scheduler": ("none", "steplr", "cosine"),
+}
+AT_LEAST_ONE = {
+    "data": ("batch_size", "val_batch_size", "max_target_length"),
+    "model": (
+        "image_size", "projector_dim", "d_model", "pose_landmarks", "sequence_length", "temporal_nhead",
+        "temporal_layers", "temporal_dim_feedforward", "decoder_layers", "decoder_heads", "vocab_size",
+    ),
+    "optim": ("scheduler_step_size", "scheduler_tmax"),
+    "training": ("epochs", "grad_accum_steps"),
+}
+NOT_NEGATIVE = {
+    "data": ("num_workers", "seed"),
+    "model": (),
+    "optim": ("lr", "weight_decay", "momentum"),
+    "training": (),
+}
+FRACTIONS = {
+    "data": ("flip_probability",),
+    "model": ("projector_dropout", "fusion_dropout", "temporal_dropout", "decoder_dropout"),
+    "optim": ("label_smoothing",),
+    "training": (),
+}
+
+
+def _check_values(name: str, section: Any) -> None:
+    for key, choices in CHOICES.items():
+        where, _, attribute = key.partition(".")
+        if where == name and getattr(section, attribute) not in choices:
+            value = getattr(section, attribute)
+            raise UserError(f"{key} must be one of {', '.join(choices)}, not {value!r}{_nearest(str(value), choices)}")
+    for rule, allowed, text in (
+        (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
+        (NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
+        (FRACTIONS, lambda value: 0.0 <= value < 1.0 or (value == 1.0 and name == "data"), "between 0 and 1"),
+    ):
+        for attribute in rule[name]:
+            value = getattr(section, attribute)
+            if value is not None and not allowed(value):
+                raise UserError(f"{name}.{attribute} must be {text}, not {value!r}")
+    if name == "optim" and section.grad_clip_norm is not None and section.grad_clip_norm <= 0:
+        raise UserError(f"optim.grad_clip_norm must be above 0, not {section.grad_clip_norm!r}; leave it out for none")
+    if name == "model":
+        _check_model(section)
+
+
+def _check_model(model: ModelConfig) -> None:
+    for heads in ("temporal_nhead", "decoder_heads"):
+        built_elsewhere = heads == "decoder_heads" and (
+            model.decoder_model or model.decoder_config or model.decoder_class
+        )
+        if not built_elsewhere and model.d_model % getattr(model, heads):
+            raise UserError(
+                f"model.d_model {model.d_model} is not divisible by model.{heads} {getattr(model, heads)}; "
+                f"choose a multiple"
+            )
+    if model.decoder_model and model.decoder_config:
+        raise UserError("--decoder-model and --decoder-config exclude each other; give one")
+    if model.decoder_class and (model.decoder_model or model.decoder_config):
+        raise UserError("--decoder-class excludes --decoder-model and --decoder-config; give one")

@@ -1,0 +1,262 @@
+"""One clip on disk becomes arrays of fixed shape.
+
+Frames are matched by the number in their file name, never by their place in a listing: where a crop is missing, that
+one frame is missing and no other moves. Images stay uint8; normalisation and flips happen on the device (augment.py).
+"""
+
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from slt_jax.errors import UserError
+
+STREAMS = ("face", "hand_l", "hand_r")
+MIN_CONFIDENCE = 0.25
+
+_FRAME = re.compile(r"(.+)_f(\d+)(\.(?:jpe?g|png))", re.IGNORECASE | re.DOTALL)
+_POSE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+class BadClip(UserError):
+    """A clip whose files cannot be used; `--skip-bad-clips` lets training go on without it."""
+
+
+@dataclass(frozen=True)
+class StreamDirs:
+    face: str | Path
+    hand_left: str | Path
+    hand_right: str | Path
+    pose: str | Path
+
+    def checked(self) -> "StreamDirs":
+        for stream in fields(self):
+            path, flag = getattr(self, stream.name), "--" + stream.name.replace("_", "-") + "-dir"
+            if not path:
+                raise UserError(f"{flag} is not given")
+            if not os.path.isdir(path):
+                raise UserError(f"{flag} {path}: no such directory")
+        return self
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of one stream of one clip: sorted numbers, and names only where they are not the usual ones."""
+
+    directory: str
+    numbers: np.ndarray
+    names: tuple[str, ...] | None = None
+
+    def path(self, video_id: str, position: int) -> str:
+        usual = self.names is None
+        name = f"{video_id}_f{self.numbers[position]:06d}.jpg" if usual else self.names[position]
+        return os.path.join(self.directory, name)
+
+
+@dataclass(frozen=True)
+class ClipFiles:
+    video_id: str
+    face: Frames
+    hand_l: Frames
+    hand_r: Frames
+    pose: str | None
+
+    def last_frame(self) -> int:
+        """The highest frame number of the image streams, -1 without any image."""
+        return max(int(s.numbers[-1]) if len(s.numbers) else -1 for s in (self.face, self.hand_l, self.hand_r))
+
+
+def scan(dirs: StreamDirs, video_ids: Iterable[str]) -> dict[str, ClipFiles]:
+    """The files of every clip, from one listing of each directory."""
+    dirs = dirs.checked()
+    wanted = dict.fromkeys(video_ids)
+    face, hand_l, hand_r = (_list_frames(str(d), wanted) for d in (dirs.face, dirs.hand_left, dirs.hand_right))
+    with os.scandir(dirs.pose) as entries:
+        poses = {entry.name for entry in entries if entry.name.endswith(".npz")}
+    return {
+        video_id: ClipFiles(
+            video_id,
+            face[video_id],
+            hand_l[video_id],
+            hand_r[video_id],
+            os.path.join(dirs.pose, f"{video_id}.npz") if f"{video_id}.npz" in poses else None,
+        )
+        for video_id in wanted
+    }
+
+
+def _list_frames(directory: str, wanted: dict[str, None]) -> dict[str, Frames]:
+    found: dict[str, dict[int, str]] = {video_id: {} for video_id in wanted}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            match = _FRAME.fullmatch(entry.name)
+            if match and match[1] in found:
+                names, number = found[match[1]], int(match[2])
+                names[number] = min(names.get(number, entry.name), entry.name)  # of two files always the same one
+    return {video_id: _frames(directory, video_id, names) for video_id, names in found.items()}
+
+
+def _frames(directory: str, video_id: str, names: dict[int, str]) -> Frames:
+    numbers = sorted(names)
+    usual = all(names[n] == f"{video_id}_f{n:06d}.jpg" for n in numbers)
+    return Frames(directory, np.array(numbers, np.int64), None if usual else tuple(names[n] for n in numbers))
+
+
+def sample(frames: int, length: int, rng: np.random.Generator | None) -> np.ndarray:
+    """The frame numbers a clip of `frames` frames shows, at most `length`, evenly spaced.
+
+    Training starts at a random offset within the stride; without `rng` the sample is centred.
+    """
+    stride = -(-frames // length)
+    offset = (frames - 1) % stride // 2 if rng is None else int(rng.integers(stride))
+    return np.arange(offset, frames, stride)
+
+
+def read_clip(
+    files: ClipFiles, *, sequence_length: int, image_size: int, num_landmarks: int,
+    rng: np.random.Generator | None = None, min_confidence: float = MIN_CONFIDENCE,
+    out: dict[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """The arrays of one clip, in `out` (a row of a batch) where it is given.
+
+    face, hand_l, hand_r uint8 (T, H, W, 3); pose float32 (T, 3L); pad_mask bool (T,), True = real frame; miss_mask_hl,
+    miss_mask_hr bool (T,), True = hand missing; pose_conf_mask bool (T, L), True = keep the landmark.
+    """
+    out = out if out is not None else empty(1, sequence_length, image_size, num_landmarks, squeeze=True)
+    pose, missing = read_pose(files, num_landmarks)
+    total = max(len(pose), files.last_frame() + 1)
+    if total == 0:
+        raise BadClip(f"{files.video_id}: no frame in any stream and no pose")
+    real = sample(total, sequence_length, rng)
+    shown = np.concatenate([real, np.full(sequence_length - len(real), real[-1])])  # the last frame is repeated
+    out["pad_mask"][:] = np.arange(sequence_length) < len(real)
+
+    _read_images(files.video_id, files.face, _nearest(files.face.numbers, shown), out["face"])
+    for stream, mask, hand in (("hand_l", "miss_mask_hl", files.hand_l), ("hand_r", "miss_mask_hr", files.hand_r)):
+        position = _exact(hand.numbers, shown)
+        said = missing[stream]
+        if said is not None:  # the pose file may know that a crop shows no hand
+            position[(shown < len(said)) & said[np.minimum(shown, len(said) - 1)]] = -1
+        _read_images(files.video_id, hand, position, out[stream])
+        out[mask][:] = position < 0
+
+    _sample_pose(pose, shown, min_confidence, out)
+    return out
+
+
+def empty(rows: int, length: int, size: int, landmarks: int, *, squeeze: bool = False) -> dict[str, np.ndarray]:
+    """Room for `rows` clips, not initialised."""
+    shapes = {stream: ((length, size, size, 3), np.uint8) for stream in STREAMS}
+    shapes |= {"pose": ((length, 3 * landmarks), np.float32), "pose_conf_mask": ((length, landmarks), np.bool_)}
+    shapes |= {mask: ((length,), np.bool_) for mask in ("pad_mask", "miss_mask_hl", "miss_mask_hr")}
+    return {name: np.empty(shape if squeeze else (rows, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+
+
+def read_pose(files: ClipFiles, num_landmarks: int) -> tuple[np.ndarray, dict[str, np.ndarray | None]]:
+    """Pose (frames, 3L), no frames without a file, and what the file says about missing hands."""
+    missing: dict[str, np.ndarray | None] = {"hand_l": None, "hand_r": None}
+    if files.pose is None:
+        return np.zeros((0, 3 * num_landmarks), np.float32), missing
+    try:
+        with np.load(files.pose, allow_pickle=False) as archive:
+            pose = np.asarray(archive["pose"], np.float32)
+            for hand in missing:
+                if f"miss_{hand}" in archive.files and archive[f"miss_{hand}"].size:
+                    missing[hand] = archive[f"miss_{hand}"].reshape(-1).astype(bool)
+    except _POSE_ERRORS as error:
+        raise BadClip(f"{files.pose}: cannot be read as an npz file with a key pose ({_one_line(error)})") from None
+    if pose.ndim != 2:
+        raise BadClip(f"{files.pose}: pose has the shape {pose.shape}, expected (frames, {3 * num_landmarks})")
+    if pose.shape[1] != 3 * num_landmarks:
+        found = f"{pose.shape[1] / 3:g} landmarks ({pose.shape[1]} columns)"
+        raise UserError(f"{files.pose}: {found}, expected {num_landmarks}; set --pose-landmarks to what the files hold")
+    return pose, missing
+
+
+def _sample_pose(pose: np.ndarray, shown: np.ndarray, min_confidence: float, out: dict[str, np.ndarray]) -> None:
+    out["pose"][:] = 0
+    out["pose_conf_mask"][:] = False
+    known = np.flatnonzero(shown < len(pose))
+    if len(known):
+        rows = pose[shown[known]].reshape(len(known), -1, 3)
+        keep = np.isfinite(rows).all(-1) & (rows[..., 2] >= min_confidence)
+        rows[~np.isfinite(rows)] = 0  # a NaN would survive the mask: 0 * NaN
+        out["pose"][known] = rows.reshape(len(known), -1)
+        out["pose_conf_mask"][known] = keep
+
+
+def _exact(numbers: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Position in `numbers` of every shown frame, -1 where it is missing."""
+    if not len(numbers):
+        return np.full(len(shown), -1)
+    position = np.minimum(np.searchsorted(numbers, shown), len(numbers) - 1)
+    return np.where(numbers[position] == shown, position, -1)
+
+
+def _nearest(numbers: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Position in `numbers` of the nearest frame (of two the earlier one), -1 where there is none at all."""
+    if not len(numbers):
+        return np.full(len(shown), -1)
+    after = np.minimum(np.searchsorted(numbers, shown), len(numbers) - 1)
+    before = np.maximum(after - 1, 0)
+    return np.where(abs(shown - numbers[before]) <= abs(numbers[after] - shown), before, after)
+
+
+def _read_images(video_id: str, frames: Frames, positions: np.ndarray, out: np.ndarray) -> None:
+    """Decode into `out` (T, H, W, 3); black where the position is -1, a repeated position is copied."""
+    for t, position in enumerate(positions):
+        if position < 0:
+            out[t] = 0
+        elif t and position == positions[t - 1]:
+            out[t] = out[t - 1]
+        else:
+            decode_image(frames.path(video_id, int(position)), out[t])
+
+
+def decode_image(path: str, out: np.ndarray) -> None:
+    """Decode an image into `out` (H, W, 3) uint8, resized to it.
+
+    Pillow's bicubic (its own default for resize, antialiased, and what DINOv2 was prepared with) resizes; it only runs
+    for crops that were not stored at the model's size, or are no plain JPEG.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        try:
+            height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+            if (height, width, 3) == out.shape and colour in ("YCbCr", "RGB", "Gray"):
+                simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+                return
+        except ValueError:
+            pass  # a PNG, a CMYK or a slightly damaged JPEG; Pillow decides
+        with open(path, "rb") as file, Image.open(file) as image:
+            image = image.convert("RGB")
+            if image.size != (out.shape[1], out.shape[0]):
+                image = image.resize((out.shape[1], out.shape[0]), Image.Resampling.BICUBIC)
+            out[:] = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadClip(f"{path}: cannot be read as an image ({_one_line(error)})") from None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+
+
+def flip_permutation(num_landmarks: int) -> tuple[int, ...] | None:
+    """Which landmark takes each one's place in a mirror; `None` where the numbering is not known.
+
+    13 landmarks are BlazePose's 0 and 11-22 (nose, then left/right pairs from the shoulders to the thumbs); 33 are all
+    of BlazePose, where the eyes (1-3 and 4-6) come as two threes and everything from 7 on in pairs.
+    """
+    if num_landmarks == 13:
+        return (0, *(n + 1 if n % 2 else n - 1 for n in range(1, 13)))
+    if num_landmarks == 33:
+        return (0, 4, 5, 6, 1, 2, 3, *(n + 1 if n % 2 else n - 1 for n in range(7, 33)))
+    return None

@@ -1,0 +1,84 @@
+"""Do the files of a clip fit each other and the metadata? Checked once, before training."""
+
+import logging
+import zipfile
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from slt_jax.data.clips import BadClip, ClipFiles
+from slt_jax.data.metadata import Clip
+from slt_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def check_clip(files: ClipFiles, clip: Clip, fps_tolerance: float = 1.0) -> list[str]:
+    """What is wrong with one clip, each as `kind: detail`; nothing for a clip in order.
+
+    Gaps count for the face only: a detector loses hands all the time, and a missing hand has its mask.
+    """
+    problems = []
+    pose_frames = 0
+    if files.pose is None:
+        problems.append("pose missing: no npz file")
+    else:
+        try:
+            pose_frames = _pose_frames(files.pose)
+        except BadClip as error:
+            problems.append(f"pose unreadable: {error}")
+    images = files.last_frame() + 1
+    frames = max(pose_frames, images)
+    gaps = np.setdiff1d(np.arange(frames), files.face.numbers)
+    if len(gaps):
+        problems.append(f"face frames missing: {len(gaps)} of {frames}, first {gaps[0]}")
+    if pose_frames and images > pose_frames:
+        problems.append(f"pose shorter than the images: {pose_frames} of {images} frames")
+    if clip.fps and clip.duration and abs(frames / clip.duration - clip.fps) > fps_tolerance:
+        found = f"{frames} frames in {clip.duration:g} s are {frames / clip.duration:.2f} fps"
+        problems.append(f"fps differs from the metadata: {found}, the metadata says {clip.fps:g}")
+    if clip.frame_count is not None and abs(frames - clip.frame_count) > 1:  # containers miscount by one
+        problems.append(f"frame_count differs from the metadata: {frames} frames, not {clip.frame_count}")
+    return problems
+
+
+def report_quality(
+    clips: Sequence[Clip], files: Mapping[str, ClipFiles], *, fps_tolerance: float = 1.0, strict: bool = False
+) -> dict[str, list[str]]:
+    """Check all clips; one warning a kind of problem, or an error when strict. Returns the ids of each kind."""
+    kinds: dict[str, list[str]] = {}
+    details: dict[str, str] = {}
+    for clip in clips:
+        for problem in check_clip(files[clip.video_id], clip, fps_tolerance):
+            kind, _, detail = problem.partition(": ")
+            kinds.setdefault(kind, []).append(clip.video_id)
+            details.setdefault(kind, detail)
+    lines = [f"{kind} in {len(ids)} of {len(clips)} clips: {_first(ids, details[kind])}" for kind, ids in kinds.items()]
+    if strict and lines:
+        raise UserError("; ".join(lines))
+    for line in lines:
+        logger.warning("%s", line)
+    if clips:
+        seen = [_hand_rate(clips, files, hand) for hand in ("hand_l", "hand_r")]
+        logger.info("hands seen in %.0f %% (left) and %.0f %% (right) of the frames", *seen)
+    return kinds
+
+
+def _first(ids: list[str], detail: str) -> str:
+    return f"{ids[0]} ({detail})" + "".join(f", {i}" for i in ids[1:5]) + (", ..." if len(ids) > 5 else "")
+
+
+def _hand_rate(clips: Sequence[Clip], files: Mapping[str, ClipFiles], hand: str) -> float:
+    frames = sum(files[clip.video_id].last_frame() + 1 for clip in clips)
+    return 100 * sum(len(getattr(files[clip.video_id], hand).numbers) for clip in clips) / max(frames, 1)
+
+
+def _pose_frames(path: str) -> int:
+    """The length of the pose array, from its header alone: there may be many thousand files."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("pose.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            return read(member)[0][0]
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise BadClip(f"{path}: {' '.join(str(error).split())}") from None

@@ -1,0 +1,310 @@
+"""Sentences of the generated corpus: a gloss order with marks on the face, and its Spanish.
+
+Signed order is time, subject, object (with numeral and adjective after it), verb, question word.
+Negation and questions are no signs of their own: the head shakes, the brows rise or knit. Spanish
+wants articles, agreement, persons, tenses and `no`, and drops the pronoun, so words do not line up.
+The Spanish is Rioplatense (vos tenés, mañana vas a tomar mate).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+PERSONS = {"YO": 0, "VOS": 1, "NOSOTROS": 3, "USTEDES": 4}  # index into a conjugation; 2 = third person singular
+TIMES = {"AYER": "past", "HOY": "present", "AHORA": "present", "SIEMPRE": "present", "MAÑANA": "future"}
+NUMERALS = {"DOS": "dos", "TRES": "tres", "CUATRO": "cuatro"}
+
+# gloss: Spanish, plural, gender, kind
+NOUNS: dict[str, tuple[str, str, str, str]] = {
+    "MADRE": ("madre", "madres", "f", "person"),
+    "PADRE": ("padre", "padres", "m", "person"),
+    "HERMANO": ("hermano", "hermanos", "m", "person"),
+    "HERMANA": ("hermana", "hermanas", "f", "person"),
+    "AMIGO": ("amigo", "amigos", "m", "person"),
+    "AMIGA": ("amiga", "amigas", "f", "person"),
+    "MAESTRO": ("maestro", "maestros", "m", "person"),
+    "MAESTRA": ("maestra", "maestras", "f", "person"),
+    "ABUELO": ("abuelo", "abuelos", "m", "person"),
+    "ABUELA": ("abuela", "abuelas", "f", "person"),
+    "NENE": ("nene", "nenes", "m", "person"),
+    "NENA": ("nena", "nenas", "f", "person"),
+    "MÉDICO": ("médico", "médicos", "m", "person"),
+    "PERRO": ("perro", "perros", "m", "animal"),
+    "GATO": ("gato", "gatos", "m", "animal"),
+    "CABALLO": ("caballo", "caballos", "m", "animal"),
+    "PAN": ("pan", "panes", "m", "food"),
+    "CARNE": ("carne", "carnes", "f", "food"),
+    "MANZANA": ("manzana", "manzanas", "f", "fruit"),
+    "AGUA": ("agua", "aguas", "f", "drink"),
+    "LECHE": ("leche", "leches", "f", "drink"),
+    "MATE": ("mate", "mates", "m", "drink"),
+    "CAFÉ": ("café", "cafés", "m", "drink"),
+    "LIBRO": ("libro", "libros", "m", "text"),
+    "DIARIO": ("diario", "diarios", "m", "text"),
+    "CARTA": ("carta", "cartas", "f", "text"),
+    "LLAVE": ("llave", "llaves", "f", "thing"),
+    "AUTO": ("auto", "autos", "m", "thing"),
+    "TELÉFONO": ("teléfono", "teléfonos", "m", "thing"),
+    "PELOTA": ("pelota", "pelotas", "f", "thing"),
+    "FLOR": ("flor", "flores", "f", "thing"),
+    "CASA": ("casa", "casas", "f", "place"),
+    "ESCUELA": ("escuela", "escuelas", "f", "place"),
+    "TRABAJO": ("trabajo", "trabajos", "m", "place"),
+    "HOSPITAL": ("hospital", "hospitales", "m", "place"),
+    "PLAZA": ("plaza", "plazas", "f", "place"),
+    "PLAYA": ("playa", "playas", "f", "place"),
+}
+MASS = ("food", "drink")  # without article or numeral as an object: "tomo mate"
+
+# gloss: Spanish (masculine singular), copula
+ADJECTIVES = {
+    "GRANDE": ("grande", "ser"), "ENORME": ("enorme", "ser"), "CHICO": ("chico", "ser"), "LINDO": ("lindo", "ser"),
+    "FEO": ("feo", "ser"), "NUEVO": ("nuevo", "ser"), "VIEJO": ("viejo", "ser"), "ROJO": ("rojo", "ser"),
+    "BLANCO": ("blanco", "ser"), "NEGRO": ("negro", "ser"), "CANSADO": ("cansado", "estar"),
+    "TRISTE": ("triste", "estar"), "CONTENTO": ("contento", "estar"), "ENFERMO": ("enfermo", "estar"),
+}
+
+_THINGS = ("text", "thing", "fruit")
+# gloss: infinitive, kinds of object
+TRANSITIVE = {
+    "COMER": ("comer", ("food", "fruit")),
+    "TOMAR": ("tomar", ("drink",)),
+    "COMPRAR": ("comprar", (*_THINGS, "food", "drink")),
+    "VENDER": ("vender", (*_THINGS, "food", "animal")),
+    "QUERER": ("querer", (*_THINGS, "food", "drink")),
+    "VER": ("ver", ("thing", "animal", "person")),
+    "MIRAR": ("mirar", ("thing", "animal", "person")),
+    "LEER": ("leer", ("text",)),
+    "BUSCAR": ("buscar", (*_THINGS, "animal", "person")),
+    "PERDER": ("perder", _THINGS),
+    "TENER": ("tener", (*_THINGS, "animal", "drink")),
+    "AYUDAR": ("ayudar", ("person",)),
+    "LLAMAR": ("llamar", ("person",)),
+    "LIMPIAR": ("limpiar", ("thing",)),
+    "COCINAR": ("cocinar", ("food",)),
+}
+# gloss: infinitive, preposition before the place
+INTRANSITIVE = {
+    "IR": ("ir", "a"), "VENIR": ("venir", "de"), "VIVIR": ("vivir", "en"), "TRABAJAR": ("trabajar", "en"),
+    "ESTUDIAR": ("estudiar", "en"),
+}
+
+# infinitive: {tense: the five forms}; tenses not given are regular
+_IRREGULAR = {
+    "querer": {"present": "quiero querés quiere queremos quieren"},
+    "tener": {"present": "tengo tenés tiene tenemos tienen"},
+    "perder": {"present": "pierdo perdés pierde perdemos pierden"},
+    "ver": {"present": "veo ves ve vemos ven", "past": "vi viste vio vimos vieron"},
+    "leer": {"past": "leí leíste leyó leímos leyeron"},
+    "buscar": {"past": "busqué buscaste buscó buscamos buscaron"},
+    "ir": {"present": "voy vas va vamos van", "past": "fui fuiste fue fuimos fueron"},
+    "venir": {"present": "vengo venís viene venimos vienen", "past": "vine viniste vino vinimos vinieron"},
+    "ser": {"present": "soy sos es somos son", "past": "era eras era éramos eran"},
+    "estar": {"present": "estoy estás está estamos están"},
+}
+_IMPERFECT = {"querer", "tener", "vivir", "estar"}  # states: their past is the imperfect
+_ENDINGS = {
+    ("present", "ar"): "o ás a amos an", ("present", "er"): "o és e emos en", ("present", "ir"): "o ís e imos en",
+    ("past", "ar"): "é aste ó amos aron", ("past", "er"): "í iste ió imos ieron", ("past", "ir"): "í iste ió imos ieron",
+    ("imperfect", "ar"): "aba abas aba ábamos aban", ("imperfect", "er"): "ía ías ía íamos ían",
+    ("imperfect", "ir"): "ía ías ía íamos ían",
+}
+
+
+def conjugate(infinitive: str, tense: str, person: int) -> str:
+    """`conjugate("tomar", "present", 1)` is "tomás"; the future is `ir a` with the infinitive."""
+    if tense == "future":
+        return f"{conjugate('ir', 'present', person)} a {infinitive}"
+    if tense in _IRREGULAR.get(infinitive, {}):
+        return _IRREGULAR[infinitive][tense].split()[person]
+    if tense == "past" and infinitive in _IMPERFECT:
+        tense = "imperfect"
+    return infinitive[:-2] + _ENDINGS[tense, infinitive[-2:]].split()[person]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Spanish text, the glosses in signed order and, for each, the marks on head and face ("neg", "yn", "wh")."""
+
+    text: str
+    glosses: tuple[str, ...]
+    marks: tuple[frozenset[str], ...]
+
+    @property
+    def gloss_text(self) -> str:
+        """`PAN QUERER^neg`: one line for the metadata."""
+        return " ".join("^".join((g, *sorted(m))) for g, m in zip(self.glosses, self.marks, strict=True))
+
+
+@dataclass(frozen=True)
+class _Phrase:
+    """A noun phrase or pronoun: its glosses, its Spanish, and what a verb or adjective agrees with."""
+
+    glosses: tuple[str, ...]
+    text: str
+    person: int
+    gender: str = "m"
+    plural: bool = False
+    kind: str = "person"
+
+
+def _agree(adjective: str, gender: str, plural: bool) -> str:
+    word = adjective[:-1] + "a" if adjective.endswith("o") and gender == "f" else adjective
+    return word + "s" if plural else word
+
+
+def noun_phrase(noun: str, role: str, owner: str = "", number: str = "", adjective: str = "") -> _Phrase:
+    """Signed (MI) PERRO (DOS) (GRANDE); Spanish "mis dos perros grandes". `role` is subject, object or place."""
+    singular, plural_form, gender, kind = NOUNS[noun]
+    plural = bool(number)
+    if number == "MUCHO":
+        plural = kind not in MASS
+        determiner = _agree("mucho", gender, plural)
+    elif number:
+        determiner = NUMERALS[number]
+    elif owner or (role == "object" and kind in MASS):
+        determiner = ""
+    elif role == "object" and kind != "person":
+        determiner = "una" if gender == "f" else "un"
+    else:
+        determiner = "el" if gender == "m" or noun == "AGUA" else "la"
+    possessive = {"MI": "mi", "TU": "tu", "": ""}[owner] + ("s" if owner and plural else "")
+    agreed = _agree(ADJECTIVES[adjective][0], gender, plural) if adjective else ""
+    words = (possessive, determiner, plural_form if plural else singular, agreed)
+    glosses = tuple(filter(None, (owner, noun, number, adjective)))
+    return _Phrase(glosses, " ".join(filter(None, words)), 4 if plural else 2, gender, plural, kind)
+
+
+def pronoun(gloss: str) -> _Phrase:
+    """Spanish keeps only `ustedes`; the verb says the others."""
+    person = PERSONS[gloss]
+    return _Phrase((gloss,), "ustedes" if gloss == "USTEDES" else "", person, plural=person > 2)
+
+
+def _contract(preposition: str, phrase: str) -> str:
+    return f"{preposition} {phrase}".replace("a el ", "al ").replace("de el ", "del ")
+
+
+def clause(subject: _Phrase, verb: str, *, complement: _Phrase | None = None, time: str = "", question: str = "",
+           wh: str = "", negated: bool = False) -> Sentence:
+    """Join a subject, a verb (or adjective: then the copula is added) and what it takes.
+
+    `question` is "", "yn" or "wh"; with "wh", `wh` is the sign at the end and the Spanish word at the front.
+    """
+    tense = TIMES.get(time, "present")
+    rest = complement.text if complement else ""
+    if verb in ADJECTIVES:
+        adjective, copula = ADJECTIVES[verb]
+        form = conjugate(copula, tense, subject.person)
+        rest = _agree(adjective, subject.gender, subject.plural)
+    elif verb in TRANSITIVE:
+        form = conjugate(TRANSITIVE[verb][0], tense, subject.person)
+        if complement and complement.kind == "person" and verb != "TENER":
+            rest = _contract("a", rest)  # the personal a
+    else:
+        infinitive, preposition = INTRANSITIVE[verb]
+        form = conjugate(infinitive, tense, subject.person)
+        rest = _contract(preposition, rest) if complement else ""
+    form = f"no {form}" if negated else form
+    if wh:
+        asked = {"QUIÉN": "quién", "QUÉ": "qué", "CUÁNDO": "cuándo"}.get(wh)
+        asked = asked or {"IR": "adónde", "VENIR": "de dónde"}.get(verb, "dónde")
+        words = (asked, form, rest, subject.text, time.lower())
+    else:
+        words = (time.lower(), subject.text, form, rest)
+    text = " ".join(filter(None, words))
+    signed = [time, *(() if wh == "QUIÉN" else subject.glosses), *(complement.glosses if complement else ()), verb, wh]
+    glosses = tuple(filter(None, signed))
+    # The head shakes with the predicate; a question holds the brows from the first sign to the last.
+    marks = [{question} - {""} | ({"neg"} if negated and gloss == verb else set()) for gloss in glosses]
+    return Sentence(f"¿{text}?" if question else text, glosses, tuple(map(frozenset, marks)))
+
+
+def _random_phrase(rng: np.random.Generator, role: str, kinds: tuple[str, ...], rich: bool = True) -> _Phrase:
+    noun = _pick(rng, [n for n, entry in NOUNS.items() if entry[3] in kinds])
+    kind = NOUNS[noun][3]
+    owner = _pick(rng, ["", "MI", "TU"]) if kind not in MASS and role != "place" and rng.random() < 0.7 else ""
+    number = adjective = ""
+    if rich and role != "place":
+        if rng.random() < 0.3 and not (owner and kind in MASS):
+            number = "MUCHO" if kind in MASS else _pick(rng, [*NUMERALS, *(() if owner or role == "subject" else ("MUCHO",))])
+        elif kind not in MASS and kind != "person" and rng.random() < 0.4:
+            adjective = _pick(rng, [a for a, entry in ADJECTIVES.items() if entry[1] == "ser"])
+    return noun_phrase(noun, role, owner, number, adjective)
+
+
+def _pick(rng: np.random.Generator, items):
+    return items[int(rng.integers(len(items)))]
+
+
+def _random_full(rng: np.random.Generator) -> Sentence:
+    time = _pick(rng, list(TIMES)) if rng.random() < 0.45 else ""
+    negated = rng.random() < 0.2 and time != "SIEMPRE"  # Spanish would say nunca
+    question = "yn" if rng.random() < 0.2 else ""
+    if rng.random() < 0.45:
+        subject = pronoun(_pick(rng, list(PERSONS)))
+    else:
+        subject = _random_phrase(rng, "subject", ("person",), rich=False)
+    draw = rng.random()
+    if draw < 0.45:
+        verb = _pick(rng, list(TRANSITIVE))
+        complement = _random_phrase(rng, "object", TRANSITIVE[verb][1])
+        return clause(subject, verb, complement=complement, time=time, question=question, negated=negated)
+    if draw < 0.6:
+        complement = _random_phrase(rng, "place", ("place",))
+        verb = _pick(rng, list(INTRANSITIVE))
+        return clause(subject, verb, complement=complement, time=time, question=question, negated=negated)
+    if draw < 0.72:
+        adjective = _pick(rng, [a for a, entry in ADJECTIVES.items() if entry[1] == "estar"])
+        return clause(subject, adjective, time=time, question=question, negated=negated)
+    if draw < 0.82:
+        subject = _random_phrase(rng, "subject", ("animal", "text", "thing", "place"), rich=False)
+        adjective = _pick(rng, [a for a, entry in ADJECTIVES.items() if entry[1] == "ser"])
+        return clause(subject, adjective, question=question, negated=negated)
+    if draw < 0.87:
+        verb = _pick(rng, list(TRANSITIVE))
+        someone = _Phrase((), "", 2)
+        complement = _random_phrase(rng, "object", TRANSITIVE[verb][1])
+        return clause(someone, verb, complement=complement, time=time, question="wh", wh="QUIÉN")
+    if draw < 0.92:
+        verb = _pick(rng, [v for v, entry in TRANSITIVE.items() if entry[1] != ("person",)])
+        return clause(subject, verb, time=time, question="wh", wh="QUÉ")
+    if draw < 0.96:
+        return clause(subject, _pick(rng, list(INTRANSITIVE)), time=time, question="wh", wh="DÓNDE")
+    verb = _pick(rng, list(INTRANSITIVE))
+    complement = _random_phrase(rng, "place", ("place",))
+    return clause(subject, verb, complement=complement, question="wh", wh="CUÁNDO")
+
+
+# The demo's vocabulary: 4 subjects x 4 objects x 4 verbs, each plain, negated or asked: 192 sentences.
+_SMALL_SUBJECTS, _SMALL_OBJECTS = ("YO", "VOS", "MADRE", "PADRE"), ("MATE", "AGUA", "PAN", "CARNE")
+_SMALL_VERBS = ("QUERER", "TENER", "COMPRAR", "VENDER")
+
+
+@cache
+def small_sentences() -> tuple[Sentence, ...]:
+    """All sentences of the small level, in a fixed order."""
+    return tuple(
+        clause(pronoun(who) if who in PERSONS else noun_phrase(who, "subject"), verb,
+               complement=noun_phrase(what, "object"), **form)
+        for who in _SMALL_SUBJECTS for what in _SMALL_OBJECTS for verb in _SMALL_VERBS
+        for form in ({}, {"negated": True}, {"question": "yn"})
+    )
+
+
+def sample_sentences(rng: np.random.Generator, count: int, level: str) -> list[Sentence]:
+    """Up to `count` sentences with different texts, shuffled; fewer only where the grammar has no more."""
+    if level == "small":
+        everything = small_sentences()
+        return [everything[i] for i in rng.permutation(len(everything))[:count]]
+    found: dict[str, Sentence] = {}
+    for _ in range(20 * count + 1000):
+        if len(found) >= count:
+            break
+        sentence = _random_full(rng)
+        if 3 <= len(sentence.text.split()) <= 8:
+            found.setdefault(sentence.text, sentence)
+    return list(found.values())

@@ -1,0 +1,52 @@
+"""From stream features to one vector a frame: projectors, fusion, positions."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from slt_jax.models.layers import dropout, layer_norm, linear, split
+
+
+class StreamProjector(nnx.Module):
+    """LayerNorm, Linear, exact GELU, [Dropout], Linear: (..., in_features) to (..., out_features).
+
+    v9 keeps these in a `Sequential`, so the numbers in the state-dict keys count the dropout only when there is one.
+    """
+
+    def __init__(self, in_features: int, out_features: int, rate: float, *, dtype, rngs: nnx.Rngs):
+        self.rate = rate
+        self.last = "4" if rate > 0 else "3"
+        self.layers = nnx.Dict({
+            "0": layer_norm(in_features, 1e-6, dtype=dtype, rngs=rngs),
+            "1": linear(in_features, out_features, dtype=dtype, rngs=rngs),
+            self.last: linear(out_features, out_features, dtype=dtype, rngs=rngs),
+        })
+
+    def __call__(self, x: Array, *, key: Array | None = None) -> Array:
+        hidden = jax.nn.gelu(self.layers["1"](self.layers["0"](x)), approximate=False)
+        return self.layers[self.last](dropout(hidden, self.rate, key))
+
+
+class Fusion(nnx.Module):
+    """The four projected streams, (B, T, projector_dim) each, to (B, T, d_model)."""
+
+    def __init__(self, in_features: int, d_model: int, rate: float, *, dtype, rngs: nnx.Rngs):
+        self.norm = layer_norm(in_features, 1e-5, dtype=dtype, rngs=rngs)
+        self.proj = linear(in_features, d_model, dtype=dtype, rngs=rngs)
+        self.rate = rate
+
+    def __call__(self, streams: list[Array], *, key: Array | None = None) -> Array:
+        (key,) = split(key, 1)
+        return self.proj(dropout(self.norm(jnp.concatenate(streams, axis=-1)), self.rate, key))
+
+
+class Positions(nnx.Module):
+    """A learned vector for each frame number, added."""
+
+    def __init__(self, length: int, d_model: int, *, dtype, rngs: nnx.Rngs):
+        normal = nnx.initializers.normal(0.02)
+        self.embedding = nnx.Embed(length, d_model, dtype=dtype, embedding_init=normal, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return x + self.embedding.embedding[: x.shape[1]].astype(x.dtype)

@@ -1,0 +1,99 @@
+"""A model as a structure and a plain `{dotted path: array}`: what training, checkpoints and conversion work on.
+
+Flattening once and merging inside one `jax.jit` costs a tenth of `nnx.jit`'s dispatch (DESIGN, decision 1).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+from jax import Array
+
+from slt_jax.models.layers import Buffer
+
+Params = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """All of a model but its arrays. Hashable, so it can be a static argument of `jax.jit`."""
+
+    graph: nnx.GraphDef
+    variables: tuple[tuple[str, tuple, type], ...]  # dotted path, NNX path, kind of variable
+
+    def merge(self, params: Mapping[str, Array]) -> nnx.Module:
+        """The module with these arrays; call it inside `jax.jit`."""
+        flat = [(path, kind(params[name])) for name, path, kind in self.variables]
+        return nnx.merge(self.graph, nnx.from_flat_state(flat))
+
+    @property
+    def buffers(self) -> frozenset[str]:
+        """Paths that are stored but never trained."""
+        return frozenset(name for name, _, kind in self.variables if issubclass(kind, Buffer))
+
+
+def split_model(model: nnx.Module) -> tuple[Structure, Params]:
+    """`(structure, params)` of a module, built or abstract; arrays that several attributes share occur once."""
+    graph, state = nnx.split(model)
+    flat = [(".".join(map(str, path)), path, variable) for path, variable in nnx.to_flat_state(state)]
+    structure = Structure(graph, tuple((name, path, type(variable)) for name, path, variable in flat))
+    return structure, {name: variable.get_value() for name, _, variable in flat}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One name of one array, in torch's order of registration."""
+
+    name: str  # dotted attribute path of this name; a tied array has several
+    path: str  # the key of its array in `Params`
+    shape: tuple[int, ...]
+    owner: type  # the module class that holds it
+    buffer: bool
+
+
+def describe(build: Callable[[], nnx.Module]) -> tuple[Structure, list[Leaf]]:
+    """The structure and the leaves of the module `build()` would return; no array is computed."""
+    # Looked at while tracing, not through `nnx.eval_shape`: that rebuilds the module and sorts its attributes,
+    # and their order is torch's numbering of the parameters.
+    found = []
+
+    def look() -> None:
+        model = build()
+        found.append((split_model(model)[0], leaves(model)))
+
+    jax.eval_shape(look)
+    return found[0]
+
+
+def leaves(model: nnx.Module) -> list[Leaf]:
+    """Every name of every array, in the order of torch's `state_dict`: own parameters first, then submodules.
+
+    Only right for a module as its constructor left it; `nnx.merge` sorts attributes.
+    """
+    _, state = nnx.split(model)
+    paths = {id(_resolve(model, path)): ".".join(map(str, path)) for path, _ in nnx.to_flat_state(state)}
+    return [
+        Leaf(name, paths[id(variable)], tuple(variable.shape), owner, isinstance(variable, Buffer))
+        for name, variable, owner in _walk(model, "")
+    ]
+
+
+def _walk(module, prefix: str) -> Iterator[tuple[str, nnx.Variable, type]]:
+    items = list(enumerate(module)) if isinstance(module, nnx.List) else list(vars(module).items())
+    for name, value in items:
+        if isinstance(value, nnx.Variable):
+            yield f"{prefix}{name}", value, type(module)
+    for name, value in items:
+        if isinstance(value, nnx.Module):
+            yield from _walk(value, f"{prefix}{name}.")
+
+
+def _resolve(node, path: tuple):
+    for part in path:
+        node = node[part] if isinstance(node, nnx.List) else getattr(node, str(part))
+    return node
+
+
+def parameter_count(params: Mapping[str, Array]) -> int:
+    return sum(array.size for array in jax.tree.leaves(dict(params)))

@@ -1,0 +1,123 @@
+"""What the decoder families share: the protocol, configs, activations, shifted labels, masks, the key/value cache.
+
+The protocol of a decoder, which `T5` and `Bart` have and `generate` uses:
+
+    model.config                                                             mapping of HuggingFace config fields
+    model.shift_right(labels (B, S))                                         decoder inputs (B, S)
+    model(encoded (B, T, d), encoder_mask (B, T), ids (B, S), mask (B, S))   logits (B, S, vocab), float32
+    model.init_cache(encoded, encoder_mask, max_length)                      cache
+    model.decode_step(tokens (B,), position (), cache)                       logits (B, vocab), cache
+
+A cache is `{"self": a (keys, values) pair a layer, each (B, max_length, heads, head_dim); "cross": the same of the
+encoded frames, (B, T, heads, head_dim); "encoder_mask": (B, T)}`. Beam search reorders "self" alone: the rest is the
+same for every beam of a sentence.
+
+Matrix products run in `dtype`; the residual stream stays float32, as under torch's autocast (T5's outgrows float16).
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+KeysValues = tuple[Array, Array]
+Cache = dict
+
+
+class FrozenConfig(dict):
+    """A config a module can hold: nnx hashes what is not an array, so lists become tuples and mappings are left out."""
+
+    def __init__(self, config: Mapping):
+        super().__init__(
+            (name, tuple(value) if isinstance(value, list) else value)
+            for name, value in config.items()
+            if not isinstance(value, Mapping)
+        )
+
+    def __hash__(self):
+        return hash(frozenset(self.items()))
+
+
+# --- activations, by HuggingFace's names --------------------------------------------------------------------------
+
+
+def gelu_exact(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
+def quick_gelu(x: Array) -> Array:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def identity(x: Array) -> Array:
+    return x
+
+
+ACTIVATIONS = {
+    "relu": jax.nn.relu, "gelu": gelu_exact, "gelu_python": gelu_exact, "gelu_new": gelu_tanh, "gelu_fast": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh, "quick_gelu": quick_gelu, "silu": jax.nn.silu, "swish": jax.nn.silu,
+    "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "linear": identity,
+}
+
+
+def activation(name: str):
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; known: {', '.join(sorted(ACTIVATIONS))}")
+    return ACTIVATIONS[name]
+
+
+# --- tokens and masks ---------------------------------------------------------------------------------------------
+
+
+def shift_right(labels: Array, start: int | None, pad: int | None) -> Array:
+    """Decoder inputs (B, S): `start`, then `labels` (B, S) without the last; -100 becomes `pad`."""
+    if start is None or pad is None:
+        raise ValueError("the decoder config needs decoder_start_token_id and pad_token_id to shift labels")
+    labels = jnp.asarray(labels)
+    shifted = jnp.pad(labels[:, :-1], ((0, 0), (1, 0)), constant_values=start)
+    return jnp.where(shifted == -100, pad, shifted)
+
+
+def causal_keep(length: int, attention_mask: Array | None) -> Array:
+    """Bool (1 or B, 1, S, S): each position sees itself and the past, as far as `attention_mask` (B, S) allows."""
+    keep = jnp.tril(jnp.ones((length, length), bool))[None, None]
+    return keep if attention_mask is None else keep & jnp.asarray(attention_mask, bool)[:, None, None, :]
+
+
+def past_keep(length: int, position: Array) -> Array:
+    """Bool (1, 1, 1, length): the filled part of a cache, `position` included."""
+    return (jnp.arange(length) <= position)[None, None, None, :]
+
+
+def memory_keep(encoder_mask: Array | None) -> Array | None:
+    """Bool (B, 1, 1, T), or None where every frame is real."""
+    return None if encoder_mask is None else jnp.asarray(encoder_mask, bool)[:, None, None, :]
+
+
+# --- cache and logits ---------------------------------------------------------------------------------------------
+
+
+def split_heads(x: Array, heads: int) -> Array:
+    """(B, S, heads * head_dim) to (B, S, heads, head_dim)."""
+    return x.reshape(*x.shape[:-1], heads, -1)
+
+
+def empty_cache(batch: int, length: int, heads: int, head_dim: int, dtype) -> KeysValues:
+    return tuple(jnp.zeros((batch, length, heads, head_dim), dtype) for _ in range(2))
+
+
+def write_cache(cache: KeysValues, new: KeysValues, position: Array) -> KeysValues:
+    """`cache` with `new` (B, 1, heads, head_dim) at `position`."""
+    return jax.tree.map(lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, position, axis=1), cache, new)
+
+
+def vocabulary_logits(x: Array, head: nnx.Embed | nnx.Linear, dtype) -> Array:
+    """float32 logits (..., vocab) of states (..., d): sums in float32 whatever `dtype` is."""
+    weight = head.embedding[...] if isinstance(head, nnx.Embed) else head.kernel[...].T
+    return jnp.einsum("...d,vd->...v", x.astype(dtype), weight.astype(dtype), preferred_element_type=jnp.float32)

@@ -1,0 +1,72 @@
+"""`torch.nn.TransformerEncoder` as v9 builds it: post-norm, ReLU, batch first, no final norm."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from slt_jax.models.layers import attention, dropout, layer_norm, linear, mask_bias, split
+
+
+class TemporalEncoder(nnx.Module):
+    """Frames (B, T, features) to frames (B, T, features); padded frames are never attended to."""
+
+    def __init__(self, features: int, heads: int, layers: int, hidden: int, rate: float, *, dtype, rngs: nnx.Rngs):
+        self.encoder = TransformerEncoder(features, heads, layers, hidden, rate, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Array, pad_mask: Array | None, *, key: Array | None = None) -> Array:
+        """`pad_mask` (B, T) bool, True = real frame, or None; `key` turns dropout on."""
+        bias = None if pad_mask is None else mask_bias(pad_mask[:, None, None, :])
+        layers = self.encoder.layers
+        for layer, layer_key in zip(layers, split(key, len(layers)), strict=True):
+            x = layer(x, bias, key=layer_key)
+        return x
+
+
+class TransformerEncoder(nnx.Module):
+    """Only the name between `temporal` and `layers` in v9's state dict."""
+
+    def __init__(self, features: int, heads: int, layers: int, hidden: int, rate: float, *, dtype, rngs: nnx.Rngs):
+        self.layers = nnx.List([
+            TransformerEncoderLayer(features, heads, hidden, rate, dtype=dtype, rngs=rngs) for _ in range(layers)
+        ])
+
+
+class TransformerEncoderLayer(nnx.Module):
+    def __init__(self, features: int, heads: int, hidden: int, rate: float, *, dtype, rngs: nnx.Rngs):
+        self.self_attn = MultiheadAttention(features, heads, rate, dtype=dtype, rngs=rngs)
+        self.linear1 = linear(features, hidden, dtype=dtype, rngs=rngs)
+        self.linear2 = linear(hidden, features, dtype=dtype, rngs=rngs)
+        self.norm1 = layer_norm(features, 1e-5, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(features, 1e-5, dtype=dtype, rngs=rngs)
+        self.rate = rate
+
+    def __call__(self, x: Array, bias: Array | None, *, key: Array | None) -> Array:
+        attention_key, residual_key, hidden_key, output_key = split(key, 4)
+        attended = self.self_attn(x, bias, key=attention_key)
+        x = self.norm1(x + dropout(attended, self.rate, residual_key))
+        hidden = dropout(jax.nn.relu(self.linear1(x)), self.rate, hidden_key)
+        return self.norm2(x + dropout(self.linear2(hidden), self.rate, output_key))
+
+
+class MultiheadAttention(nnx.Module):
+    """torch's packed projection: `in_proj_weight` (3 * features, features) keeps torch's layout."""
+
+    def __init__(self, features: int, heads: int, rate: float, *, dtype, rngs: nnx.Rngs):
+        xavier = nnx.initializers.xavier_uniform(in_axis=-1, out_axis=-2)
+        self.in_proj_weight = nnx.Param(xavier(rngs.params(), (3 * features, features)))
+        self.in_proj_bias = nnx.Param(jnp.zeros(3 * features))
+        self.out_proj = linear(features, features, dtype=dtype, rngs=rngs)
+        self.heads = heads
+        self.rate = rate
+        self.dtype = dtype
+
+    def __call__(self, x: Array, bias: Array | None, *, key: Array | None) -> Array:
+        b, t, d = x.shape
+        packed = x @ self.in_proj_weight[...].T.astype(self.dtype) + self.in_proj_bias[...].astype(self.dtype)
+        query, value_key, value = jnp.moveaxis(packed.reshape(b, t, 3, self.heads, d // self.heads), 2, 0)
+        mixed = attention(
+            query, value_key, value, bias=bias, scale=(d // self.heads) ** -0.5,
+            dropout_rate=self.rate, dropout_key=key,
+        )
+        return self.out_proj(mixed.reshape(b, t, d))

@@ -1,0 +1,49 @@
+"""The whole model: the multi-stream encoder in front of a sequence-to-sequence decoder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from slt_jax.config import ModelConfig
+from slt_jax.models.decoders import build_decoder
+from slt_jax.models.layers import split
+from slt_jax.models.multistream import MultiStreamEncoder
+from slt_jax.models.vit import ViTConfig
+
+
+class SignTranslator(nnx.Module):
+    """`encoder` and `decoder`, named as in v9's checkpoints.
+
+    `backbones` are the ViT sizes of the face, left-hand and right-hand streams, `decoder` the HuggingFace settings.
+    """
+
+    def __init__(
+        self, config: ModelConfig, backbones: tuple[ViTConfig, ...], decoder: Mapping[str, Any], *,
+        dtype=jnp.float32, rngs: nnx.Rngs,
+    ):
+        self.encoder = MultiStreamEncoder(config, backbones, dtype=dtype, rngs=rngs)
+        self.decoder = Decoder(build_decoder(decoder, dtype=dtype, rngs=rngs))
+
+    def __call__(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Array:
+        """Teacher-forced logits (B, S, vocab), float32; see `MultiStreamEncoder` for the inputs.
+
+        `labels` (B, S) int with -100 = ignore; `decoder_attention_mask` (B, S), by default where labels are not -100.
+        """
+        encoder_key, decoder_key = split(key, 2)
+        encoded = self.encoder(batch, key=encoder_key)
+        labels = batch["labels"]
+        model = self.decoder.model
+        return model(
+            encoded, batch.get("pad_mask"), model.shift_right(labels),
+            batch.get("decoder_attention_mask", labels != -100), key=decoder_key,
+        )
+
+
+class Decoder(nnx.Module):
+    """Only the name between `decoder` and the HuggingFace model in v9's state dict."""
+
+    def __init__(self, model: nnx.Module):
+        self.model = model

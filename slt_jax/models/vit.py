@@ -1,0 +1,220 @@
+"""DINOv2 vision transformers (Oquab et al., 2023), with registers (Darcet et al., 2023) and SwiGLU (ViT-g).
+
+The same attribute names as the DINOv2 hub models, so `dinov2_vits14_pretrain.pth` is a path of attributes.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from slt_jax.models.layers import attention, layer_norm, linear, torch_uniform
+
+TRUNCATED_NORMAL = nnx.initializers.truncated_normal(0.02)
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Sizes of a DINOv2 ViT; `image_size` is that of pre-training and sets the position grid (518 / 14 = 37)."""
+
+    embed_dim: int = 384
+    depth: int = 12
+    num_heads: int = 6
+    patch_size: int = 14
+    image_size: int = 518
+    num_register_tokens: int = 0
+    mlp_ratio: float = 4.0
+    ffn: str = "mlp"
+    # The register variants were trained with an antialiased resize and without the 0.1 offset.
+    interpolate_antialias: bool = False
+    interpolate_offset: float = 0.1
+
+    def __post_init__(self):
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}")
+
+    @property
+    def grid(self) -> int:
+        return self.image_size // self.patch_size
+
+
+VIT_SIZES = {
+    "vits14": ViTConfig(),
+    "vitb14": ViTConfig(embed_dim=768, num_heads=12),
+    "vitl14": ViTConfig(embed_dim=1024, depth=24, num_heads=16),
+    "vitg14": ViTConfig(embed_dim=1536, depth=40, num_heads=24, ffn="swiglu"),
+}
+VIT_SIZES |= {
+    f"{name}_reg": dataclasses.replace(size, num_register_tokens=4, interpolate_antialias=True, interpolate_offset=0.0)
+    for name, size in VIT_SIZES.items()
+}
+
+
+class VisionTransformer(nnx.Module):
+    """Images (N, H, W, 3), normalised, to features (N, embed_dim): the final LayerNorm's CLS token."""
+
+    def __init__(self, config: ViTConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        d = config.embed_dim
+        small = nnx.initializers.normal(1e-6)
+        self.config = config
+        self.embed_dim = d
+        self.dtype = dtype
+        self.cls_token = nnx.Param(small(rngs.params(), (1, 1, d)))
+        self.pos_embed = nnx.Param(TRUNCATED_NORMAL(rngs.params(), (1, 1 + config.grid**2, d)))
+        if config.num_register_tokens:
+            self.register_tokens = nnx.Param(small(rngs.params(), (1, config.num_register_tokens, d)))
+        self.mask_token = nnx.Param(jnp.zeros((1, d)))
+        self.patch_embed = PatchEmbed(config, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
+        self.norm = layer_norm(d, 1e-6, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: Array) -> Array:
+        rows, columns = (side // self.config.patch_size for side in images.shape[1:3])
+        patches = self.patch_embed(images)
+        cls = jnp.broadcast_to(self.cls_token[...], (len(patches), 1, self.embed_dim))
+        tokens = jnp.concatenate([cls.astype(self.dtype), patches], axis=1)
+        tokens = tokens + self.positions(rows, columns).astype(self.dtype)
+        if self.config.num_register_tokens:
+            registers = jnp.broadcast_to(self.register_tokens[...], (len(patches), *self.register_tokens.shape[1:]))
+            tokens = jnp.concatenate([tokens[:, :1], registers.astype(self.dtype), tokens[:, 1:]], axis=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens[:, 0])
+
+    def positions(self, rows: int, columns: int) -> Array:
+        """The position table (1, 1 + rows * columns, embed_dim) for an input of rows x columns patches."""
+        grid = self.config.grid
+        table = self.pos_embed[...]
+        if (rows, columns) == (grid, grid):
+            return table
+        resize = antialiased_cubic if self.config.interpolate_antialias else plain_cubic
+        down, across = (jnp.asarray(resize(grid, n, self.config.interpolate_offset)) for n in (rows, columns))
+        square = table[0, 1:].reshape(grid, grid, self.embed_dim)
+        resized = jnp.einsum("ri,cj,ijd->rcd", down, across, square, precision=jax.lax.Precision.HIGHEST)
+        return jnp.concatenate([table[:, :1], resized.reshape(1, rows * columns, self.embed_dim)], axis=1)
+
+
+class PatchEmbed(nnx.Module):
+    """Non-overlapping patches to vectors: a convolution whose stride is its size, done as one product."""
+
+    def __init__(self, config: ViTConfig, *, dtype, rngs: nnx.Rngs):
+        p = config.patch_size
+        init = torch_uniform(3 * p * p)
+        self.proj = nnx.Conv(
+            3, config.embed_dim, (p, p), strides=p, padding="VALID", dtype=dtype,
+            kernel_init=init, bias_init=init, rngs=rngs,
+        )
+
+    def __call__(self, images: Array) -> Array:
+        n, height, width, channels = images.shape
+        p = self.proj.kernel_size[0]
+        dtype = self.proj.dtype
+        patches = images.reshape(n, height // p, p, width // p, p, channels).transpose(0, 1, 3, 2, 4, 5)
+        patches = patches.reshape(n, (height // p) * (width // p), p * p * channels).astype(dtype)
+        kernel = self.proj.kernel[...].reshape(p * p * channels, -1).astype(dtype)
+        return patches @ kernel + self.proj.bias[...].astype(dtype)
+
+
+class Block(nnx.Module):
+    def __init__(self, config: ViTConfig, *, dtype, rngs: nnx.Rngs):
+        d = config.embed_dim
+        self.norm1 = layer_norm(d, 1e-6, dtype=dtype, rngs=rngs)
+        self.attn = Attention(d, config.num_heads, dtype=dtype, rngs=rngs)
+        self.ls1 = LayerScale(d, dtype=dtype)
+        self.norm2 = layer_norm(d, 1e-6, dtype=dtype, rngs=rngs)
+        feed_forward = SwiGLU if config.ffn == "swiglu" else Mlp
+        self.mlp = feed_forward(d, int(d * config.mlp_ratio), dtype=dtype, rngs=rngs)
+        self.ls2 = LayerScale(d, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class Attention(nnx.Module):
+    def __init__(self, features: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
+        self.num_heads = num_heads
+        self.qkv = linear(features, 3 * features, dtype=dtype, init=TRUNCATED_NORMAL, rngs=rngs)
+        self.proj = linear(features, features, dtype=dtype, init=TRUNCATED_NORMAL, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        n, tokens, d = x.shape
+        head = d // self.num_heads
+        query, key, value = jnp.moveaxis(self.qkv(x).reshape(n, tokens, 3, self.num_heads, head), 2, 0)
+        return self.proj(attention(query, key, value, scale=head**-0.5).reshape(n, tokens, d))
+
+
+class LayerScale(nnx.Module):
+    def __init__(self, features: int, *, dtype):
+        self.gamma = nnx.Param(jnp.ones(features))
+        self.dtype = dtype
+
+    def __call__(self, x: Array) -> Array:
+        return x * self.gamma[...].astype(self.dtype)
+
+
+class Mlp(nnx.Module):
+    def __init__(self, features: int, hidden: int, *, dtype, rngs: nnx.Rngs):
+        self.fc1 = linear(features, hidden, dtype=dtype, init=TRUNCATED_NORMAL, rngs=rngs)
+        self.fc2 = linear(hidden, features, dtype=dtype, init=TRUNCATED_NORMAL, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+class SwiGLU(nnx.Module):
+    """The feed-forward of ViT-g: two thirds of the hidden width, rounded up to a multiple of 8."""
+
+    def __init__(self, features: int, hidden: int, *, dtype, rngs: nnx.Rngs):
+        hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
+        self.w12 = linear(features, 2 * hidden, dtype=dtype, init=TRUNCATED_NORMAL, rngs=rngs)
+        self.w3 = linear(hidden, features, dtype=dtype, init=TRUNCATED_NORMAL, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        gate, value = jnp.split(self.w12(x), 2, axis=-1)
+        return self.w3(jax.nn.silu(gate) * value)
+
+
+# --- torch's bicubic resize as a matrix (target, source) per axis -------------------------------------------------
+
+
+def cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel; torch uses a = -0.75 plainly and -0.5 when antialiasing."""
+    x = np.abs(distance)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def plain_cubic(source: int, target: int, offset: float) -> np.ndarray:
+    """`F.interpolate(mode="bicubic", scale_factor=(target + offset) / source)`: samples beyond the edge repeat it."""
+    scale = source / (target + offset)
+    # torch computes positions in float32; doing the same keeps the fractions equal.
+    centre = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * np.float32(scale) - np.float32(0.5)
+    first = np.floor(centre).astype(int)
+    matrix = np.zeros((target, source))
+    for tap in range(-1, 3):
+        column = np.clip(first + tap, 0, source - 1)
+        np.add.at(matrix, (np.arange(target), column), cubic(centre - first - tap, -0.75))
+    return matrix.astype(np.float32)
+
+
+def antialiased_cubic(source: int, target: int, offset: float) -> np.ndarray:
+    """`F.interpolate(mode="bicubic", size=target, antialias=True)`: the kernel widens when shrinking."""
+    scale = source / (target + offset)
+    width = max(scale, 1.0)
+    matrix = np.zeros((target, source))
+    for row in range(target):
+        centre = scale * (row + 0.5)
+        start = max(math.floor(centre - 2 * width + 0.5), 0)
+        stop = min(math.floor(centre + 2 * width + 0.5), source)
+        weights = cubic((np.arange(start, stop) - centre + 0.5) / width, -0.5)
+        matrix[row, start:stop] = weights / weights.sum()
+    return matrix.astype(np.float32)

@@ -1,0 +1,21 @@
+"""Token cross entropy with torch's label smoothing."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+IGNORE = -100
+
+
+def token_loss(logits: Array, labels: Array, label_smoothing: float) -> tuple[Array, Array]:
+    """Sum of the losses of all tokens and their number; `labels` (B, S) with -100 = ignore, `logits` (B, S, vocab).
+
+    As `torch.nn.CrossEntropyLoss(label_smoothing=...)`: the smoothing mass is spread over all classes, the target
+    included. The mean that torch returns is sum / max(number, 1).
+    """
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    counted = labels != IGNORE
+    target = jnp.where(counted, labels, 0)[..., None]
+    target_loss = -jnp.take_along_axis(log_probabilities, target, axis=-1)[..., 0]
+    loss = (1 - label_smoothing) * target_loss - label_smoothing * log_probabilities.mean(axis=-1)
+    return jnp.where(counted, loss, 0).sum(), counted.sum()

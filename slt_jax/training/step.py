@@ -1,0 +1,74 @@
+"""The jitted functions of training: one optimiser step, its two halves under accumulation, and evaluation.
+
+State and batches are plain mappings of arrays. The state is donated, so a step needs no second copy of it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from slt_jax.models.params import Params, Structure
+from slt_jax.training.loss import token_loss
+from slt_jax.training.optim import Optimizer, OptState, clip, global_norm
+
+# `trained` and `frozen` together are the parameters; `step` counts optimiser steps and feeds the dropout keys.
+TrainState = dict[str, Params | OptState | Array]
+Batch = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class StepFunctions:
+    """`prepare(batch, key or None)` turns a loaded batch into model inputs inside the jitted functions."""
+
+    structure: Structure
+    optimizer: Optimizer
+    label_smoothing: float
+    clip_norm: float | None
+    seed: int
+    prepare: Callable[[Batch, Array | None], Batch]
+
+    def train_step(self, state: TrainState, batch: Batch, lr: Array) -> tuple[TrainState, dict[str, Array]]:
+        """A whole optimiser step on one batch: new state, and `loss`, `tokens`, `grad_norm`."""
+        loss, tokens, grads = self._gradients(state, batch, jnp.int32(0))
+        state, norm = self._apply(state, grads, lr)
+        return state, {"loss": loss, "tokens": tokens, "grad_norm": norm}
+
+    def accumulate(
+        self, state: TrainState, grads: Params, batch: Batch, index: Array
+    ) -> tuple[Params, dict[str, Array]]:
+        """Add one micro-batch's gradients to `grads`; `index` is its number within the step."""
+        loss, tokens, new = self._gradients(state, batch, index)
+        return jax.tree.map(jnp.add, grads, new), {"loss": loss, "tokens": tokens}
+
+    def apply(self, state: TrainState, grads: Params, count: Array, lr: Array) -> tuple[TrainState, Array]:
+        """Finish a step of `count` micro-batches: new state and the gradient norm."""
+        return self._apply(state, jax.tree.map(lambda g: g / count, grads), lr)
+
+    def evaluate(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """`loss`, `tokens` and the teacher-forced argmax `predicted` (B, S) of one batch, without dropout."""
+        inputs = self.prepare(batch, None)
+        logits = self.structure.merge(params)(inputs)
+        total, tokens = token_loss(logits, inputs["labels"], self.label_smoothing)
+        return {"loss": total / jnp.maximum(tokens, 1), "tokens": tokens, "predicted": logits.argmax(axis=-1)}
+
+    def _gradients(self, state: TrainState, batch: Batch, index: Array) -> tuple[Array, Array, Params]:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), state["step"]), index)
+        prepare_key, dropout_key = jax.random.split(key)
+        inputs = self.prepare(batch, prepare_key)
+
+        def mean_loss(trained: Params) -> tuple[Array, Array]:
+            model = self.structure.merge(state["frozen"] | trained)
+            total, tokens = token_loss(model(inputs, key=dropout_key), inputs["labels"], self.label_smoothing)
+            return total / jnp.maximum(tokens, 1), tokens
+
+        (loss, tokens), grads = jax.value_and_grad(mean_loss, has_aux=True)(state["trained"])
+        return loss, tokens, grads
+
+    def _apply(self, state: TrainState, grads: Params, lr: Array) -> tuple[TrainState, Array]:
+        norm = global_norm(grads)
+        grads = clip(grads, norm, self.clip_norm)
+        trained, optimizer = self.optimizer.update(state["trained"], grads, state["optimizer"], lr)
+        return {**state, "trained": trained, "optimizer": optimizer, "step": state["step"] + 1}, norm

@@ -1,0 +1,174 @@
+"""CSV files in every form that circulates, and the errors a user can act on."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from slt_jax.data.metadata import Clip, read_index, read_metadata, select
+from slt_jax.errors import UserError
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+LSA_T = SHARED / "lsa_t" / "meta.csv"
+REAL = SHARED / "real_clips"
+
+
+def written(path, content, encoding="utf-8"):
+    path.write_bytes(content.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("delimiter", [";", ",", "\t"])
+@pytest.mark.parametrize("header", [("id", "texto"), ("video_id", "text"), ("Video_ID", " TEXTO ")])
+def test_every_form_gives_the_same_clips(tmp_path, encoding, newline, delimiter, header):
+    rows = [header, ("clip_1", '  "¿qué, está mal; eh?"'.replace('  "', '"  ')), ("clip_2", "mañana")]
+    path = written(tmp_path / "meta.csv", newline.join(delimiter.join(row) for row in rows) + newline * 2, encoding)
+    assert read_metadata(path) == {
+        "clip_1": Clip("clip_1", "¿qué, está mal; eh?"),
+        "clip_2": Clip("clip_2", "mañana"),
+    }
+
+
+def test_numbers_and_other_columns(tmp_path):
+    content = (
+        "id;texto;fps;duration;frame_count;signer\n"
+        "a;uno;25;2.0;50.0;ana\n"
+        "b;dos;29,97;;;\n"
+        "c;tres;;6.359.999.999.999.990;nan;\n"
+        "d;cuatro\n"
+    )
+    clips = read_metadata(written(tmp_path / "m.csv", content))
+    assert clips["a"] == Clip("a", "uno", 25.0, 2.0, 50)
+    assert clips["a"].extra == {"signer": "ana"}
+    assert clips["b"] == Clip("b", "dos", 29.97)
+    assert clips["c"] == Clip("c", "tres")
+    assert clips["d"] == Clip("d", "cuatro")
+
+
+def test_damaged_duration_comes_from_start_and_end(tmp_path):
+    content = (
+        "id;text;start;end;duration\n"
+        "a;uno;37.18;43.54;6.359.999.999.999.990\n"
+        "b;dos;16.532.999.999.999.900;20;4.759.999.999\n"
+        "c;tres;1;2;0.9\n"
+        "d;cuatro;2;5;\n"
+    )
+    clips = read_metadata(written(tmp_path / "m.csv", content))
+    assert [clip.duration for clip in clips.values()] == [pytest.approx(6.36), None, 0.9, 3.0]
+
+
+def test_quotes_newlines_and_stray_separators(tmp_path):
+    content = 'id;texto\na;"dijo ""hola""; y se fue"\nb;"dos\nlíneas"\nc;sin comillas; pero con separador\nd;fin;;\n'
+    texts = {clip.video_id: clip.text for clip in read_metadata(written(tmp_path / "m.csv", content)).values()}
+    assert texts == {
+        "a": 'dijo "hola"; y se fue',
+        "b": "dos\nlíneas",
+        "c": "sin comillas; pero con separador",
+        "d": "fin",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "has no column id or video_id .*empty file"),
+        ("name;texto\na;b\n", "has no column id or video_id .found: name, texto"),
+        ("id;traduccion\na;b\n", "has no column texto or text"),
+        ("id;texto\n;hola\n", "line 2: the id is empty"),
+        ("id;texto\na;hola\n\na;chau\n", "line 4: id a occurs twice"),
+        ("id;texto;fps\na;hola; chau;25\n", "line 2: 4 cells where the header has 3"),
+        ('id;texto;fps\na;uno;1\nb;"dos;2\nc;tres;3\n', "line 3: a quotation mark opens here"),
+        ('id;texto\na;uno\nb;"dos\nc;tres\n', "line 3: a quotation mark opens here"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path, content, message):
+    path = written(tmp_path / "m.csv", content)
+    with pytest.raises(UserError, match=message) as error:
+        read_metadata(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_identical_rows_are_not_an_error(tmp_path):
+    assert len(read_metadata(written(tmp_path / "m.csv", "id;texto\na;hola\na;hola\n"))) == 1
+
+
+def test_other_encodings_and_missing_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="line 2: not UTF-8"):
+        read_metadata(written(tmp_path / "m.csv", "id;texto\na;qué\n", "latin-1"))
+    with pytest.raises(UserError, match=r"absent\.csv: No such file"):
+        read_metadata(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a\nb_f2\n",
+        "video_id\na\nb_f2\n",
+        "id\r\na\r\nb_f2\r\n",
+        "0\na\nb_f2\n",
+        "\ufeffvideo_id\na\n\nb_f2\n\n",
+        ",0\n0,a\n1,b_f2\n",
+        ",video_id\n7,a\n9,b_f2\n",
+        "0,a\n1,b_f2\n",
+        "split;video_id\ntrain;a\ntrain;b_f2\n",
+        "video_id,signer\na,x\nb_f2,y\n",
+        "a,x\nb_f2,y\n",
+        " a \n\tb_f2\n",
+    ],
+)
+def test_every_form_of_an_index(tmp_path, content):
+    assert read_index(written(tmp_path / "index.csv", content)) == ["a", "b_f2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "names no clips"),
+        ("video_id\n\n", "names no clips"),
+        ("a\nb\na\n", r"line 3: a is listed twice .first on line 1"),
+        ("split,video_id\ntrain,a\ntrain,\n", "line 3: the id is empty"),
+    ],
+)
+def test_index_errors(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        read_index(written(tmp_path / "index.csv", content))
+
+
+def test_select_names_what_is_missing():
+    metadata = {"a": Clip("a", "hola"), "empty": Clip("empty", "")}
+    assert select(["a"], metadata, "val.csv") == [metadata["a"]]
+    with pytest.raises(UserError, match=r"val\.csv: 6 of 7 clips have no row .* metadata: m0, m1, m2, m3, m4, \.\.\."):
+        select(["a", *(f"m{n}" for n in range(6))], metadata, "val.csv")
+    with pytest.raises(UserError, match=r"val\.csv: 1 of 2 clips have an empty text: empty"):
+        select(["a", "empty"], metadata, "val.csv")
+
+
+@pytest.mark.skipif(not LSA_T.exists(), reason="the LSA-T metadata is not here")
+def test_lsa_t_is_read_whole():
+    clips = read_metadata(LSA_T)
+    # Counted without the csv module: the file has one row a line.
+    lines = LSA_T.read_text(encoding="utf-8-sig").splitlines()
+    assert len(clips) == 8459 == len(lines) - 1
+    assert list(clips) == [line.split(";")[0] for line in lines[1:]]
+    with LSA_T.open(encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file, delimiter=";"):
+            clip = clips[row["id"]]
+            assert clip.text == row["text"].strip() != ""
+            assert clip.extra["video"] == row["video"]
+            if row["start"].count(".") == 1 and row["end"].count(".") == 1 and row["duration"].count(".") > 1:
+                assert clip.duration == pytest.approx(float(row["end"]) - float(row["start"]))
+    durations = [clip.duration for clip in clips.values() if clip.duration is not None]
+    assert len(durations) == 8459 - 279  # the rest has neither a duration nor both limits
+    assert 0.5 < min(durations) < max(durations) < 100
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real clips are not here")
+def test_real_clips_select():
+    metadata = read_metadata(REAL / "meta.csv")
+    names = ("train", "val", "test")
+    splits = {name: select(read_index(REAL / "index" / f"{name}.csv"), metadata, name) for name in names}
+    assert {name: len(clips) for name, clips in splits.items()} == {"train": 6, "val": 1, "test": 1}
+    assert splits["val"][0].text == "¿qué está mal?"

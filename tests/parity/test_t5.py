@@ -1,0 +1,228 @@
+"""Our T5 against HuggingFace's: random models, large weights, padding in both masks."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.t5.modeling_t5 import T5Attention
+
+from slt_jax.models.t5 import T5, distance_buckets, normalise_t5_config
+from tests.parity.torch_weights import buffers_first, forward, gradient_errors, load, randomise, relative_error
+
+GOLDENS = Path(__file__).parents[3] / "shared" / "goldens"
+SIZES = {
+    "vocab_size": 31, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0,
+    "decoder_start_token_id": 0,
+}
+CONFIGS = {
+    "v1.0": (T5Config, {}),
+    "v1.1": (T5Config, {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "untied": (T5Config, {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "separate_head": True}),
+    "silu, other d_kv, 3 + 1 layers": (
+        T5Config, {"feed_forward_proj": "gated-silu", "d_kv": 10, "num_layers": 3, "num_decoder_layers": 1},
+    ),
+    "gelu, few buckets": (
+        T5Config,
+        {"feed_forward_proj": "gelu", "relative_attention_num_buckets": 8, "relative_attention_max_distance": 10},
+    ),
+    "mT5": (MT5Config, {"decoder_start_token_id": 3}),
+}
+
+
+def pair(name: str, seed: int = 0, std: float = 0.4):
+    """HuggingFace's model with random weights and ours with the same."""
+    config_class, overrides = CONFIGS[name]
+    overrides = dict(overrides)
+    separate_head = overrides.pop("separate_head", False)
+    config = config_class(**(SIZES | overrides))
+    model_class = MT5ForConditionalGeneration if config_class is MT5Config else T5ForConditionalGeneration
+    theirs = model_class(config)
+    settings = normalise_t5_config(config.to_dict())
+    if separate_head:
+        theirs.lm_head.weight = torch.nn.Parameter(theirs.lm_head.weight.detach().clone())
+        settings["tie_word_embeddings"] = False
+    randomise(theirs, seed, std)
+    return theirs, load(T5(settings, rngs=nnx.Rngs(0)), theirs.state_dict())
+
+
+@functools.cache
+def inputs(frames: int = 7, length: int = 9, width: int = 24, vocab: int = 31) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(2, vocab, (3, length))
+    labels[1, -3:], labels[2, -1:] = -100, -100
+    return {
+        "encoded": rng.normal(size=(3, frames, width)).astype(np.float32),
+        "encoder_mask": np.arange(frames) < np.array([[frames], [3], [5]]),
+        "labels": labels,
+        "decoder_mask": np.arange(length) < np.array([[length], [length - 3], [length - 1]]),
+    }
+
+
+def torch_forward(model, data, *, masked: bool = True):
+    encoded = torch.tensor(data["encoded"], requires_grad=True)
+    masks = {
+        "attention_mask": torch.tensor(data["encoder_mask"]),
+        "decoder_attention_mask": torch.tensor(data["decoder_mask"]),
+    }
+    output = model(
+        encoder_outputs=BaseModelOutput(last_hidden_state=encoded), labels=torch.tensor(data["labels"]),
+        **(masks if masked else {}),
+    )
+    return encoded, output
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits(name, masked):
+    theirs, ours = pair(name)
+    data = inputs()
+    _, expected = torch_forward(theirs, data, masked=masked)
+    masks = (data["encoder_mask"], data["decoder_mask"]) if masked else (None, None)
+    logits = forward(ours, data["encoded"], masks[0], ours.shift_right(data["labels"]), masks[1])
+    assert logits.dtype == jnp.float32
+    assert relative_error(logits, expected.logits.detach()) < 1e-5
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients(name):
+    theirs, ours = pair(name)
+    data = inputs()
+    encoded, expected = torch_forward(theirs, data)
+    expected.loss.backward()
+
+    def loss(model, encoded):
+        logits = model(encoded, data["encoder_mask"], model.shift_right(data["labels"]), data["decoder_mask"])
+        log_probs = jax.nn.log_softmax(logits)
+        real = data["labels"] != -100
+        picked = jnp.take_along_axis(log_probs, jnp.where(real, data["labels"], 0)[..., None], axis=-1)[..., 0]
+        return -(picked * real).sum() / real.sum()
+
+    value, (by_model, by_encoded) = nnx.jit(nnx.value_and_grad(loss, argnums=(0, 1)))(ours, data["encoded"])
+    assert abs(value - expected.loss.item()) < 1e-5 * expected.loss.item()
+    assert relative_error(by_encoded, encoded.grad) < 1e-4
+    assert gradient_errors(ours, by_model, theirs) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["v1.0", "silu, other d_kv, 3 + 1 layers", "gelu, few buckets"])
+def test_text_encoder(name):
+    theirs, ours = pair(name)
+    ids = np.random.default_rng(2).integers(0, 31, (3, 40))
+    mask = np.arange(40) < np.array([[40], [17], [3]])
+    with torch.no_grad():
+        expected = theirs.encoder(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask)).last_hidden_state
+    states = nnx.jit(T5.encode)(ours, ids, mask)
+    assert relative_error(np.asarray(states)[mask], expected.numpy()[mask]) < 1e-5
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_decode_step_equals_the_full_forward(name):
+    _, ours = pair(name)
+    data = inputs()
+    ids = ours.shift_right(data["labels"])
+    full = forward(ours, data["encoded"], data["encoder_mask"], ids)
+    cache = ours.init_cache(jnp.asarray(data["encoded"]), jnp.asarray(data["encoder_mask"]), 12)
+    step = nnx.jit(lambda model, tokens, position, cache: model.decode_step(tokens, position, cache))
+    for position in range(ids.shape[1]):
+        logits, cache = step(ours, ids[:, position], jnp.int32(position), cache)
+        assert relative_error(logits, full[:, position]) < 1e-5
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("buckets", "max_distance"), [(32, 128), (8, 10), (16, 64), (64, 256), (12, 100), (20, 33)])
+def test_buckets(buckets, max_distance, causal):
+    ours = distance_buckets(1000, buckets, max_distance, causal)
+    theirs = T5Attention._relative_position_bucket(-torch.arange(1000), not causal, buckets, max_distance)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["v1.0", "v1.1", "mT5"])
+def test_initialisation_has_huggingface_scales(name):
+    config_class, overrides = CONFIGS[name]
+    larger = {"d_model": 96, "d_kv": 16, "d_ff": 160, "vocab_size": 200, "initializer_factor": 0.7}
+    config = config_class(**(SIZES | overrides | larger))
+    theirs = (MT5ForConditionalGeneration if config_class is MT5Config else T5ForConditionalGeneration)(config)
+    ours = T5(config.to_dict(), rngs=nnx.Rngs(0))
+    assert [key for key, _, _ in buffers_first(ours)] == list(theirs.state_dict())
+    for key, variable, _ in buffers_first(ours):
+        expected, actual = theirs.state_dict()[key], np.asarray(variable[...])
+        if expected.ndim == 1:
+            np.testing.assert_array_equal(actual, expected)
+        else:  # the sample deviation of n normal numbers is within 4 of its own standard deviations
+            assert abs(actual.std() / expected.std().item() - 1) < 4 / actual.size**0.5 + 0.01, key
+
+
+def test_dropout_is_seeded_and_off_without_a_key():
+    config = T5Config(**(SIZES | {"dropout_rate": 0.3}))
+    model = T5(config.to_dict(), rngs=nnx.Rngs(0))
+    data = inputs()
+    run = functools.partial(forward, model, data["encoded"], data["encoder_mask"], model.shift_right(data["labels"]))
+    np.testing.assert_array_equal(run(), run())
+    np.testing.assert_array_equal(run(key=jax.random.key(1)), run(key=jax.random.key(1)))
+    assert relative_error(run(key=jax.random.key(1)), run(key=jax.random.key(2))) > 0.05
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_stays_near_float32(dtype):
+    theirs, _ = pair("v1.1", std=0.1)
+    ours = load(T5(theirs.config.to_dict(), dtype=dtype, rngs=nnx.Rngs(0)), theirs.state_dict())
+    data = inputs()
+    _, expected = torch_forward(theirs, data)
+    ids = ours.shift_right(data["labels"])
+    logits = forward(ours, data["encoded"], data["encoder_mask"], ids, data["decoder_mask"])
+    assert logits.dtype == jnp.float32
+    assert relative_error(logits, expected.logits.detach()) < (2e-2 if dtype == jnp.bfloat16 else 3e-3)
+
+
+def test_configs_of_transformers_4_and_5():
+    old_v1_1 = {"model_type": "t5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+    config = normalise_t5_config(old_v1_1)
+    assert (config["tie_word_embeddings"], config["scale_decoder_outputs"]) == (False, False)
+    assert (config["dense_act_fn"], config["is_gated_act"]) == ("gelu_new", True)
+    assert normalise_t5_config(config) == config
+    new = normalise_t5_config(T5Config(**old_v1_1).to_dict())
+    assert (new["tie_word_embeddings"], new["scale_decoder_outputs"]) == (True, False)
+    new["tie_word_embeddings"] = False  # a loader that found a separate head
+    assert normalise_t5_config(new) == new
+    mt5 = normalise_t5_config(MT5Config().to_dict() | {"tie_word_embeddings": False})
+    assert (mt5["tie_word_embeddings"], mt5["scale_decoder_outputs"]) == (False, False)
+    for raw in ({}, old_v1_1, {"num_layers": 3}, {"scale_decoder_outputs": False}, {"feed_forward_proj": "gated-silu"}):
+        ours, theirs = normalise_t5_config(raw), T5Config(**raw).to_dict() | raw
+        assert ours == {name: theirs.get(name) for name in ours}
+    with pytest.raises(ValueError, match="feed_forward_proj"):
+        normalise_t5_config({"feed_forward_proj": "double-gelu"})
+    with pytest.raises(ValueError, match="unknown activation 'gulu'"):
+        T5(SIZES | {"feed_forward_proj": "gated-gulu"}, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("case", ["t5_mlp", "t5_identity", "t5_v1_1"])
+def test_golden_logits(case):
+    folder = GOLDENS / case
+    if not folder.exists():
+        pytest.skip(f"no goldens at {folder}")
+    ours = golden_t5(folder)
+    expected = np.load(folder / "expected.npz")
+    batch = np.load(folder / "inputs.npz")
+    assert [f"decoder.model.{key}" for key, _, _ in buffers_first(ours)] == [
+        name for name in expected["param_names"] if name.startswith("decoder.")
+    ]
+    ids, decoder_mask = ours.shift_right(batch["b0_labels"]), batch["b0_decoder_attention_mask"]
+    logits = forward(ours, expected["encoded"], batch["b0_pad_mask"], ids, decoder_mask)
+    assert relative_error(logits, expected["logits"]) < 1e-5
+
+
+def golden_t5(folder: Path) -> T5:
+    state = torch.load(folder / "checkpoint.pt")["model_state"]
+    state = {key.removeprefix("decoder.model."): value for key, value in state.items() if key.startswith("decoder.")}
+    if (folder / "decoder_config").exists():
+        config = T5Config.from_pretrained(folder / "decoder_config").to_dict()
+    else:
+        config = {"vocab_size": 97, "d_model": 64, "d_kv": 16, "d_ff": 256, "num_layers": 2, "num_heads": 4}
+        config |= {"decoder_start_token_id": 0, "dropout_rate": 0.0}
+    return load(T5(config, rngs=nnx.Rngs(0)), state)
