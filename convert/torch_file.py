@@ -44,7 +44,7 @@ def read_pt(path: str | os.PathLike, *, mmap: bool = True) -> Any:
         raise TorchFileError(f"{path}: no such file") from error
     except OSError as error:
         raise TorchFileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (struct.error, LookupError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
+    except (struct.error, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, MemoryError) as error:
         # All that wrong bytes can cause in code that does not check for them by name.
         raise TorchFileError(f"{path}: damaged file ({type(error).__name__}: {str(error)[:100]!r})") from error
 

@@ -8,6 +8,7 @@ globals restricted, answers damaged files with MemoryError and SystemError.)
 import math
 import pickle as op  # only for the names of the opcodes
 import struct
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # protocol 2 uses Python 2's names
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -96,7 +97,8 @@ class Unpickler:
 
     def find_global(self) -> None:
         module, name = self.line(), self.line()
-        full = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        full = f"{module}.{name}"
         if full not in _GLOBALS:
             raise Bad(f"refused global {full!r}: only tensors, plain containers, numbers and text are read")
         self.push(_GLOBALS[full])
@@ -155,7 +157,7 @@ class Unpickler:
         return np.ndarray(size, dtype, self.buffers[storage.key, swap], offset * dtype.itemsize, strides)
 
     def tensor_v2(self, storage, offset, size, stride, requires_grad, hooks, metadata=None) -> np.ndarray:
-        dtype = storage.dtype or np.dtype(np.uint8)
+        dtype = (type(storage) is _Storage and storage.dtype) or np.dtype(np.uint8)
         return self.tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, metadata)
 
     def from_type(self, function, kind, args, state) -> np.ndarray:

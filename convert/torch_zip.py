@@ -15,8 +15,9 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from mmap import ACCESS_COPY
+from mmap import ACCESS_COPY, MAP_ANONYMOUS, MAP_PRIVATE
 from mmap import mmap as MemoryMap
 from pathlib import Path
 from typing import BinaryIO
@@ -41,7 +42,6 @@ class Archive:
         self.size = os.fstat(file.fileno()).st_size
         if self.size == 0:
             raise Bad("the file is empty")
-        self.file, self.mapped = file, mapped
         self.map = MemoryMap(file.fileno(), self.size, access=ACCESS_COPY)
         self.entries = dict(self._directory())
         self.root = next(iter(self.entries), "").partition("/")[0]
@@ -51,6 +51,15 @@ class Archive:
         if f"{self.root}/constants.pkl" in self.entries:
             raise Bad("a TorchScript archive: save the model's state_dict() with torch.save instead")
         self.big_endian = self._byteorder() == b"big"
+        if not mapped:
+            self.map = self._in_memory(file)
+
+    def _in_memory(self, file: BinaryIO) -> MemoryMap:
+        """The whole file as private memory. (np.empty would ask for huge pages, which took twice as long here.)"""
+        memory = MemoryMap(-1, self.size, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+        if file.readinto(memory) != self.size:
+            raise Bad("truncated while it was read")
+        return memory
 
     def _byteorder(self) -> bytes:
         if f"{self.root}/byteorder" not in self.entries:
@@ -88,11 +97,12 @@ class Archive:
             if start.startswith(b"PK"):
                 raise Bad("truncated: the zip directory at its end is missing")
             raise Bad("not a torch file (it is no zip archive)")
-        if end >= 20 and self.map[end - 20 : end - 16] == b"PK\x06\x07":
+        if end + 22 > self.size:
+            raise Bad("truncated: the zip directory at its end is not whole")
+        count, _, offset = struct.unpack_from("<HII", self.map, end + 10)
+        if end >= 20 and self.map[end - 20 : end - 16] == b"PK\x06\x07":  # torch writes these always
             (end64,) = struct.unpack_from("<Q", self.map, end - 12)
             count, _, offset = struct.unpack_from("<QQQ", self.map, end64 + 32)
-        else:
-            count, _, offset = struct.unpack_from("<HII", self.map, end + 10)
         return count, offset
 
     def locate(self, name: str) -> tuple[int, int]:
@@ -107,18 +117,15 @@ class Archive:
         return start, start + size
 
     def load(self, name: str, swap: int) -> np.ndarray:
-        """An entry's bytes, uint8 (size,), with each group of `swap` reversed; a view of the map if that will do."""
+        """An entry's bytes, uint8 (size,): a view of the file, or a copy with each group of `swap` bytes reversed."""
         start, end = self.locate(name)
-        if self.mapped and swap == 1:
-            return np.frombuffer(self.map, np.uint8, end - start, start)
-        self.copied += end - start
+        payload = np.frombuffer(self.map, np.uint8, end - start, start)
+        if swap == 1:
+            return payload
+        self.copied += payload.size
         if self.copied > self.size:  # entries that overlap could otherwise fill the memory
             raise Bad("damaged file (its entries overlap)")
-        payload = np.empty(end - start, np.uint8)
-        self.file.seek(start)
-        if self.file.readinto(payload) != payload.size:
-            raise Bad(f"truncated inside entry {name!r}")
-        return payload.view(f"u{swap}").byteswap(inplace=True).view(np.uint8) if swap > 1 else payload
+        return payload.copy().view(f"u{swap}").byteswap(inplace=True).view(np.uint8)
 
 
 def _zip64_fields(extra: bytes, packed: int, size: int, offset: int) -> tuple[int, int]:
@@ -145,6 +152,7 @@ class ZipWriter:
         self.file, self.progress = file, progress
         self.at = 0
         self.directory: list[bytes] = []
+        self.helper = ThreadPoolExecutor(1)  # starts its thread at the first large chunk
 
     def add(self, name: str, size: int, pieces: Iterable[memoryview | bytes]) -> None:
         """Add an entry of `size` bytes, which `pieces` hold together."""
@@ -158,8 +166,7 @@ class ZipWriter:
         start, crc = self.at, 0
         for piece in pieces:
             for chunk in (piece[i : i + _CHUNK] for i in range(0, len(piece), _CHUNK)):
-                crc = zlib.crc32(chunk, crc)
-                self._write(chunk)
+                crc = self._write_summed(chunk, crc)
                 if self.progress:
                     self.progress(len(chunk))
         if self.at - start != size:
@@ -183,6 +190,15 @@ class ZipWriter:
             self._write(record + struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1))
             count, size, start = 0xFFFF, _SEE_ZIP64, _SEE_ZIP64
         self._write(struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, size, start, 0))
+
+    def _write_summed(self, chunk: memoryview | bytes, crc: int) -> int:
+        """Write a chunk and carry on the checksum, both at once where the chunk is large: each takes as long."""
+        if len(chunk) < _CHUNK // 8:
+            self._write(chunk)
+            return zlib.crc32(chunk, crc)
+        summed = self.helper.submit(zlib.crc32, chunk, crc)
+        self._write(chunk)
+        return summed.result()
 
     def _write(self, data: memoryview | bytes) -> None:
         self.file.write(data)

@@ -21,9 +21,9 @@ FreezeSpec = bool | int | str | list | dict | None
 BackboneSpec = str | dict | None
 
 
-def option(default: Any, help_text: str, flag: str | None = None) -> Any:
-    """A configuration field with the text of `--help` and, where it differs from the key, its flag."""
-    metadata = {"help": help_text, "flag": flag}
+def option(default: Any, help_text: str) -> Any:
+    """A configuration field with its text in `--help`."""
+    metadata = {"help": help_text}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -49,7 +49,7 @@ class DataConfig:
     pin_memory: bool = option(True, "torch only; has no effect here")
     tokenizer: str | None = option(None, "tokenizer folder or hub id (default: one is trained on the training texts)")
     max_target_length: int = option(128, "longest target in tokens, end token included")
-    mix_streams: dict = option({}, "stream: probability of permuting it across the batch", "mix-stream")
+    mix_streams: dict = option({}, "stream: probability of permuting it across the batch")
     flip_probability: float = option(0.2, "probability of mirroring a training clip")
     v9_hand_masks: bool | None = option(
         None, "mask the hands that ARE there, as v9 did (default: only for checkpoints that v9 trained)"
@@ -104,7 +104,7 @@ class OptimConfig:
     scheduler_gamma: float = option(0.5, "factor of steplr")
     scheduler_tmax: int | None = option(None, "half period of cosine in epochs (default: epochs)")
     label_smoothing: float = option(0.1, "label smoothing, over all classes")
-    grad_clip_norm: float | None = option(None, "clip the global gradient norm", "clip-grad-norm")
+    grad_clip_norm: float | None = option(None, "clip the global gradient norm")
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,12 @@ class Config:
 SECTIONS: dict[str, type] = {f.name: f.default_factory for f in dataclasses.fields(Config)}
 
 
-def load_config(file: str | Path | None, flags: Mapping[str, Mapping], settings: list[str]) -> Config:
+def load_config(
+    file: str | Path | None, flags: Mapping[str, Mapping], settings: list[str]
+) -> tuple[Config, dict[str, dict]]:
     """Defaults, then `file`, then `flags` ({section: {key: value}}), then `settings` ("a.b=VALUE"); later wins.
+
+    Returns the configuration and what it was merged from, without the defaults.
 
     Raises UserError for an unreadable file, an unknown key or a value of the wrong kind.
     """
@@ -141,7 +145,7 @@ def load_config(file: str | Path | None, flags: Mapping[str, Mapping], settings:
         merged.setdefault(section, {}).update(values)
     for setting in settings:
         _apply_setting(merged, setting)
-    return build_config(merged)
+    return build_config(merged), merged
 
 
 def build_config(tree: Mapping[str, Mapping]) -> Config:

@@ -129,7 +129,8 @@ def read_clip(
     face, hand_l, hand_r uint8 (T, H, W, 3); pose float32 (T, 3L); pad_mask bool (T,), True = real frame; miss_mask_hl,
     miss_mask_hr bool (T,), True = hand missing; pose_conf_mask bool (T, L), True = keep the landmark.
     """
-    out = out if out is not None else empty(1, sequence_length, image_size, num_landmarks, squeeze=True)
+    if out is None:
+        out = {name: array[0] for name, array in empty(1, sequence_length, image_size, num_landmarks).items()}
     pose, missing = read_pose(files, num_landmarks)
     total = max(len(pose), files.last_frame() + 1)
     if total == 0:
@@ -151,12 +152,13 @@ def read_clip(
     return out
 
 
-def empty(rows: int, length: int, size: int, landmarks: int, *, squeeze: bool = False) -> dict[str, np.ndarray]:
+def empty(rows: int, length: int, size: int, landmarks: int, allocate=np.empty) -> dict[str, np.ndarray]:
     """Room for `rows` clips, not initialised."""
-    shapes = {stream: ((length, size, size, 3), np.uint8) for stream in STREAMS}
-    shapes |= {"pose": ((length, 3 * landmarks), np.float32), "pose_conf_mask": ((length, landmarks), np.bool_)}
-    shapes |= {mask: ((length,), np.bool_) for mask in ("pad_mask", "miss_mask_hl", "miss_mask_hr")}
-    return {name: np.empty(shape if squeeze else (rows, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+    arrays = {stream: allocate((rows, length, size, size, 3), np.uint8) for stream in STREAMS}
+    arrays |= {mask: np.empty((rows, length), bool) for mask in ("pad_mask", "miss_mask_hl", "miss_mask_hr")}
+    arrays["pose"] = np.empty((rows, length, 3 * landmarks), np.float32)
+    arrays["pose_conf_mask"] = np.empty((rows, length, landmarks), bool)
+    return arrays
 
 
 def read_pose(files: ClipFiles, num_landmarks: int) -> tuple[np.ndarray, dict[str, np.ndarray | None]]:

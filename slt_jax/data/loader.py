@@ -8,16 +8,14 @@ batch's arrays.
 import functools
 import logging
 import os
-import shutil
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from slt_jax.data import workers
 from slt_jax.data.clips import MIN_CONFIDENCE, BadClip, ClipFiles, empty, flip_permutation, read_clip
 from slt_jax.data.metadata import Clip
 from slt_jax.data.text import IGNORE
@@ -39,7 +37,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Batches:
-    """The batches of one epoch by number, as a Grain data source. Everything here travels to the workers."""
+    """All batches of all epochs by number, as a Grain data source. Everything here travels to the workers."""
 
     files: Sequence[ClipFiles]
     labels: np.ndarray
@@ -55,46 +53,54 @@ class _Batches:
     flip_probability: float
     min_confidence: float
     threads: int = 1
-    epoch: int = 0
-    order: np.ndarray = field(default_factory=lambda: np.arange(0))
 
-    def __len__(self) -> int:
+    @property
+    def batches(self) -> int:
+        """Batches in an epoch."""
         return -(-len(self.files) // self.batch_size)
 
-    def at(self, epoch: int) -> "_Batches":
-        """The batches of an epoch, in its order."""
-        clips = len(self.files)
-        order = _generator(self.seed, epoch, 0).permutation(clips) if self.train else np.arange(clips)
-        return replace(self, epoch=epoch, order=order)
+    def __len__(self) -> int:
+        return self.batches << 32  # epoch follows epoch without end
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        start = int(number) * self.batch_size
-        size = self.batch_size // self.shard_count
-        places = start + self.shard_index * size + np.arange(size)  # this process's rows of the global batch
-        real = places < len(self.order)
-        clips = self.order[np.where(real, places, start)]  # rows past the end show the batch's first clip
-        arrays = empty(size, self.sequence_length, self.image_size, self.num_landmarks)
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        epoch, number = divmod(int(index), self.batches)
+        clips, real = self._rows(epoch, number)
+        size = len(clips)
+        arrays = empty(size, self.sequence_length, self.image_size, self.num_landmarks, workers.allocate)
         arrays |= {"flip": np.zeros(size, bool), "valid": real.copy(), "labels": self.labels[clips].copy()}
-
-        rows = [row for row in range(size) if real[row]] or [0]
-        read = functools.partial(self._read, arrays, clips)
-        if self.threads > 1:
-            with ThreadPoolExecutor(min(self.threads, len(rows)), "slt-decode") as pool:
-                problems = list(pool.map(read, rows))
-        else:
-            problems = [read(row) for row in rows]
+        rows = [row for row in range(size) if row == 0 or real[row - 1]]  # the real rows and the first that fills up
+        read = functools.partial(self._read, epoch, arrays, clips)
+        try:
+            if self.threads > 1:
+                with ThreadPoolExecutor(min(self.threads, len(rows)), "slt-decode") as pool:
+                    problems = list(pool.map(read, rows))
+            else:
+                problems = [read(row) for row in rows]
+        except BaseException:
+            workers.release(arrays)
+            raise
         for row in range(rows[-1] + 1, size):
             for array in arrays.values():
-                array[row] = array[rows[0]]
+                array[row] = array[rows[-1]]
         arrays["valid"][~real] = False
         arrays["labels"][~arrays["valid"]] = IGNORE
         return {"arrays": arrays, "clips": clips, "bad": [p for p in problems if p is not None]}
 
-    def _read(self, arrays: dict[str, np.ndarray], clips: np.ndarray, row: int) -> tuple[int, str] | None:
+    def _rows(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The clips of this process's rows, and which of them are no filling (that is the batch's first clip)."""
+        order = np.arange(len(self.files))
+        if self.train:
+            order = _generator(self.seed, epoch, 0).permutation(len(order))
+        start, size = number * self.batch_size, self.batch_size // self.shard_count
+        places = start + self.shard_index * size + np.arange(size)
+        real = places < len(order)
+        return order[np.where(real, places, start)], real
+
+    def _read(self, epoch: int, arrays: dict[str, np.ndarray], clips: np.ndarray, row: int) -> tuple[int, str] | None:
         """Fill one row; the clip and what is wrong with it, where bad clips are skipped."""
         clip = int(clips[row])
-        rng = _generator(self.seed, self.epoch, clip + 1) if self.train else None
-        out = {name: array[row] for name, array in arrays.items()}
+        rng = _generator(self.seed, epoch, clip + 1) if self.train else None
+        out = {name: array[row] for name, array in arrays.items() if name not in ("flip", "valid", "labels")}
         arrays["flip"][row] = rng is not None and rng.random() < self.flip_probability
         try:
             read_clip(
@@ -157,11 +163,13 @@ class Loader:
             threads=1 if num_workers else _cores(),
         )
         if num_workers:
-            _check_shared_memory(num_workers, self.batch_bytes)
+            workers.check_shared_memory(num_workers, self.batch_bytes)
+            workers.close_at_exit(self)
+        self._idle: tuple[tuple[int, int], Any] | None = None  # (next epoch, batch) and its waiting iterator
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return len(self._source)
+        return self._source.batches
 
     @property
     def batch_bytes(self) -> int:
@@ -171,40 +179,65 @@ class Loader:
         return source.batch_size // source.shard_count * source.sequence_length * (images + 13 * source.num_landmarks)
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches `start_batch`, `start_batch` + 1, ... of an epoch.
+        """The batches `start_batch`, `start_batch` + 1, ... of an epoch; without training all epochs are alike.
 
-        Close the iterator (or let it be collected) to end it early; its workers end with it.
+        At the end of an epoch the workers stay and decode the first batches of the next one, until `close`. An iterator
+        that is closed or dropped before its end takes its workers with it.
         """
+        batches = self._epoch(epoch, start_batch)
+        if self.num_workers:
+            workers.close_at_exit(batches)
+        return batches
+
+    def _epoch(self, epoch: int, start_batch: int) -> Iterator[Batch]:
         if start_batch >= len(self):
             return
-        iterator = iter(self._dataset(epoch, start_batch))
+        iterator = self._iterator(epoch if self._source.train else 0, start_batch)
         try:
-            for element in iterator:
-                yield self._batch(element)
+            for _ in range(start_batch, len(self)):
+                yield self._batch(next(iterator))
         except RuntimeError as error:
+            iterator.close()
             if "exit code" not in str(error):
                 raise
             died = "a data worker died" + str(error).partition("terminated unexpectedly")[2].partition(".")[0]
             raise UserError(f"{died}; was memory short? Try a smaller --num-workers or --batch-size") from None
-        finally:
+        except BaseException:
             iterator.close()
+            raise
+        self.close()
+        self._idle = ((epoch + 1 if self._source.train else 0, 0), iterator)
 
-    def _dataset(self, epoch: int, start_batch: int):
+    def close(self) -> None:
+        """End the workers that wait for the next epoch."""
+        if self._idle is not None:
+            self._idle[1].close()
+            self._idle = None
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _iterator(self, epoch: int, start_batch: int):
+        """Grain's iterator over the batches from here on, through this epoch and the following ones."""
+        if self._idle is not None and self._idle[0] == (epoch, start_batch):
+            iterator, self._idle = self._idle[1], None
+            return iterator
+        self.close()
         import grain  # 1.7 s of import, for those who need it
 
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1 if self.num_workers else PREFETCH)
-        batches = grain.MapDataset.source(self._source.at(epoch))
-        dataset = batches.slice(slice(start_batch, None)).to_iter_dataset(options)
-        if self.num_workers:
-            _parse_absl_flags()
-            # Frames travel in shared memory; what is small is pickled.
-            dataset = grain.experimental.WithOptionsIterDataset(
-                dataset, grain.experimental.DatasetOptions(min_shm_size=1 << 16)
-            )
-            workers = min(self.num_workers, len(self) - start_batch)
-            processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-            dataset = dataset.mp_prefetch(processes, worker_init_fn=_start_worker)
-        return dataset
+        batches = grain.MapDataset.source(self._source).slice(slice(epoch * len(self) + start_batch, None))
+        if not self.num_workers:
+            return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)))
+        workers.parse_absl_flags()
+        dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        # Frames travel in shared memory; what is small is pickled.
+        options = grain.experimental.DatasetOptions(min_shm_size=1 << 20)
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
+        processes = grain.MultiprocessingOptions(num_workers=self.num_workers, per_worker_buffer_size=1)
+        return iter(dataset.mp_prefetch(processes, worker_init_fn=workers.start_worker))
 
     def _batch(self, element: dict[str, Any]) -> Batch:
         clips = [self.clips[n] for n in element["clips"]]
@@ -213,42 +246,9 @@ class Loader:
             if video_id not in self.bad_clips:
                 self.bad_clips[video_id] = problem
                 logger.warning("clip %s is skipped, %d so far: %s", video_id, len(self.bad_clips), problem)
-        arrays = {name: np.asarray(array) for name, array in element["arrays"].items()}
+        arrays = {name: workers.receive(array) for name, array in element["arrays"].items()}
         return Batch(arrays, [clip.video_id for clip in clips], [clip.text for clip in clips])
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check_shared_memory(num_workers: int, batch_bytes: int) -> None:
-    """A full /dev/shm (64 MiB in a plain container) kills workers by a bus error; say it before."""
-    needed = 3 * num_workers * batch_bytes  # in the making, in the queue, in the parent's buffer
-    if os.path.isdir("/dev/shm") and (free := shutil.disk_usage("/dev/shm").free) < needed:
-        sizes = f"{num_workers} workers need {needed / 2**20:.0f} MiB of shared memory, /dev/shm has {free / 2**20:.0f}"
-        raise UserError(f"--num-workers {num_workers}: {sizes}; use fewer workers (0 needs none) or a larger /dev/shm")
-
-
-def _parse_absl_flags() -> None:
-    """Grain reads absl flags, which nobody parses outside an absl program."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-
-
-def _start_worker(index: int, count: int) -> None:
-    """In a new worker: leave the accelerator alone, leave Ctrl-C to the parent, and never outlive it."""
-    import multiprocessing
-
-    import jax
-
-    jax.config.update("jax_platforms", "cpu")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

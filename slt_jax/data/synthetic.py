@@ -8,6 +8,7 @@ drawing in `synthetic_render`.
 from __future__ import annotations
 
 import csv
+import ctypes
 import json
 import multiprocessing
 import os
@@ -180,11 +181,11 @@ def plan(
     kind = LEVELS[level]
     low, high = frames or kind.frames
     pool = sample_sentences(np.random.default_rng([seed, 0]), sum(counts.values()), level)
-    # Validation and test take distinct sentences, but leave most of a small grammar to training.
-    share = {split: min(counts[split], max(1, len(pool) * 15 // 100)) for split in ("val", "test")}
-    if not counts["train"]:
-        share = {split: counts[split] for split in share}
-    cuts = np.cumsum([share["val"] if counts["val"] else 0, share["test"] if counts["test"] else 0])
+    shares = counts
+    if len(pool) < sum(counts.values()):  # a small grammar: most of it to training, the rest repeats its sentences
+        limit = len(pool) * 15 // 100 if counts["train"] else len(pool) // 2
+        shares = {split: min(counts[split], limit) for split in ("val", "test")}
+    cuts = (shares["val"], shares["val"] + shares["test"])
     parts = {"val": pool[: cuts[0]], "test": pool[cuts[0] : cuts[1]], "train": pool[cuts[1] :]}
     specs: dict[str, ClipSpec] = {}
     for number, split in enumerate(SPLITS):
@@ -265,6 +266,8 @@ def _written_whole(out_dir: Path) -> Iterator[Path]:
         partial.rename(out_dir)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not out_dir.exists():
+            old.rename(out_dir)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
@@ -283,7 +286,7 @@ def _write_clips(directory: Path, specs: dict[str, ClipSpec], image_size: int, w
             return missing
         # Spawned, not forked: a parent that has started JAX's threads must not be forked.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
+        with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context, initializer=_keep_memory) as pool:
             futures = {pool.submit(_write_chunk, directory, chunk, image_size): len(chunk) for chunk in chunks}
             try:
                 for future in as_completed(futures):
@@ -293,6 +296,16 @@ def _write_clips(directory: Path, specs: dict[str, ClipSpec], image_size: int, w
                 pool.shutdown(cancel_futures=True)
                 raise
     return missing
+
+
+def _keep_memory() -> None:
+    """Let this worker keep freed arrays instead of returning them to the system: a quarter less time (glibc only)."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        mallopt(option, 1 << 30)
 
 
 def _write_chunk(directory: Path, chunk: list[tuple[str, ClipSpec]], image_size: int) -> int:
@@ -352,7 +365,8 @@ def _read_clips(directory: Path, video_ids: Sequence[str] | None) -> Iterator[Re
             paths = [directory / stream / f"{video_id}_f{frame:06d}.jpg" for frame in range(len(pose))]
             images = [simplejpeg.decode_jpeg(path.read_bytes()) if path.is_file() else None for path in paths]
             missing[stream] = np.array([image is None for image in images])
-            blank = np.zeros_like(next(image for image in [*images, np.zeros((64, 64, 3), np.uint8)] if image is not None))
+            seen = [image for image in images if image is not None]
+            blank = np.zeros_like(seen[0]) if seen else np.zeros((64, 64, 3), np.uint8)
             streams[stream] = np.stack([blank if image is None else image for image in images])
         yield RenderedClip(
             row["texto"], row["glosses"], row["signer"], **streams,

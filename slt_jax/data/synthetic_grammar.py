@@ -107,9 +107,14 @@ _IRREGULAR = {
 }
 _IMPERFECT = {"querer", "tener", "vivir", "estar"}  # states: their past is the imperfect
 _ENDINGS = {
-    ("present", "ar"): "o ás a amos an", ("present", "er"): "o és e emos en", ("present", "ir"): "o ís e imos en",
-    ("past", "ar"): "é aste ó amos aron", ("past", "er"): "í iste ió imos ieron", ("past", "ir"): "í iste ió imos ieron",
-    ("imperfect", "ar"): "aba abas aba ábamos aban", ("imperfect", "er"): "ía ías ía íamos ían",
+    ("present", "ar"): "o ás a amos an",
+    ("present", "er"): "o és e emos en",
+    ("present", "ir"): "o ís e imos en",
+    ("past", "ar"): "é aste ó amos aron",
+    ("past", "er"): "í iste ió imos ieron",
+    ("past", "ir"): "í iste ió imos ieron",
+    ("imperfect", "ar"): "aba abas aba ábamos aban",
+    ("imperfect", "er"): "ía ías ía íamos ían",
     ("imperfect", "ir"): "ía ías ía íamos ían",
 }
 
@@ -230,7 +235,8 @@ def _random_phrase(rng: np.random.Generator, role: str, kinds: tuple[str, ...], 
     number = adjective = ""
     if rich and role != "place":
         if rng.random() < 0.3 and not (owner and kind in MASS):
-            number = "MUCHO" if kind in MASS else _pick(rng, [*NUMERALS, *(() if owner or role == "subject" else ("MUCHO",))])
+            numbers = ["MUCHO"] if kind in MASS else [*NUMERALS] if owner else [*NUMERALS, "MUCHO"]
+            number = _pick(rng, numbers)
         elif kind not in MASS and kind != "person" and rng.random() < 0.4:
             adjective = _pick(rng, [a for a, entry in ADJECTIVES.items() if entry[1] == "ser"])
     return noun_phrase(noun, role, owner, number, adjective)

@@ -230,7 +230,7 @@ def minimal_pairs() -> dict[str, list[tuple[str, str]]]:
     for a, b in combinations(SIGNS.values(), 2):
         if replace(b, gloss=a.gloss, face=a.face) == a:
             pairs["face"].append((a.gloss, b.gloss))
-        elif replace(b, gloss=a.gloss, left=a.left) == a and None not in (a.left, b.left) and "mirror" not in (a.left, b.left):
+        elif replace(b, gloss=a.gloss, left=a.left) == a and not {a.left, b.left} & {None, "mirror"}:
             pairs["hand_l"].append((a.gloss, b.gloss))
         elif replace(b, gloss=a.gloss, right=a.right, right_end=a.right_end) == a and a.left != "mirror":
             pairs["hand_r"].append((a.gloss, b.gloss))

@@ -19,9 +19,9 @@ _KNUCKLE = np.array([[0.33, 0.95], [0.11, 1.0], [-0.11, 0.96], [-0.32, 0.86]])
 _BONES = np.array([[0.50, 0.46], [0.54, 0.52], [0.50, 0.47], [0.40, 0.36]])
 _RADIUS = np.array([0.14, 0.145, 0.14, 0.12])
 _FAN = np.array([13.0, 3.0, -8.0, -19.0]) * _DEGREE  # direction of spread fingers, towards the thumb
-_CROP = 3.4  # side of a hand crop in palm widths
+_CROP = 2.9  # side of a hand crop in palm widths
 _HAND_GRID, _FACE_GRID = 0.65, 0.75  # of the image size; drawing is on this grid
-_BLOCK = 8  # frames
+_BLOCK = 16  # frames
 
 
 def hand_capsules(track: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -57,7 +57,7 @@ def hand_capsules(track: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return np.concatenate(starts, axis=1), np.concatenate(ends, axis=1), np.concatenate(radii)
 
 
-def draw_hand(track: np.ndarray, blur: np.ndarray, signer: Signer, mirrored: bool, size: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_hand(track, blur, signer: Signer, mirrored: bool, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Coverage and covered shade (T, size, size) of a hand in its crop; `mirrored` for the person's left hand."""
     a, b, radius = hand_capsules(track)
     turn = rotation(track)
@@ -136,15 +136,21 @@ def _enlarging(small: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def enlarge(images: np.ndarray, size: int) -> np.ndarray:
-    """(..., s, s) to (..., size, size), bilinear."""
-    small = images.shape[-1]
-    if small == size:
-        return images
-    low, high, weight = _enlarging(small, size)
-    first = images[..., low, :]
-    images = first + weight[:, None] * (images[..., high, :] - first)
-    first = images[..., low]
-    return first + weight * (images[..., high] - first)
+    """(..., s, s) to (..., size, size), bilinear, as a transposed view.
+
+    Only rows are gathered (and then, transposed, the columns): runs of memory instead of single numbers. The view
+    is passed on as it is, numpy works in the order of the memory underneath.
+    """
+    low, high, weight = _enlarging(images.shape[-1], size)
+    for _ in range(2):
+        images = np.ascontiguousarray(images)
+        first = images.take(low, axis=-2)
+        images = images.take(high, axis=-2)
+        images -= first
+        images *= weight[:, None]
+        images += first
+        images = images.swapaxes(-1, -2)
+    return images
 
 
 @cache
@@ -172,7 +178,7 @@ def _grain(rng: np.random.Generator, frames: int, size: int) -> list[np.ndarray]
 
 def _finish(image: np.ndarray, grain: list[np.ndarray], result: np.ndarray) -> None:
     """float (3, T, H, W), overwritten, with grain to uint8 (T, H, W, 3)."""
-    image += np.stack(grain)
+    image += np.stack(grain).swapaxes(-1, -2)  # in memory as `enlarge` leaves images
     np.clip(image, 0, 255, out=image)
     for channel in range(3):
         result[..., channel] = image[channel]
@@ -202,28 +208,29 @@ class _Canvas:
         self.image, self.size = image, image.shape[-1]
         self.grid = ((np.arange(self.size) + 0.5) / self.size).astype(np.float32)
 
-    def ellipse(self, x, y, rx, ry, colour, slope=0.0, bend=0.0, rows=(0.0, 1.0), opacity=1.0):
-        """`slope` and `bend` shear the ellipse up by slope u + bend u^2; `rows` bounds where it can be."""
-        top, bottom = int(rows[0] * self.size), int(np.ceil(rows[1] * self.size))
-        x, y, rx, ry, slope, bend, opacity = (
-            np.asarray(v, np.float32).reshape(-1, 1) for v in (x, y, rx, ry, slope, bend, opacity)
-        )
-        u = self.grid - x  # (T, W)
-        level = (y + slope * u + bend * u * u)[:, None, :]
-        distance = self.grid[None, top:bottom, None] - level
-        distance *= distance
-        distance *= (1 / ry**2)[..., None]
-        distance += ((u / rx) ** 2)[:, None, :]
-        np.subtract(1, distance, out=distance)
-        distance *= (0.5 * self.size * np.minimum(rx, ry))[..., None]
-        distance += 0.5
-        np.clip(distance, 0, 1, out=distance)
-        distance *= opacity[..., None]
-        for channel in range(3):
-            band = self.image[channel, :, top:bottom]
-            change = np.float32(colour[channel]) - band
-            change *= distance
-            band += change
+    def ellipse(self, x, y, rx, ry, colour, slope=0.0, bend=0.0, box=(0.0, 1.0, 0.0, 1.0), opacity=None):
+        """`slope` and `bend` shear the ellipse up by slope u + bend u^2; `box` (left, right, top, bottom) bounds it."""
+        if opacity is not None and not np.any(opacity):
+            return
+        left, right, top, bottom = (round(edge * self.size) for edge in box)
+        x, y, rx, ry, slope, bend = np.broadcast_arrays(x, y, rx, ry, slope, bend, np.zeros(self.image.shape[1]))[:6]
+        u = self.grid[left:right] - x[:, None]  # (T, W)
+        level = y[:, None] + (slope[:, None] + bend[:, None] * u) * u
+        hardness = 0.5 * self.size * np.minimum(rx, ry)  # of the edge, which is a pixel wide
+        u *= u
+        u *= (-hardness / rx**2)[:, None]
+        u += (hardness + 0.5)[:, None]
+        cover = self.grid[None, top:bottom, None] - level.astype(np.float32)[:, None]
+        cover *= cover
+        cover *= (-hardness / ry**2).astype(np.float32)[:, None, None]
+        cover += u.astype(np.float32)[:, None]
+        np.clip(cover, 0, 1, out=cover)
+        if opacity is not None:
+            cover *= opacity.astype(np.float32)[:, None, None]
+        part = self.image[:, :, top:bottom, left:right]
+        change = np.asarray(colour, np.float32)[:, None, None, None] - part
+        change *= cover
+        part += change
 
 
 def render_face(track: np.ndarray, signer: Signer, seed: tuple[int, ...], size: int) -> np.ndarray:
@@ -254,36 +261,33 @@ def _paint_face(image: np.ndarray, track: np.ndarray, signer: Signer, light: flo
         """An ellipse at (dx, dy) from the middle of the face, turned with the head."""
         canvas.ellipse(x + dx - tilt * dy, y + dy + tilt * dx, rx, ry, colour, slope=tilt + slope, **more)
 
-    canvas.ellipse(0.5, 1.12, 0.46, 0.24, signer.shirt, rows=(0.85, 1))
+    canvas.ellipse(0.5, 1.12, 0.46, 0.24, signer.shirt, box=(0, 1, 0.85, 1))
     if signer.long_hair:
         canvas.ellipse(head_x, head_y + 0.1, wide + 0.08, high + 0.1, hair)
-    canvas.ellipse(0.5, 0.88, 0.11, 0.16, 0.82 * skin, rows=(0.7, 1))
-    canvas.ellipse(head_x, head_y - 0.08, wide + 0.05, high - 0.02, hair, slope=tilt, rows=(0, 0.75))
+    canvas.ellipse(0.5, 0.88, 0.11, 0.16, 0.82 * skin, box=(0.35, 0.65, 0.7, 1))
+    canvas.ellipse(head_x, head_y - 0.08, wide + 0.05, high - 0.02, hair, slope=tilt, box=(0.05, 0.95, 0, 0.75))
     canvas.ellipse(head_x + 0.02 * t["yaw"], head_y + 0.03, wide, high - 0.03, skin, slope=tilt)
     brow_y, eye_y, mouth_y = -0.115 - 0.075 * t["raise"], -0.035, 0.225
     eye = 0.036 * np.clip(1 + 0.8 * t["eyes"], 0.12, 1.7)
-    puff = np.clip(t["cheeks"], 0, 1)
+    puff = np.clip(t["cheeks"] - 0.2, 0, 1)
     for side in (-1, 1):
-        cheek = np.minimum(1.1 * skin, 255)
-        canvas.ellipse(head_x + side * (wide - 0.02), head_y + 0.19, 0.02 + 0.1 * puff, 0.02 + 0.1 * puff, cheek,
-                       rows=(0.45, 0.95), opacity=puff)  # fmt: skip
+        half = (0.05, 0.6) if side < 0 else (0.4, 0.95)
+        canvas.ellipse(head_x + side * (wide - 0.045), head_y + 0.18, 0.02 + 0.1 * puff, 0.02 + 0.1 * puff,
+                       np.minimum(1.1 * skin, 255), box=(*half, 0.45, 0.95), opacity=puff)
         at = 0.135 * side
         feature(at, brow_y + 0.028 * t["furrow"], 0.085, 0.019 * signer.brows, 0.75 * hair,
-                slope=-0.5 * side * t["furrow"], bend=2.5, rows=(0.1, 0.62))  # fmt: skip
-        feature(at, eye_y, 0.068, eye, (244, 240, 236), rows=(0.25, 0.7))
-        feature(at + 0.02 * t["yaw"], eye_y, 0.03, np.minimum(eye, 0.032), (36, 26, 22), rows=(0.25, 0.7))
-    feature(0.02 * t["yaw"], 0.085, 0.032, 0.06, 0.84 * skin, rows=(0.4, 0.8))
+                slope=-0.5 * side * t["furrow"], bend=2.5, box=(*half, 0.1, 0.62))
+        feature(at, eye_y, 0.068, eye, (244, 240, 236), box=(*half, 0.25, 0.7))
+        feature(at + 0.02 * t["yaw"], eye_y, 0.03, np.minimum(eye, 0.032), (36, 26, 22), box=(*half, 0.25, 0.7))
+    feature(0.02 * t["yaw"], 0.085, 0.032, 0.06, 0.84 * skin, box=(0.3, 0.7, 0.4, 0.8))
     # Lips, then the opening, teeth and tongue inside it.
     opening = np.clip(t["open"], 0, 1.2)
     width = 0.115 * np.clip(1 + 0.55 * t["width"], 0.35, 1.6)
     tall = 0.022 + 0.075 * opening
-    bend, rows = -3.2 * t["curve"], (0.5, 1)
-    lips = skin * [0.78, 0.5, 0.5]
-    feature(0, mouth_y, width, tall + 0.012, lips, bend=bend, rows=rows)
-    inside = np.clip(3 * opening, 0, 1)
-    feature(0, mouth_y, width * 0.8, np.maximum(tall - 0.014, 0.006), (70, 20, 24), bend=bend, rows=rows,
-            opacity=np.maximum(inside, 0.6))  # fmt: skip
-    feature(0, mouth_y, width * 0.76, np.maximum(tall - 0.02, 0.005), (245, 243, 236), bend=bend, rows=rows,
-            opacity=np.clip(t["teeth"], 0, 1))  # fmt: skip
-    tongue = np.clip(t["tongue"], 0, 1)
-    feature(0, mouth_y + 0.05, 0.06, 0.065, (226, 92, 104), rows=rows, opacity=tongue)
+    shape = {"bend": -3.2 * t["curve"], "box": (0.1, 0.9, 0.5, 1)}
+    feature(0, mouth_y, width, tall + 0.012, skin * [0.78, 0.5, 0.5], **shape)
+    feature(0, mouth_y, width * 0.8, np.maximum(tall - 0.014, 0.006), (70, 20, 24), **shape,
+            opacity=np.clip(3 * opening, 0.6, 1))
+    feature(0, mouth_y, width * 0.76, np.maximum(tall - 0.02, 0.005), (245, 243, 236), **shape,
+            opacity=np.clip(t["teeth"] - 0.2, 0, 1))
+    feature(0, mouth_y + 0.05, 0.06, 0.065, (226, 92, 104), box=shape["box"], opacity=np.clip(t["tongue"] - 0.2, 0, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +55,7 @@ def _skeleton(pose: np.ndarray) -> Image.Image:
     draw.circle(xy[0], 22, outline=(90, 90, 90), width=6)
     draw.circle(xy[0], 5, fill=(90, 90, 90))
     for chain, (wrist, fingers), colour in zip(_ARMS, _FINGERS, _COLOURS, strict=True):
-        lines = [*zip(chain, chain[1:], strict=False), *((wrist, finger) for finger in fingers)]
+        lines = [*pairwise(chain), *((wrist, finger) for finger in fingers)]
         for a, b in lines:
             seen = points[b, 2] >= 0.25
             draw.line([xy[a], xy[b]], fill=colour if seen else (215, 215, 215), width=8 if b in chain else 5)
@@ -83,7 +84,7 @@ def draw_text(image: Image.Image, at: tuple[int, int], text: str, size: int) -> 
                 draw.line([(middle - 1, top), (middle + size / 6, top - size / 5)], fill="black", width=2)
             elif mark == "\N{COMBINING TILDE}":
                 reach = size / 5
-                wave = [(middle - reach, top), (middle - reach / 3, top - 2), (middle + reach / 3, top), (middle + reach, top - 2)]
+                wave = [(middle + reach * step, top - 2 * (i % 2)) for i, step in enumerate((-1, -0.3, 0.3, 1))]
                 draw.line(wave, fill="black", width=1)
             elif mark == "\N{COMBINING DIAERESIS}":
                 for side in (-1, 1):

@@ -54,6 +54,11 @@ class StepFunctions:
         total, tokens = token_loss(logits, inputs["labels"], self.label_smoothing)
         return {"loss": total / jnp.maximum(tokens, 1), "tokens": tokens, "predicted": logits.argmax(axis=-1)}
 
+    def encode(self, params: Params, batch: Batch) -> tuple[Array, Array]:
+        """Encoded frames (B, T, d_model) and which of them are real (B, T)."""
+        inputs = self.prepare(batch, None)
+        return self.structure.merge(params).encoder(inputs), inputs["pad_mask"]
+
     def _gradients(self, state: TrainState, batch: Batch, index: Array) -> tuple[Array, Array, Params]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), state["step"]), index)
         prepare_key, dropout_key = jax.random.split(key)

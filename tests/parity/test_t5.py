@@ -1,7 +1,6 @@
 """Our T5 against HuggingFace's: random models, large weights, padding in both masks."""
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +9,23 @@ import pytest
 import torch
 from flax import nnx
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from slt_jax.models.t5 import T5, distance_buckets, normalise_t5_config
-from tests.parity.torch_weights import buffers_first, forward, gradient_errors, load, randomise, relative_error
+from tests.parity.goldens import T5_CASES, Golden, needs_goldens
+from tests.parity.torch_weights import (
+    buffers_first,
+    decoder_state,
+    forward,
+    gradient_errors,
+    inputs,
+    load,
+    randomise,
+    relative_error,
+    token_loss,
+    torch_forward,
+)
 
-GOLDENS = Path(__file__).parents[3] / "shared" / "goldens"
 SIZES = {
     "vocab_size": 31, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0,
     "decoder_start_token_id": 0,
@@ -52,32 +61,6 @@ def pair(name: str, seed: int = 0, std: float = 0.4):
     return theirs, load(T5(settings, rngs=nnx.Rngs(0)), theirs.state_dict())
 
 
-@functools.cache
-def inputs(frames: int = 7, length: int = 9, width: int = 24, vocab: int = 31) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(1)
-    labels = rng.integers(2, vocab, (3, length))
-    labels[1, -3:], labels[2, -1:] = -100, -100
-    return {
-        "encoded": rng.normal(size=(3, frames, width)).astype(np.float32),
-        "encoder_mask": np.arange(frames) < np.array([[frames], [3], [5]]),
-        "labels": labels,
-        "decoder_mask": np.arange(length) < np.array([[length], [length - 3], [length - 1]]),
-    }
-
-
-def torch_forward(model, data, *, masked: bool = True):
-    encoded = torch.tensor(data["encoded"], requires_grad=True)
-    masks = {
-        "attention_mask": torch.tensor(data["encoder_mask"]),
-        "decoder_attention_mask": torch.tensor(data["decoder_mask"]),
-    }
-    output = model(
-        encoder_outputs=BaseModelOutput(last_hidden_state=encoded), labels=torch.tensor(data["labels"]),
-        **(masks if masked else {}),
-    )
-    return encoded, output
-
-
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits(name, masked):
@@ -97,14 +80,8 @@ def test_gradients(name):
     encoded, expected = torch_forward(theirs, data)
     expected.loss.backward()
 
-    def loss(model, encoded):
-        logits = model(encoded, data["encoder_mask"], model.shift_right(data["labels"]), data["decoder_mask"])
-        log_probs = jax.nn.log_softmax(logits)
-        real = data["labels"] != -100
-        picked = jnp.take_along_axis(log_probs, jnp.where(real, data["labels"], 0)[..., None], axis=-1)[..., 0]
-        return -(picked * real).sum() / real.sum()
-
-    value, (by_model, by_encoded) = nnx.jit(nnx.value_and_grad(loss, argnums=(0, 1)))(ours, data["encoded"])
+    gradients = nnx.jit(nnx.value_and_grad(token_loss, argnums=(0, 1)))
+    value, (by_model, by_encoded) = gradients(ours, data["encoded"], data)
     assert abs(value - expected.loss.item()) < 1e-5 * expected.loss.item()
     assert relative_error(by_encoded, encoded.grad) < 1e-4
     assert gradient_errors(ours, by_model, theirs) < 1e-4
@@ -128,7 +105,7 @@ def test_decode_step_equals_the_full_forward(name):
     ids = ours.shift_right(data["labels"])
     full = forward(ours, data["encoded"], data["encoder_mask"], ids)
     cache = ours.init_cache(jnp.asarray(data["encoded"]), jnp.asarray(data["encoder_mask"]), 12)
-    step = nnx.jit(lambda model, tokens, position, cache: model.decode_step(tokens, position, cache))
+    step = nnx.jit(T5.decode_step)
     for position in range(ids.shape[1]):
         logits, cache = step(ours, ids[:, position], jnp.int32(position), cache)
         assert relative_error(logits, full[:, position]) < 1e-5
@@ -201,28 +178,23 @@ def test_configs_of_transformers_4_and_5():
         T5(SIZES | {"feed_forward_proj": "gated-gulu"}, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("case", ["t5_mlp", "t5_identity", "t5_v1_1"])
+@needs_goldens
+@pytest.mark.parametrize("case", T5_CASES)
 def test_golden_logits(case):
-    folder = GOLDENS / case
-    if not folder.exists():
-        pytest.skip(f"no goldens at {folder}")
-    ours = golden_t5(folder)
-    expected = np.load(folder / "expected.npz")
-    batch = np.load(folder / "inputs.npz")
-    assert [f"decoder.model.{key}" for key, _, _ in buffers_first(ours)] == [
-        name for name in expected["param_names"] if name.startswith("decoder.")
-    ]
-    ids, decoder_mask = ours.shift_right(batch["b0_labels"]), batch["b0_decoder_attention_mask"]
-    logits = forward(ours, expected["encoded"], batch["b0_pad_mask"], ids, decoder_mask)
-    assert relative_error(logits, expected["logits"]) < 1e-5
+    golden = Golden(case)
+    ours = golden_t5(golden)
+    names = [name for name in golden.expected["param_names"] if name.startswith("decoder.")]
+    assert [f"decoder.model.{key}" for key, _, _ in buffers_first(ours)] == names
+    batch = golden.batch()
+    ids = ours.shift_right(batch["labels"])
+    logits = forward(ours, golden.expected["encoded"], batch["pad_mask"], ids, batch["decoder_attention_mask"])
+    assert relative_error(logits, golden.expected["logits"]) < 1e-5
 
 
-def golden_t5(folder: Path) -> T5:
-    state = torch.load(folder / "checkpoint.pt")["model_state"]
-    state = {key.removeprefix("decoder.model."): value for key, value in state.items() if key.startswith("decoder.")}
-    if (folder / "decoder_config").exists():
-        config = T5Config.from_pretrained(folder / "decoder_config").to_dict()
+def golden_t5(golden: Golden) -> T5:
+    if (golden.folder / "decoder_config").exists():
+        config = T5Config.from_pretrained(golden.folder / "decoder_config").to_dict()
     else:
         config = {"vocab_size": 97, "d_model": 64, "d_kv": 16, "d_ff": 256, "num_layers": 2, "num_heads": 4}
         config |= {"decoder_start_token_id": 0, "dropout_rate": 0.0}
-    return load(T5(config, rngs=nnx.Rngs(0)), state)
+    return load(T5(config, rngs=nnx.Rngs(0)), decoder_state(golden.checkpoint))

@@ -1,0 +1,121 @@
+"""A batch as it comes from the loader becomes the model's inputs, on the device: pure JAX, meant to be jitted.
+
+Flips are drawn by the loader (`flip`), mixed streams here. `valid` says which rows are clips and not filling.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from slt_jax.data.clips import flip_permutation
+from slt_jax.errors import UserError
+
+# ImageNet's, in the order red, green, blue.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+# What moves together when a stream is mixed.
+STREAM_ARRAYS = {
+    "face": ("face",),
+    "hand_l": ("hand_l", "miss_mask_hl"),
+    "hand_r": ("hand_r", "miss_mask_hr"),
+    "pose": ("pose", "pose_conf_mask"),
+}
+STREAM_ALIASES = {
+    "face": "face", "pose": "pose",
+    "hand-left": "hand_l", "hand_left": "hand_l", "hand_l": "hand_l", "hand-l": "hand_l", "hl": "hand_l",
+    "hand-right": "hand_r", "hand_right": "hand_r", "hand_r": "hand_r", "hand-r": "hand_r", "hr": "hand_r",
+}  # fmt: skip
+
+
+def parse_mix_stream(text: str) -> tuple[str, float]:
+    """`hand-left:0.5` -> ("hand_l", 0.5); without a probability it is 1."""
+    name, colon, number = text.strip().partition(":")
+    stream = STREAM_ALIASES.get(name.strip().lower())
+    if stream is None:
+        raise UserError(f"--mix-stream {text}: unknown stream {name!r}; choose face, hand-left, hand-right or pose")
+    try:
+        p = float(number) if colon else 1.0
+    except ValueError:
+        p = 0.0
+    if not 0 < p <= 1:
+        raise UserError(f"--mix-stream {text}: the probability must be in (0, 1]")
+    return stream, p
+
+
+def prepare(
+    batch: Mapping[str, Array], key: Array | None = None, *, mix_streams: Mapping[str, float] | None = None,
+    v9_hand_masks: bool = False, dtype=jnp.float32,
+) -> dict[str, Array]:
+    """uint8 frames (B, T, H, W, 3) and masks as loaded -> normalised frames, flipped and mixed, and their masks.
+
+    `key=None` is evaluation: nothing is mixed. `v9_hand_masks` hands over the hand masks as v9 did, inverted: True
+    where the hand is seen, so that the model drops every hand it has.
+    """
+    arrays = flip(batch)
+    if key is not None and mix_streams:
+        arrays = mix(arrays, key, mix_streams)
+    arrays |= {stream: normalise(arrays[stream], dtype) for stream in ("face", "hand_l", "hand_r")}
+    if v9_hand_masks:
+        arrays |= {mask: ~arrays[mask] for mask in ("miss_mask_hl", "miss_mask_hr")}
+    return arrays
+
+
+def normalise(images: Array, dtype=jnp.float32) -> Array:
+    """uint8 to ImageNet's mean 0 and deviation 1."""
+    mean, std = jnp.array(IMAGE_MEAN, jnp.float32), jnp.array(IMAGE_STD, jnp.float32)
+    return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+
+
+def flip(batch: Mapping[str, Array]) -> dict[str, Array]:
+    """Mirror the rows whose `flip` is set; `flip` itself is used up.
+
+    A left hand becomes a right hand, with its mask; in the pose x becomes 1 - x and left and right landmarks swap. For
+    numbers of landmarks whose sides are not known nothing is flipped (the loader draws no flips then, and says so).
+    """
+    arrays = dict(batch)
+    chosen = arrays.pop("flip", None)
+    landmarks = arrays["pose_conf_mask"].shape[-1]
+    permutation = flip_permutation(landmarks)
+    if chosen is None or permutation is None:
+        return arrays
+
+    def where(mirrored: Array, name: str) -> Array:
+        original = batch[name]
+        return jnp.where(chosen.reshape(-1, *[1] * (original.ndim - 1)), mirrored, original)
+
+    order = jnp.array(permutation)
+    pose = arrays["pose"].reshape(*arrays["pose"].shape[:-1], landmarks, 3)
+    mirrored_pose = pose.at[..., 0].set(1 - pose[..., 0])[..., order, :].reshape(arrays["pose"].shape)
+    return arrays | {
+        "face": where(batch["face"][..., ::-1, :], "face"),
+        "hand_l": where(batch["hand_r"][..., ::-1, :], "hand_l"),
+        "hand_r": where(batch["hand_l"][..., ::-1, :], "hand_r"),
+        "miss_mask_hl": where(batch["miss_mask_hr"], "miss_mask_hl"),
+        "miss_mask_hr": where(batch["miss_mask_hl"], "miss_mask_hr"),
+        "pose": where(mirrored_pose, "pose"),
+        "pose_conf_mask": where(batch["pose_conf_mask"][..., order], "pose_conf_mask"),
+    }
+
+
+def mix(batch: Mapping[str, Array], key: Array, mix_streams: Mapping[str, float]) -> dict[str, Array]:
+    """With its probability, a stream is dealt out anew among the valid rows of the batch, its masks with it."""
+    arrays = dict(batch)
+    valid = arrays.get("valid", jnp.ones(len(arrays["pad_mask"]), bool))
+    for number, (stream, names) in enumerate(STREAM_ARRAYS.items()):
+        if not mix_streams.get(stream):
+            continue
+        decide, shuffle = jax.random.split(jax.random.fold_in(key, number))
+        mixed = jax.random.bernoulli(decide, mix_streams[stream])
+        rows = jnp.where(mixed, permute_valid(shuffle, valid), jnp.arange(len(valid)))
+        arrays |= {name: jnp.take(arrays[name], rows, axis=0) for name in names}
+    return arrays
+
+
+def permute_valid(key: Array, valid: Array) -> Array:
+    """A random order of the rows in which every invalid row keeps its place."""
+    places = jnp.argsort(~valid, stable=True)  # the valid rows, then the others
+    dealt = jnp.argsort(jnp.where(valid, jax.random.uniform(key, valid.shape), 2.0), stable=True)  # these in new order
+    return jnp.zeros(len(valid), dealt.dtype).at[places].set(dealt)

@@ -1,0 +1,100 @@
+"""From a configuration to the loaders of its training and validation splits."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slt_jax.config import Config
+from slt_jax.data.clips import ClipFiles, StreamDirs, read_pose, scan
+from slt_jax.data.loader import Loader
+from slt_jax.data.metadata import Clip, read_index, read_metadata, select
+from slt_jax.data.quality import report_quality
+from slt_jax.data.text import encode_labels, load_tokenizer, train_tokenizer
+from slt_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+REQUIRED = ("face_dir", "hand_left_dir", "hand_right_dir", "pose_dir", "metadata_csv", "train_index", "val_index")
+
+
+@dataclass(frozen=True)
+class Splits:
+    train: Loader
+    val: Loader
+    tokenizer: Any
+
+
+def open_splits(config: Config, tokenizer_dir: Path, *, shard_index: int = 0, shard_count: int = 1) -> Splits:
+    """The training and validation loaders and the tokenizer, which is kept in `tokenizer_dir`.
+
+    Reads the CSVs and lists the folders, but decodes nothing. Raises UserError naming the flag or the file.
+    """
+    data = config.data
+    for key in REQUIRED:
+        if not getattr(data, key):
+            raise UserError(f"--{key.replace('_', '-')} is not given (nor data.{key} in the configuration)")
+    dirs = StreamDirs(data.face_dir, data.hand_left_dir, data.hand_right_dir, data.pose_dir).checked()
+    metadata = read_metadata(data.metadata_csv)
+    train = select(read_index(data.train_index), metadata, f"--train-index {data.train_index}")
+    val = select(read_index(data.val_index), metadata, f"--val-index {data.val_index}")
+    files = scan(dirs, [clip.video_id for clip in (*train, *val)])
+    train, val = (_usable(clips, files, config) for clips in (train, val))
+    for clips, flag in ((train, "--train-index"), (val, "--val-index")):
+        if not clips:
+            raise UserError(f"{flag}: no clip of the split can be read")
+    report_quality([*train, *val], files, strict=data.strict_quality)
+
+    tokenizer = open_tokenizer(data.tokenizer, tokenizer_dir, [clip.text for clip in train])
+
+    def loader(clips: Sequence[Clip], batch_size: int, *, training: bool) -> Loader:
+        labels = encode_labels(tokenizer, [clip.text for clip in clips], data.max_target_length)
+        return Loader(
+            clips, files, labels, batch_size=batch_size, sequence_length=config.model.sequence_length,
+            image_size=config.model.image_size, num_landmarks=config.model.pose_landmarks, seed=data.seed,
+            train=training, num_workers=data.num_workers, shard_index=shard_index, shard_count=shard_count,
+            skip_bad_clips=data.skip_bad_clips, flip_probability=data.flip_probability,
+        )
+
+    return Splits(
+        loader(train, data.batch_size, training=True),
+        loader(val, data.val_batch_size or data.batch_size, training=False),
+        tokenizer,
+    )
+
+
+def _usable(clips: Sequence[Clip], files: dict[str, ClipFiles], config: Config) -> list[Clip]:
+    """The clips that have any file; reads each pose, so that a wrong landmark count is said before compiling."""
+    usable = []
+    for clip in clips:
+        own = files[clip.video_id]
+        try:
+            if own.pose is None and own.last_frame() < 0:
+                raise UserError(f"clip {clip.video_id} has neither frames nor pose in the data folders")
+            if own.pose is not None:
+                read_pose(own, config.model.pose_landmarks)
+        except UserError as error:
+            if not config.data.skip_bad_clips or "--pose-landmarks" in str(error):
+                raise
+            logger.warning("clip %s is skipped: %s", clip.video_id, error)
+        else:
+            usable.append(clip)
+    return usable
+
+
+def open_tokenizer(named: str | None, folder: Path, texts: Sequence[str]):
+    """The tokenizer `named` by the user, else the one in `folder`, else a new one trained on `texts`; kept in `folder`."""
+    if named:
+        tokenizer = load_tokenizer(named)
+        if Path(named).absolute() != folder.absolute():
+            tokenizer.save_pretrained(folder)
+        return tokenizer
+    if folder.exists():
+        return load_tokenizer(folder)
+    tokenizer = train_tokenizer(texts, folder)
+    logger.warning(
+        "no --tokenizer: trained one on the %d training texts (%d tokens) and saved it in %s",
+        len(texts), tokenizer.vocab_size, folder,
+    )
+    return tokenizer

@@ -1,0 +1,270 @@
+"""BART (Lewis et al., 2020) and mBART: HuggingFace's Bart/MBartForConditionalGeneration in Flax NNX.
+
+Attribute names are torch's, in torch's order. mBART normalises before each sublayer and once more after the last,
+BART after each sublayer. See `seq2seq` for the protocol and the precision.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from slt_jax.models.layers import Buffer, attention, dropout, layer_norm, linear, mask_bias, split
+from slt_jax.models.seq2seq import (
+    Cache,
+    FrozenConfig,
+    KeysValues,
+    activation,
+    causal_keep,
+    empty_cache,
+    memory_keep,
+    past_keep,
+    shift_right,
+    split_heads,
+    vocabulary_logits,
+    write_cache,
+)
+
+DEFAULTS = {
+    "model_type": "bart", "vocab_size": 50265, "max_position_embeddings": 1024, "d_model": 1024,
+    "encoder_layers": 12, "encoder_ffn_dim": 4096, "encoder_attention_heads": 16, "encoder_layerdrop": 0.0,
+    "decoder_layers": 12, "decoder_ffn_dim": 4096, "decoder_attention_heads": 16, "decoder_layerdrop": 0.0,
+    "activation_function": "gelu", "dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0,
+    "init_std": 0.02, "scale_embedding": False, "tie_word_embeddings": True, "pad_token_id": 1, "bos_token_id": 0,
+    "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2,
+}
+POSITION_OFFSET = 2  # rows 0 and 1 of the position tables have been unused since fairseq
+
+
+def normalise_bart_config(raw: Mapping) -> dict:
+    """Every field the model reads, with HuggingFace's defaults for `model_type` bart or mbart."""
+    mbart = {"decoder_start_token_id": None} if raw.get("model_type") == "mbart" else {}
+    return DEFAULTS | mbart | dict(raw)
+
+
+class Bart(nnx.Module):
+    """`model_type` in the config says bart or mbart."""
+
+    def __init__(self, config: Mapping, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        config = FrozenConfig(normalise_bart_config(config))
+        vocab, width = config["vocab_size"], config["d_model"]
+        self.final_logits_bias = Buffer(jnp.zeros((1, vocab)))
+        self.model = BartModel(config, dtype=dtype, rngs=rngs)
+        if config["tie_word_embeddings"]:
+            self.lm_head = self.model.shared
+        else:
+            init = nnx.initializers.normal(config["init_std"])
+            self.lm_head = linear(width, vocab, use_bias=False, init=init, dtype=dtype, rngs=rngs)
+        self.config = config
+        self.dtype = dtype
+
+    def __call__(
+        self, encoded: Array, encoder_mask: Array | None, decoder_input_ids: Array,
+        decoder_attention_mask: Array | None = None, *, key: Array | None = None,
+    ) -> Array:
+        """Logits (B, S, vocab), float32, of frames (B, T, d_model) and tokens (B, S); masks True/1 = real."""
+        keep = causal_keep(decoder_input_ids.shape[1], decoder_attention_mask)
+        return self._logits(self.model.decoder(decoder_input_ids, keep, encoded, memory_keep(encoder_mask), key=key))
+
+    def encode(self, input_ids: Array, mask: Array | None = None, *, key: Array | None = None) -> Array:
+        """States (B, T, d_model) of the text `input_ids` (B, T)."""
+        return self.model.encoder(input_ids, memory_keep(mask), key=key)
+
+    def shift_right(self, labels: Array) -> Array:
+        """Decoder inputs of `labels` (B, S). mBART has no start token: the last label (language) comes first."""
+        pad = self.config["pad_token_id"]
+        if self.config["model_type"] != "mbart":
+            return shift_right(labels, self.config["decoder_start_token_id"], pad)
+        labels = jnp.where(jnp.asarray(labels) == -100, pad, labels)
+        last = jnp.maximum((labels != pad).sum(axis=1, keepdims=True) - 1, 0)
+        return jnp.concatenate([jnp.take_along_axis(labels, last, axis=1), labels[:, :-1]], axis=1)
+
+    def init_cache(self, encoded: Array, encoder_mask: Array | None, max_length: int) -> Cache:
+        if max_length > self.config["max_position_embeddings"]:
+            raise ValueError(
+                f"max_length {max_length + 1} needs more positions than the decoder's max_position_embeddings "
+                f"{self.config['max_position_embeddings']}; use at most one more than that"
+            )
+        batch, frames, width = encoded.shape
+        layers, heads = self.model.decoder.layers, self.config["decoder_attention_heads"]
+        return {
+            "self": [empty_cache(batch, max_length, heads, width // heads, self.dtype) for _ in layers],
+            "cross": [layer.encoder_attn.keys_values(encoded) for layer in layers],
+            "encoder_mask": jnp.ones((batch, frames), bool) if encoder_mask is None else encoder_mask,
+        }
+
+    def decode_step(self, tokens: Array, position: Array, cache: Cache) -> tuple[Array, Cache]:
+        """Logits (B, vocab) after `tokens` (B,) at `position`, and the cache with them in it."""
+        x, filled = self.model.decoder.step(tokens, position, cache)
+        return self._logits(x)[:, 0], cache | {"self": filled}
+
+    def _logits(self, x: Array) -> Array:
+        return vocabulary_logits(x, self.lm_head, self.dtype) + self.final_logits_bias[...]
+
+
+class BartModel(nnx.Module):
+    def __init__(self, config: Mapping, *, dtype, rngs: nnx.Rngs):
+        def embed() -> nnx.Embed:
+            return embedding(config["vocab_size"], config, rngs, zero_row=config["pad_token_id"])
+
+        self.shared = embed()
+        # One Embed under every name, or (transformers 5) a table for each name where the config unties them.
+        tied = config["tie_word_embeddings"]
+        self.encoder = Stack(config, "encoder", self.shared if tied else embed(), dtype=dtype, rngs=rngs)
+        self.decoder = Stack(config, "decoder", self.shared if tied else embed(), dtype=dtype, rngs=rngs)
+
+
+def embedding(rows: int, config: Mapping, rngs: nnx.Rngs, zero_row: int | None = None) -> nnx.Embed:
+    normal = nnx.initializers.normal(config["init_std"])
+
+    def init(key, shape, dtype):
+        table = normal(key, shape, dtype)
+        return table if zero_row is None else table.at[zero_row].set(0)
+
+    return nnx.Embed(rows, config["d_model"], embedding_init=init, rngs=rngs)
+
+
+class Stack(nnx.Module):
+    """The text encoder or the decoder, as `part` says."""
+
+    def __init__(self, config: Mapping, part: str, embed: nnx.Embed, *, dtype, rngs: nnx.Rngs):
+        self.embed_tokens = embed
+        self.embed_positions = embedding(config["max_position_embeddings"] + POSITION_OFFSET, config, rngs)
+        self.layers = nnx.List([
+            Layer(config, part, dtype=dtype, rngs=rngs) for _ in range(config[f"{part}_layers"])
+        ])
+        self.layernorm_embedding = layer_norm(config["d_model"], 1e-5, dtype=jnp.float32, rngs=rngs)
+        self.has_final_norm = config["model_type"] == "mbart"
+        if self.has_final_norm:
+            self.layer_norm = layer_norm(config["d_model"], 1e-5, dtype=jnp.float32, rngs=rngs)
+        self.pad = config["pad_token_id"]
+        self.scale = config["d_model"] ** 0.5 if config["scale_embedding"] else 1.0
+        self.rate = config["dropout"]
+        self.layerdrop = config[f"{part}_layerdrop"]
+
+    def __call__(
+        self, ids: Array, keep: Array | None, encoded: Array | None = None, encoded_keep: Array | None = None, *,
+        key: Array | None,
+    ) -> Array:
+        """States (B, S, d_model) of `ids` (B, S); `keep` bool, broadcastable to (B, 1, S, S)."""
+        if ids.shape[1] > self.embed_positions.num_embeddings - POSITION_OFFSET:
+            limit = self.embed_positions.num_embeddings - POSITION_OFFSET
+            raise ValueError(f"{ids.shape[1]} tokens are more than the {limit} positions of max_position_embeddings")
+        embed_key, drop_key, *layer_keys = split(key, len(self.layers) + 2)
+        bias = None if keep is None else mask_bias(keep)
+        cross_bias = None if encoded_keep is None else mask_bias(encoded_keep)
+
+        x = dropout(self._embed(ids, jnp.arange(ids.shape[1])), self.rate, embed_key)
+        for layer, layer_key, skip_key in zip(self.layers, layer_keys, split(drop_key, len(layer_keys)), strict=True):
+            cross = None if encoded is None else layer.encoder_attn.keys_values(encoded)
+            deeper, _ = layer(x, bias, cross, cross_bias, key=layer_key)
+            if key is not None and self.layerdrop > 0:
+                deeper = jnp.where(jax.random.bernoulli(skip_key, self.layerdrop), x, deeper)
+            x = deeper
+        return self.layer_norm(x) if self.has_final_norm else x
+
+    def step(self, tokens: Array, position: Array, cache: Cache) -> tuple[Array, list[KeysValues]]:
+        """State (B, 1, d_model) of one token a sentence, and the self-attention caches with it in them."""
+        length = cache["self"][0][0].shape[1]
+        bias, cross_bias = mask_bias(past_keep(length, position)), mask_bias(memory_keep(cache["encoder_mask"]))
+
+        x = self._embed(tokens[:, None], jnp.asarray(position)[None])
+        filled = []
+        for layer, past, cross in zip(self.layers, cache["self"], cache["cross"], strict=True):
+            x, past = layer(x, bias, cross, cross_bias, past=past, position=position)
+            filled.append(past)
+        return self.layer_norm(x) if self.has_final_norm else x, filled
+
+    def _embed(self, ids: Array, positions: Array) -> Array:
+        """Normalised sum of token and position embeddings; reading the padding's row sends no gradient to it."""
+        tokens = self.embed_tokens(ids)
+        tokens = jnp.where((ids == self.pad)[..., None], jax.lax.stop_gradient(tokens), tokens)
+        return self.layernorm_embedding(tokens * self.scale + self.embed_positions(positions + POSITION_OFFSET))
+
+
+class Layer(nnx.Module):
+    """Self-attention, attention to the frames (decoder only), feed-forward; each added to what it read."""
+
+    def __init__(self, config: Mapping, part: str, *, dtype, rngs: nnx.Rngs):
+        width, hidden = config["d_model"], config[f"{part}_ffn_dim"]
+        init = nnx.initializers.normal(config["init_std"])
+
+        def norm() -> nnx.LayerNorm:
+            return layer_norm(width, 1e-5, dtype=jnp.float32, rngs=rngs)
+
+        def attend() -> Attention:
+            return Attention(config, config[f"{part}_attention_heads"], dtype=dtype, rngs=rngs)
+
+        self.self_attn = attend()
+        self.self_attn_layer_norm = norm()
+        if part == "decoder":
+            self.encoder_attn = attend()
+            self.encoder_attn_layer_norm = norm()
+        self.fc1 = linear(width, hidden, init=init, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, width, init=init, dtype=dtype, rngs=rngs)
+        self.final_layer_norm = norm()
+        self.norm_first = config["model_type"] == "mbart"
+        self.act = activation(config["activation_function"])
+        self.rate = config["dropout"]
+        self.activation_rate = config["activation_dropout"]
+
+    def __call__(
+        self, x: Array, bias: Array | None, cross: KeysValues | None, cross_bias: Array | None, *,
+        past: KeysValues | None = None, position: Array | None = None, key: Array | None = None,
+    ) -> tuple[Array, KeysValues]:
+        """`x` (B, S, d_model) and the self-attention's keys and values; with `past`, that cache with `x` written in."""
+        self_key, cross_key, hidden_key, *output_keys = split(key, 6)
+
+        inner = self._before(self.self_attn_layer_norm, x)
+        keys_values = self.self_attn.keys_values(inner)
+        if past is not None:
+            keys_values = write_cache(past, keys_values, position)
+        attended = self.self_attn(inner, keys_values, bias, key=self_key)
+        x = self._after(self.self_attn_layer_norm, x + dropout(attended, self.rate, output_keys[0]))
+
+        if cross is not None:
+            inner = self._before(self.encoder_attn_layer_norm, x)
+            attended = self.encoder_attn(inner, cross, cross_bias, key=cross_key)
+            x = self._after(self.encoder_attn_layer_norm, x + dropout(attended, self.rate, output_keys[1]))
+
+        inner = self._before(self.final_layer_norm, x)
+        hidden = dropout(self.act(self.fc1(inner)), self.activation_rate, hidden_key)
+        x = self._after(self.final_layer_norm, x + dropout(self.fc2(hidden), self.rate, output_keys[2]))
+        return x, keys_values
+
+    def _before(self, norm: nnx.LayerNorm, x: Array) -> Array:
+        return norm(x) if self.norm_first else x
+
+    def _after(self, norm: nnx.LayerNorm, x: Array) -> Array:
+        return x if self.norm_first else norm(x)
+
+
+class Attention(nnx.Module):
+    def __init__(self, config: Mapping, heads: int, *, dtype, rngs: nnx.Rngs):
+        width = config["d_model"]
+        if width % heads:
+            raise ValueError(f"d_model {width} is not divisible by the number of attention heads {heads}")
+
+        def projection() -> nnx.Linear:
+            return linear(width, width, init=nnx.initializers.normal(config["init_std"]), dtype=dtype, rngs=rngs)
+
+        self.k_proj = projection()
+        self.v_proj = projection()
+        self.q_proj = projection()
+        self.out_proj = projection()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5
+        self.rate = config["attention_dropout"]
+
+    def keys_values(self, memory: Array) -> KeysValues:
+        """Of `memory` (B, K, d_model): each (B, K, heads, head_dim)."""
+        return split_heads(self.k_proj(memory), self.heads), split_heads(self.v_proj(memory), self.heads)
+
+    def __call__(self, x: Array, keys_values: KeysValues, bias: Array | None, *, key: Array | None) -> Array:
+        query = split_heads(self.q_proj(x), self.heads)
+        mixed = attention(
+            query, *keys_values, bias=bias, scale=self.scale, dropout_rate=self.rate, dropout_key=key,
+        )
+        return self.out_proj(mixed.reshape(*x.shape[:-1], -1))

@@ -1,0 +1,57 @@
+"""Validation during training: teacher-forced loss and CER, and a few real translations to read."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from slt_jax.data.loader import Loader
+from slt_jax.data.text import decode
+from slt_jax.models.generate import generate
+from slt_jax.training.compiled import Compiled
+from slt_jax.training.loss import IGNORE
+from slt_jax.training.metrics import Totals, character_errors
+from slt_jax.training.progress import Progress
+from slt_jax.training.sharding import place_batch
+from slt_jax.training.step import TrainState
+
+
+def validate(
+    compiled: Compiled, state: TrainState, loader: Loader, tokenizer, mesh: Mesh, stopped: Callable[[], bool]
+) -> Totals:
+    """The sums over a split; ends early where `stopped()` says so."""
+    totals = Totals()
+    params = state["trained"] | state["frozen"]
+    with Progress("validation", len(loader)) as progress:
+        for batch in progress.wait(loader.epoch()):
+            results = jax.device_get(compiled.evaluate(params, place_batch(batch.arrays, mesh)))
+            valid, labels = batch.arrays["valid"], batch.arrays["labels"]
+            predicted = np.where(labels == IGNORE, IGNORE, results["predicted"])[valid]
+            tokens = (labels[valid] != IGNORE).sum(axis=1)
+            texts = [text for text, real in zip(batch.texts, valid, strict=True) if real]
+            errors = character_errors(texts, decode(tokenizer, predicted), tokens)
+            totals.add(float(results["loss"]), float(results["tokens"]), int(valid.sum()), errors)
+            progress.update(int(valid.sum()), totals.mean_loss)
+            if stopped():
+                break
+    return totals
+
+
+def translate_samples(
+    compiled: Compiled, state: TrainState, loader: Loader, tokenizer, mesh: Mesh, count: int, max_length: int
+) -> list[tuple[str, str]]:
+    """(reference, greedy translation) of the first clips of a split."""
+    pairs: list[tuple[str, str]] = []
+    params = state["trained"] | state["frozen"]
+    for batch in loader.epoch():
+        encoded, frames = compiled.encode(params, place_batch(batch.arrays, mesh))
+        decoder = compiled.structure.merge(params).decoder.model
+        tokens = generate(decoder, encoded, frames, max_length=max_length, min_length=2)
+        valid = batch.arrays["valid"]
+        translations = decode(tokenizer, np.asarray(tokens)[valid])
+        references = [text for text, real in zip(batch.texts, valid, strict=True) if real]
+        pairs += zip(references, translations, strict=True)
+        if len(pairs) >= count:
+            break
+    return pairs[:count]

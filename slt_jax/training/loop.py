@@ -1,0 +1,235 @@
+"""Training from top to bottom."""
+
+import dataclasses
+import itertools
+import math
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from convert.checkpoint import Checkpoint, read_checkpoint
+from slt_jax.config import Config
+from slt_jax.data.augment import prepare
+from slt_jax.data.splits import open_splits
+from slt_jax.errors import UserError
+from slt_jax.files import copy_file
+from slt_jax.models.params import parameter_count
+from slt_jax.training.checkpoint import Exporter, StateStore
+from slt_jax.training.compiled import Compiled
+from slt_jax.training.evaluate import translate_samples, validate
+from slt_jax.training.freeze import trained_paths
+from slt_jax.training.ledger import Ledger
+from slt_jax.training.metrics import Totals
+from slt_jax.training.optim import build_optimizer, learning_rate
+from slt_jax.training.progress import Progress, say
+from slt_jax.training.sharding import check_batch_size, device_mesh, place_batch
+from slt_jax.training.signals import StopSignal
+from slt_jax.training.start import (
+    Position,
+    find_resume,
+    initial_state,
+    plan_model,
+    resume_checkpoint,
+    resume_states,
+    starting_params,
+    with_tokenizer,
+    written_by_v9,
+)
+from slt_jax.training.step import StepFunctions
+from slt_jax.training.tracking import Tracker
+from slt_jax.training.workdir import WorkDir
+
+SAVE_SECONDS = 600.0  # between saves within a long epoch
+SAMPLES = 5  # translations shown in TensorBoard and at the end
+
+
+class Interrupted(RuntimeError):
+    """A signal asked the run to end; its state is saved."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def train(
+    config: Config, merged: Mapping[str, Any], *, resume: str | None = None, overwrite: bool = False
+) -> dict[str, Any] | None:
+    """Train as `config` says and return the last epoch's metrics; None where no epoch was left to train.
+
+    `merged` is what the user asked for, kept in the work-dir; `resume` is a path, "" for the work-dir itself, or None.
+    Raises UserError before anything is compiled, TrainingStopped on a loss that is no number, and Interrupted on
+    SIGTERM or SIGINT, after saving.
+    """
+    # --- the folder, the data, the model: what can be wrong is said here --------------------------------------------
+    if not config.data.work_dir:
+        raise UserError("--work-dir is not given (nor data.work_dir in the configuration)")
+    workdir = WorkDir(config.data.work_dir)
+    source = None if resume is None else find_resume(Path(resume or workdir.path))
+    mesh = device_mesh()
+    check_batch_size("--batch-size", config.data.batch_size, mesh)
+    check_batch_size("--val-batch-size", config.data.val_batch_size or config.data.batch_size, mesh)
+    workdir.claim(resume=resume is not None, overwrite=overwrite)
+    splits = open_splits(config, workdir.tokenizer)
+    config = with_tokenizer(config, splits.tokenizer)
+    plan = plan_model(config.model)
+    amp = config.data.precision == "amp"
+    structure, entries = plan.structure(dtype=jnp.bfloat16 if amp else jnp.float32)
+    jax.config.update("jax_default_matmul_precision", None if amp else "highest")
+
+    # --- the state: new, from given weights, or where an earlier run stopped ----------------------------------------
+    file = source if source and source.is_file() else config.training.init_checkpoint
+    checkpoint = read_checkpoint(file) if file else None
+    config = with_hand_masks(config, checkpoint)
+    params = starting_params(plan, entries, config.data.seed, checkpoint)
+    trained = trained_paths(config.model, list(params), structure.buffers)
+    optimizer = build_optimizer(config.optim)
+    state = initial_state(params, trained, optimizer, mesh)
+    del params
+    position = Position()
+    if source and checkpoint:
+        steps_per_epoch = math.ceil(len(splits.train) / config.training.grad_accum_steps)
+        state, position = resume_checkpoint(checkpoint, state, optimizer, entries, steps_per_epoch, mesh)
+    elif source:
+        state, position = resume_states(source, state)
+    workdir.write_settings(config.to_dict(), merged)
+    exporter = Exporter(plan, entries, optimizer, config.optim.lr, config.to_dict())
+    announce(config, state, mesh, len(splits.train.clips), len(splits.val.clips), source, position)
+
+    # --- the compiled functions -------------------------------------------------------------------------------------
+    on_device = partial(prepare, mix_streams=config.data.mix_streams, v9_hand_masks=bool(config.data.v9_hand_masks))
+    compiled = Compiled(StepFunctions(
+        structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed, on_device
+    ))
+    samples = partial(
+        translate_samples, compiled, loader=splits.val, tokenizer=splits.tokenizer, mesh=mesh, count=SAMPLES,
+        max_length=config.data.max_target_length,
+    )
+
+    # --- epochs -----------------------------------------------------------------------------------------------------
+    store, tracker, record = StateStore(workdir.checkpoints), Tracker(config.data.tensorboard), None
+    step, saved = int(state["step"]), time.monotonic()
+    epochs = config.training.epochs
+    try:
+        with StopSignal() as stop:
+            for epoch in range(position.epoch, epochs):
+                lr = learning_rate(config.optim, epochs, epoch)
+                ledger = Ledger(Totals(**position.totals))
+                with Progress(f"epoch {epoch + 1}/{epochs}", len(splits.train), position.batch) as progress:
+                    batches = progress.wait(splits.train.epoch(epoch, position.batch))
+                    for group in grouped(batches, config.training.grad_accum_steps):
+                        placed = [place_batch(batch.arrays, mesh) for batch in group]
+                        state, results = compiled.step(state, placed, jnp.float32(lr))
+                        step += 1
+                        ledger.add(step, results, group)
+                        ledger.settle(keep=1)
+                        position = dataclasses.replace(position, batch=position.batch + len(group))
+                        for batch in group:
+                            progress.update(int(batch.arrays["valid"].sum()), ledger.last.get("loss"))
+                        if tracker and ledger.last:
+                            shown = {f"train/{name}": ledger.last[name] for name in ("loss", "grad_norm")}
+                            tracker.scalars(shown | {"train/lr": lr, "train/clips_per_second": progress.rate}, step - 1)
+                        if stop or time.monotonic() - saved > SAVE_SECONDS:
+                            ledger.settle()
+                            position = dataclasses.replace(position, totals=ledger.totals.to_dict())
+                            store.save(state, notes(config, position))
+                            saved = time.monotonic()
+                        if stop:
+                            raise Interrupted(stop.number)
+                ledger.settle()
+                position = dataclasses.replace(position, totals=ledger.totals.to_dict())
+                val = validate(compiled, state, splits.val, splits.tokenizer, mesh, lambda: bool(stop))
+                if stop:
+                    store.save(state, notes(config, position))
+                    raise Interrupted(stop.number)
+
+                # The epoch is whole: its files first, then the state that says it is done.
+                best = val.mean_loss < position.best_val
+                position = Position(epoch=epoch + 1, best_val=min(val.mean_loss, position.best_val))
+                record = {
+                    "epoch": epoch + 1,
+                    "train_loss": ledger.totals.mean_loss,
+                    "train_perplexity": ledger.totals.perplexity,
+                    "val_loss": val.mean_loss,
+                    "val_perplexity": val.perplexity,
+                    "val_cer": val.character_error_rate,
+                    "lr": lr,
+                    "steps": step,
+                    "seconds": round(progress.seconds, 3),
+                    "clips_per_second": round(progress.rate, 3),
+                    "data_wait_seconds": round(progress.waited, 3),
+                    "compilations": compiled.count(),
+                }
+                exporter.write(
+                    workdir.last, state, epoch=epoch + 1, lr=learning_rate(config.optim, epochs, epoch + 1),
+                    val_loss=val.mean_loss, best_val=position.best_val,
+                )
+                if best:
+                    copy_file(workdir.last, workdir.best)
+                workdir.write_metrics(record)
+                store.save(state, notes(config, position))
+                saved = time.monotonic()
+                say(summary(record, epochs, best))
+                if tracker:
+                    tracker.scalars({f"epoch/{name}": value for name, value in record.items()}, epoch + 1)
+                    tracker.translations(samples(state), epoch + 1)
+                    tracker.flush()
+        if record:
+            for reference, translation in samples(state):
+                say(f"  reference:   {reference}\n  translation: {translation}")
+        say(f"done: best weights {workdir.best}, last {workdir.last}, metrics {workdir.metrics}, states {workdir.checkpoints}")
+        return record
+    finally:
+        store.close()
+        tracker.close()
+
+
+def grouped(batches: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` batches; the last may be shorter."""
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def notes(config: Config, position: Position) -> dict[str, Any]:
+    """What lies beside a saved state: where the run was, and how to build its model without the command line."""
+    return {"position": dataclasses.asdict(position), "config": config.to_dict()}
+
+
+def with_hand_masks(config: Config, checkpoint: Checkpoint | None) -> Config:
+    """Settle `v9_hand_masks`: as asked, else as the given checkpoint was trained, else correct masks."""
+    asked = config.data.v9_hand_masks
+    if asked is None and checkpoint is not None:
+        asked = written_by_v9(checkpoint) or bool(checkpoint.config["data"]["v9_hand_masks"])
+        if asked:
+            say(
+                f"{checkpoint.path} was trained with v9's hand masks, which hide every hand: going on with them "
+                f"(--set data.v9_hand_masks=false shows it hands)"
+            )
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, v9_hand_masks=bool(asked)))
+
+
+def announce(config: Config, state, mesh, train_clips: int, val_clips: int, source, position: Position) -> None:
+    if not config.data.pin_memory:
+        say("--no-pin-memory has no effect: JAX stages batches itself")
+    if config.training.compile or config.training.compile_mode:
+        say("--compile and --compile-mode have no effect: JAX always compiles")
+    trained, frozen = parameter_count(state["trained"]), parameter_count(state["frozen"])
+    say(f"{trained:,} parameters are trained, {frozen:,} are not")
+    say(f"{train_clips} training and {val_clips} validation clips on {mesh.size} x {jax.devices()[0].device_kind}")
+    if source:
+        say(f"resuming from {source}: {position.epoch} epochs and {position.batch} batches are done")
+
+
+def summary(record: Mapping[str, Any], epochs: int, best: bool) -> str:
+    return (
+        f"epoch {record['epoch']}/{epochs}: train loss {record['train_loss']:.4f}, val loss {record['val_loss']:.4f}"
+        f"{' (best)' if best else ''}, CER {record['val_cer']:.3f}, lr {record['lr']:.3g}, "
+        f"{record['clips_per_second']:.2f} clips/s, {record['seconds']:.0f} s, "
+        f"{record['data_wait_seconds'] / max(record['seconds'], 1e-9):.0%} waiting for data"
+    )

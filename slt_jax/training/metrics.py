@@ -1,0 +1,48 @@
+"""What an epoch is judged by: token-weighted loss, perplexity and the character error rate."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rapidfuzz.distance import Levenshtein
+
+
+@dataclass
+class Totals:
+    """Sums over the batches of an epoch; averages weigh every label token alike, as v9's do."""
+
+    loss: float = 0.0
+    tokens: float = 0.0
+    character_errors: float = 0.0
+    clips: int = 0
+
+    def add(self, loss: float, tokens: float, clips: int, character_errors: float = 0.0) -> None:
+        """`loss` is a mean over `tokens`; `character_errors` a rate times the tokens it counts for."""
+        self.loss += loss * tokens
+        self.tokens += tokens
+        self.character_errors += character_errors
+        self.clips += clips
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / max(self.tokens, 1.0)
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.mean_loss, 700.0))
+
+    @property
+    def character_error_rate(self) -> float:
+        """A fraction, not percent."""
+        return self.character_errors / max(self.tokens, 1.0)
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def character_errors(references: Sequence[str], predictions: Sequence[str], tokens: Sequence[int]) -> float:
+    """Each clip's edit distance over its reference's length, weighted by its number of label tokens."""
+    return sum(
+        Levenshtein.distance(reference, prediction) / max(len(reference), 1) * count
+        for reference, prediction, count in zip(references, predictions, tokens, strict=True)
+    )

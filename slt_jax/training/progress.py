@@ -1,0 +1,74 @@
+"""What a person sees while training: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+PLAIN_SECONDS = 30.0
+
+
+class Progress:
+    """The batches of one pass; use as a context manager and call `update` after every batch."""
+
+    def __init__(self, title: str, total: int, done: int = 0):
+        self._title, self._total, self._done, self._first = title, total, done, done
+        self._start = self._said = time.monotonic()
+        self.waited = 0.0  # seconds spent waiting for data
+        self.clips = 0
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, desc=title, unit="batch", leave=False) if terminal else None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar:
+            self._bar.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since the pass began."""
+        return time.monotonic() - self._start
+
+    @property
+    def rate(self) -> float:
+        """Clips a second."""
+        return self.clips / max(self.seconds, 1e-9)
+
+    def wait(self, batches):
+        """Iterate over `batches`, counting the time each takes to come."""
+        iterator = iter(batches)
+        try:
+            while True:
+                before = time.monotonic()
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                finally:
+                    self.waited += time.monotonic() - before
+                yield batch
+        finally:
+            iterator.close()
+
+    def update(self, clips: int, loss: float | None = None) -> None:
+        """Count a batch of `clips` clips; `loss` is the newest known, None before the first."""
+        self._done += 1
+        self.clips += clips
+        facts = {} if loss is None else {"loss": f"{loss:.4f}"}
+        facts |= {"clips/s": f"{self.rate:.2f}", "data wait": f"{self.waited / max(self.seconds, 1e-9):.0%}"}
+        if self._bar:
+            self._bar.set_postfix(facts, refresh=False)
+            self._bar.update()
+        elif time.monotonic() - self._said >= PLAIN_SECONDS:
+            self._said = time.monotonic()
+            left = self.seconds / (self._done - self._first) * (self._total - self._done)
+            text = ", ".join(f"{name} {value}" for name, value in facts.items())
+            say(f"{self._title}: batch {self._done}/{self._total}, {text}, {left:.0f} s left")
+
+
+def say(line: str) -> None:
+    """One line for the user, above the bar where there is one."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()

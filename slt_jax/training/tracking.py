@@ -1,0 +1,37 @@
+"""TensorBoard event files through tensorboardX."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class Tracker:
+    """Writes scalars and texts; without a folder it does nothing."""
+
+    def __init__(self, folder: str | Path | None):
+        self._writer = None
+        if folder:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder))
+
+    def __bool__(self) -> bool:
+        return self._writer is not None
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        if self._writer:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def translations(self, pairs: Sequence[tuple[str, str]], epoch: int) -> None:
+        """`pairs` of (reference, prediction) as a table."""
+        if self._writer:
+            rows = [f"| {reference} | {prediction} |" for reference, prediction in pairs]
+            self._writer.add_text("val/translations", "\n".join(["| reference | prediction |", "|---|---|", *rows]), epoch)
+
+    def flush(self) -> None:
+        if self._writer:
+            self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()

@@ -1,0 +1,57 @@
+"""The folder of a run: who may write into it, and the small files in it."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from slt_jax.errors import UserError
+from slt_jax.files import write_json, write_json_lines
+
+
+class WorkDir:
+    """Paths and files of one run."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.last = self.path / "last.pt"
+        self.best = self.path / "best.pt"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tokenizer = self.path / "tokenizer"
+        self.settings = self.path / "config.json"
+
+    def holds_run(self) -> bool:
+        return any(path.exists() for path in (self.checkpoints, self.last, self.best, self.metrics))
+
+    def claim(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that holds a run unless it is resumed; with `overwrite`, remove that run."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--work-dir {self.path}: is a file; name a folder")
+        if overwrite and not resume:
+            for path in (self.last, self.best, self.metrics, self.settings, self.path / "config.merged.json"):
+                path.unlink(missing_ok=True)
+            for folder in (self.checkpoints, self.tokenizer):
+                shutil.rmtree(folder, ignore_errors=True)
+        elif self.holds_run() and not resume:
+            raise UserError(f"--work-dir {self.path} holds a run already; continue it with --resume, or use --overwrite")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--work-dir {self.path}: cannot be made ({error.strerror})") from None
+
+    def write_settings(self, effective: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
+        """`config.json`: every value in force. `config.merged.json`: what file, flags and --set asked for."""
+        write_json(self.settings, effective)
+        write_json(self.path / "config.merged.json", merged)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+    def write_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add an epoch's record; one of the same epoch or a later one, from before a resume, gives way."""
+        earlier = [old for old in self.read_metrics() if old["epoch"] < record["epoch"]]
+        write_json_lines(self.metrics, [*earlier, dict(record)])
