@@ -59,6 +59,20 @@ class Blueprint:
         return structure, table(leaves)
 
 
+def plan_model(config: ModelConfig) -> Blueprint:
+    """The model that a configuration describes."""
+    backbones = tuple(backbone.vit for backbone in stream_backbones(config))
+    for vit in backbones:
+        if config.image_size % vit.patch_size:
+            raise UserError(f"--image-size {config.image_size} is not a multiple of the patch size {vit.patch_size}")
+        if config.projector == "identity" and config.projector_dim != vit.embed_dim:
+            raise UserError(
+                f"model.projector identity needs model.projector_dim {config.projector_dim} to equal the backbone's "
+                f"width {vit.embed_dim}; set --projector-dim {vit.embed_dim}"
+            )
+    return Blueprint(config, backbones, decoder_settings(config))
+
+
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a `.pt` in any of v9's shapes. Raises UserError (TorchFileError) with one line."""
     content = read_pt(path)

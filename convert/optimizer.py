@@ -32,7 +32,8 @@ def to_torch(
             slot: np.ascontiguousarray(entry.layout.to_torch(np.asarray(state[slot][entry.path])))
             for slot in optimizer.slots
         }
-        slots[index] = arrays if optimizer.kind == "sgd" else {"step": np.asarray(steps[entry.path], np.float32)} | arrays
+        step = {} if optimizer.kind == "sgd" else {"step": np.asarray(steps[entry.path], np.float32)}
+        slots[index] = step | arrays
     group = _group(optimizer) | {"lr": lr, "initial_lr": initial_lr, "params": list(range(len(ordered)))}
     return {"state": slots, "param_groups": [group]}
 
@@ -70,7 +71,7 @@ def from_torch(
             continue
         for slot in optimizer.slots:
             if slots.get(slot) is None:
-                raise UserError(f"optimizer_state: has no '{slot}' for {entry.key}; it was not written by {optimizer.kind}")
+                raise UserError(f"optimizer_state: no '{slot}' for {entry.key}; it was not written by {optimizer.kind}")
             filled[slot][entry.path] = np.ascontiguousarray(entry.layout.to_jax(slots[slot]), dtype=np.float32)
         steps[entry.path] = float(slots.get("step", 1))
     return filled | {"step": np.array([steps[path] for path in paths], np.float32)}

@@ -116,7 +116,8 @@ def check(state: Mapping[str, np.ndarray], entries: list[Entry], *, allow_missin
              for key, array in state.items() if key not in expected]
     if diff:
         shown = diff[:20] + ([f"... and {len(diff) - 20} more"] if len(diff) > 20 else [])
-        raise StateDictMismatch("\n  ".join([f"the state dict does not fit the model ({len(diff)} differences):", *shown]))
+        title = f"the state dict does not fit the model ({len(diff)} differences):"
+        raise StateDictMismatch("\n  ".join([title, *shown]))
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -12,6 +12,7 @@ import struct
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401  (gives NumPy bfloat16 and the float8 types by name)
@@ -47,13 +48,19 @@ MAX_DEPTH = 100  # of nested containers
 MAX_PICKLE = 256 << 20  # bytes; about 150 a tensor are usual
 
 
+@cache
+def torch_name(dtype: np.dtype) -> str | None:
+    """torch's name of an element type in either byte order, or None; kept, for NumPy takes long to say a name."""
+    return dtype.name if dtype.name in DTYPES else None
+
+
 def survey(obj: Any) -> list[np.ndarray]:
     """Check that `obj` holds only what a file may hold; its arrays, each object once, in order."""
     arrays: dict[int, np.ndarray] = {}
     heights: dict[int, int] = {}
 
     def visit(item: Any, where: str, depth: int) -> int:
-        if type(item) in _ARRAYS and item.dtype.name in DTYPES:
+        if type(item) in _ARRAYS and torch_name(item.dtype):
             arrays[id(item)] = item
             return 0
         children = _children(item, where)
@@ -89,7 +96,7 @@ def _children(item: Any, where: str) -> list[tuple[str, Any]] | None:
         if not all(map(is_key, item)):
             raise Bad(f"{place} has members that are not text, numbers or tuples of them")
         return None
-    if _is_scalar(item) or (isinstance(item, np.dtype) and item.name in DTYPES):
+    if _is_scalar(item) or (isinstance(item, np.dtype) and torch_name(item)):
         return None
     hint = f" of {item.dtype}" if isinstance(item, np.ndarray) else ""
     hint = ": make it a Python number with .item() or an array" if isinstance(item, np.generic) else hint
@@ -122,8 +129,8 @@ class Place(NamedTuple):
 class Storage:
     """One type and one stretch of memory; `pieces`, end to end, are its contents."""
 
-    def __init__(self, array: np.ndarray):
-        self.start, self.end = byte_bounds(array)  # addresses; without meaning where the piece must be copied
+    def __init__(self, array: np.ndarray, bounds: tuple[int, int]):
+        self.start, self.end = bounds  # addresses; they mean nothing for a piece that must be copied
         self.pieces = [array]
 
     @property
@@ -144,48 +151,49 @@ def plan_storages(arrays: list[np.ndarray]) -> tuple[dict[int, Place], list[Stor
     Contiguous arrays of one type that overlap share a storage, and so do strided views inside it. Any
     other array gets its own, shared only with an equal view of the same memory.
     """
-    runs = _contiguous_runs(arrays)
+    bounds = {id(array): byte_bounds(array) for array in arrays}
+    runs = _contiguous_runs(arrays, bounds)
     numbers: dict[Any, int] = {}
     storages: list[Storage] = []
     places: dict[int, Place] = {}
     for array in arrays:
-        storage, strides = _enclosing(runs, array), _element_strides(array)
-        own = storage is None
-        # Arrays without elements have no memory to share; their addresses mean nothing.
-        same = (byte_bounds(array), array.shape, array.strides, array.dtype.str) if array.size else id(array)
-        number = numbers.setdefault(same if own else id(storage), len(storages))
+        at, item, strides = bounds[id(array)], array.dtype.itemsize, _element_strides(array)
+        storage = _enclosing(runs.get(array.dtype, []), at, item) if array.size and strides is not None else None
+        if storage is None:
+            # Arrays without elements have no memory to share; their addresses mean nothing.
+            same = (at, array.shape, array.strides, array.dtype.str) if array.size else id(array)
+            storage, offset, strides = Storage(array, at), 0, _row_major(array.shape)
+        else:
+            same, offset = id(storage), (at[0] - storage.start) // item
+        number = numbers.setdefault(same, len(storages))
         if number == len(storages):
-            storages.append(Storage(array) if own else storage)
-        size, item = storages[number].size, array.dtype.itemsize
-        offset = 0 if own else (byte_bounds(array)[0] - storage.start) // item
-        places[id(array)] = Place(number, size // item, offset, _row_major(array.shape) if own else strides)
+            storages.append(storage)
+        places[id(array)] = Place(number, storage.size // item, offset, strides)
     return places, storages
 
 
-def _contiguous_runs(arrays: list[np.ndarray]) -> dict[np.dtype, list[Storage]]:
+def _contiguous_runs(arrays: list[np.ndarray], bounds: dict[int, tuple[int, int]]) -> dict[np.dtype, list[Storage]]:
     """The stretches of memory that contiguous arrays cover, by type and in order of address."""
     runs: dict[np.dtype, list[Storage]] = {}
-    for array in sorted((a for a in arrays if a.size and a.flags.c_contiguous), key=byte_bounds):
-        (start, end), of_type = byte_bounds(array), runs.setdefault(array.dtype, [])
-        if not array.dtype.isnative or start % array.dtype.itemsize:
+    whole = [a for a in arrays if a.size and a.flags.c_contiguous and a.dtype.isnative]
+    for array in sorted(whole, key=lambda array: bounds[id(array)]):
+        (start, end), item, of_type = bounds[id(array)], array.dtype.itemsize, runs.setdefault(array.dtype, [])
+        if start % item:
             continue
         if not of_type or start >= of_type[-1].end:
-            of_type.append(Storage(array))
+            of_type.append(Storage(array, (start, end)))
         elif end > of_type[-1].end:  # the rest of it lengthens the run
-            of_type[-1].pieces.append(array.reshape(-1)[(of_type[-1].end - start) // array.dtype.itemsize :])
+            of_type[-1].pieces.append(array.reshape(-1)[(of_type[-1].end - start) // item :])
             of_type[-1].end = end
     return runs
 
 
-def _enclosing(runs: dict[np.dtype, list[Storage]], array: np.ndarray) -> Storage | None:
-    """The run that holds all of `array`, if there is one and torch can describe the array's strides."""
-    strides = _element_strides(array)
-    of_type = runs.get(array.dtype, [])
-    start, end = byte_bounds(array)
-    index = bisect_right(of_type, start, key=lambda run: run.start) - 1
-    if not array.size or strides is None or index < 0 or end > of_type[index].end:
+def _enclosing(runs: list[Storage], bounds: tuple[int, int], item: int) -> Storage | None:
+    """The run, if there is one, that holds all of an array with these bounds and elements of `item` bytes."""
+    index = bisect_right(runs, bounds[0], key=lambda run: run.start) - 1
+    if index < 0 or bounds[1] > runs[index].end or (bounds[0] - runs[index].start) % item:
         return None
-    return of_type[index] if (start - of_type[index].start) % array.dtype.itemsize == 0 else None
+    return runs[index]
 
 
 def _element_strides(array: np.ndarray) -> tuple[int, ...] | None:
@@ -224,7 +232,7 @@ class Pickler:
         if isinstance(obj, np.ndarray):
             self.save_tensor(obj)
         elif isinstance(obj, np.dtype):
-            self.save_global(f"torch {obj.name}")
+            self.save_global(f"torch {torch_name(obj)}")
         else:
             _SAVERS[type(obj)](self, obj)
 
@@ -320,7 +328,7 @@ class Pickler:
             self.out += code
 
     def save_tensor(self, array: np.ndarray) -> None:
-        name, place = array.dtype.name, self.places[id(array)]
+        name, place = torch_name(array.dtype), self.places[id(array)]
         typed = name in STORAGE_CLASSES
         self.save_global("torch._utils _rebuild_tensor_v2" if typed else "torch._utils _rebuild_tensor_v3")
         self.out += op.MARK + op.MARK

@@ -27,7 +27,7 @@ import numpy as np
 ALIGNMENT = 64
 ZIP32_MAX = 0xFFFFFFFF  # sizes and offsets from here on go to zip64 fields,
 _SEE_ZIP64 = 0xFFFFFFFF  # and the plain fields then hold this
-_CHUNK = 4 << 20  # bytes a write: large enough for the system call, small enough to stay in cache after the CRC
+_CHUNK = 1 << 20  # bytes a write: large enough for the system call, small enough to stay in cache after the CRC
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that non-zip files start with
 
 
@@ -152,6 +152,7 @@ class ZipWriter:
         self.file, self.progress = file, progress
         self.at = 0
         self.directory: list[bytes] = []
+        self.checksums: list[tuple[int, bytes]] = []  # of the local headers, which come before their payloads
         self.helper = ThreadPoolExecutor(1)  # starts its thread at the first large chunk
 
     def add(self, name: str, size: int, pieces: Iterable[memoryview | bytes]) -> None:
@@ -171,17 +172,15 @@ class ZipWriter:
                     self.progress(len(chunk))
         if self.at - start != size:
             raise RuntimeError(f"entry {name} has {self.at - start} bytes, not the {size} announced")
+        self.checksums.append((offset + 14, struct.pack("<I", crc)))
         common[5] = crc
-        self.file.seek(offset + 14)  # the checksum is known only now
-        self.file.write(struct.pack("<I", crc))
-        self.file.seek(self.at)
         wide = [size, size] * large + [offset] * (offset >= ZIP32_MAX)
         extra = struct.pack(f"<HH{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
         tail = (len(extra), 0, 0, 0, 0, _SEE_ZIP64 if offset >= ZIP32_MAX else offset)
         self.directory.append(struct.pack("<4s6H3I5H2I", b"PK\x01\x02", common[0], *common, *tail) + full + extra)
 
     def finish(self) -> None:
-        """Write the central directory, with the zip64 records where the plain one cannot count so far."""
+        """Write the central directory, with zip64 records where the plain one cannot count so far, and checksums."""
         start, count = self.at, len(self.directory)
         self._write(b"".join(self.directory))
         end, size = self.at, self.at - start
@@ -190,10 +189,14 @@ class ZipWriter:
             self._write(record + struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1))
             count, size, start = 0xFFFF, _SEE_ZIP64, _SEE_ZIP64
         self._write(struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, size, start, 0))
+        self.file.flush()
+        for offset, checksum in self.checksums:
+            os.pwrite(self.file.fileno(), checksum, offset)
+        self.helper.shutdown()
 
     def _write_summed(self, chunk: memoryview | bytes, crc: int) -> int:
         """Write a chunk and carry on the checksum, both at once where the chunk is large: each takes as long."""
-        if len(chunk) < _CHUNK // 8:
+        if len(chunk) < _CHUNK // 4:
             self._write(chunk)
             return zlib.crc32(chunk, crc)
         summed = self.helper.submit(zlib.crc32, chunk, crc)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from convert.checkpoint import Blueprint, blueprint, load_params, read_checkpoint
+from convert.checkpoint import Blueprint, blueprint, load_params
 from slt_jax.config import ModelConfig
 from slt_jax.data.augment import normalise
 from slt_jax.models.generate import generate
 from slt_jax.models.params import Params
+from slt_jax.training.checkpoint import open_checkpoint
 
 IMAGES = ("face", "hand_l", "hand_r")
 
@@ -89,7 +90,7 @@ def load(path: str | Path, model: ModelConfig | Mapping | None = None) -> Transl
     `model`: a ModelConfig or mapping of its fields; None takes the checkpoint's own. Raises UserError (one line, or a
     +/- diff of keys) where the file cannot be read or does not fit.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = open_checkpoint(path)
     plan = blueprint(checkpoint, model)
     _, entries = plan.structure()
     return Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))

@@ -24,10 +24,10 @@ def parser() -> argparse.ArgumentParser:
     """Every configuration key as a flag, plus what steers the run itself."""
     top = argparse.ArgumentParser(
         prog="slt-train", argument_default=argparse.SUPPRESS, allow_abbrev=False,
-        description="Train the multi-stream sign-language translator. Values: --set over flags over --config over defaults.",
+        description="Train the multi-stream sign-language translator. --set wins over flags, flags over --config.",
     )
     top.add_argument("--config", metavar="FILE", help="YAML or JSON with the sections data, model, optim, training")
-    top.add_argument("--set", metavar="KEY=VALUE", action="append", help="any key, dotted; VALUE is JSON or text; repeatable")
+    top.add_argument("--set", metavar="KEY=VALUE", action="append", help="any dotted key; VALUE is JSON or text; repeatable")
     top.add_argument("--resume", nargs="?", const="", metavar="PATH",
                      help="continue a run: a work-dir or a .pt (default: the work-dir's newest state)")
     top.add_argument("--overwrite", action="store_true", help="replace the run that the work-dir holds")
@@ -51,10 +51,10 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
         group.add_argument(flag, dest=dest, action="store_false", help=text)
     elif dest == "data.mix_streams":
         group.add_argument(flag, dest=dest, action="append", metavar="STREAM[:P]",
-                           help="permute a stream (face, hand-left, hand-right, pose) across the batch with probability P")
+                           help="permute face, hand-left, hand-right or pose across the batch with probability P")
     elif dest == "training.compile":
         group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
-    elif bool in kinds and type(None) not in kinds or field.name.startswith("freeze_"):
+    elif (bool in kinds and type(None) not in kinds) or field.name.startswith("freeze_"):
         group.add_argument(flag, dest=dest, action="store_true", help=text)
     elif bool in kinds:
         group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
@@ -62,8 +62,8 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
         group.add_argument(flag, dest=dest, metavar="JSON", type=_json_object, help=text)
     else:
         number = next((kind for kind in (int, float) if kind in kinds), str)
-        group.add_argument(flag, dest=dest, type=number, metavar=number.__name__.upper() if number is not str else "TEXT",
-                           help=text)
+        metavar = "TEXT" if number is str else number.__name__.upper()
+        group.add_argument(flag, dest=dest, type=number, metavar=metavar, help=text)
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -113,7 +113,17 @@ def choose_device(name: str) -> None:
         jax.devices()
     except RuntimeError:
         extra = {"cuda": "cuda", "tpu": "tpu"}.get(platform or "", "cuda")
-        raise UserError(f"--device {name}: JAX finds no such device; install slt-jax[{extra}] or use --device cpu") from None
+        advice = f"install slt-jax[{extra}] or use --device cpu"
+        raise UserError(f"--device {name}: JAX finds no such device; {advice}") from None
+
+
+def keep_compiled_programs() -> None:
+    """Compiled programs are kept between runs in the user's cache; JAX's own variables choose another place."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "slt_jax", "xla"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
         config, merged = configure(arguments)
         choose_device(config.data.device)
+        keep_compiled_programs()
         from slt_jax.training.ledger import TrainingStopped
         from slt_jax.training.loop import Interrupted, train
 

@@ -84,7 +84,7 @@ def _usable(clips: Sequence[Clip], files: dict[str, ClipFiles], config: Config) 
 
 
 def open_tokenizer(named: str | None, folder: Path, texts: Sequence[str]):
-    """The tokenizer `named` by the user, else the one in `folder`, else a new one trained on `texts`; kept in `folder`."""
+    """The tokenizer `named` by the user, else the one in `folder`, else one trained on `texts`; kept in `folder`."""
     if named:
         tokenizer = load_tokenizer(named)
         if Path(named).absolute() != folder.absolute():

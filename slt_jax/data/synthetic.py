@@ -276,7 +276,8 @@ def _write_clips(directory: Path, specs: dict[str, ClipSpec], image_size: int, w
     """Render and write all clips; returns how many hand crops are missing."""
     items = list(specs.items())
     chunks = [items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK)]
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     missing = 0
     with tqdm(total=len(items), unit="clip", desc="signs", disable=not progress) as bar:
         if not workers:

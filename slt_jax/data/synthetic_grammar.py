@@ -223,8 +223,9 @@ def clause(subject: _Phrase, verb: str, *, complement: _Phrase | None = None, ti
     text = " ".join(filter(None, words))
     signed = [time, *(() if wh == "QUIÉN" else subject.glosses), *(complement.glosses if complement else ()), verb, wh]
     glosses = tuple(filter(None, signed))
-    # The head shakes with the predicate; a question holds the brows from the first sign to the last.
-    marks = [{question} - {""} | ({"neg"} if negated and gloss == verb else set()) for gloss in glosses]
+    # The head shakes from the object to the verb; a question holds the brows from the first sign to the last.
+    denied = {verb, *(complement.glosses if complement else ())} if negated else set()
+    marks = [{question} - {""} | ({"neg"} if gloss in denied else set()) for gloss in glosses]
     return Sentence(f"¿{text}?" if question else text, glosses, tuple(map(frozenset, marks)))
 
 

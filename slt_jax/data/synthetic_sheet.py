@@ -81,7 +81,7 @@ def draw_text(image: Image.Image, at: tuple[int, int], text: str, size: int) -> 
         middle, top = (left + right) / 2, top - 2
         for mark in marks:
             if mark == "\N{COMBINING ACUTE ACCENT}":
-                draw.line([(middle - 1, top), (middle + size / 6, top - size / 5)], fill="black", width=2)
+                draw.line([(middle - 2, top), (middle + size / 8, top - size / 5)], fill="black", width=2)
             elif mark == "\N{COMBINING TILDE}":
                 reach = size / 5
                 wave = [(middle + reach * step, top - 2 * (i % 2)) for i, step in enumerate((-1, -0.3, 0.3, 1))]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from slt_jax.models.layers import Buffer, attention, dropout, layer_norm, linear, mask_bias, split
+from slt_jax.models.layers import Buffer, attention, dropout, layer_norm, linear, mask_bias, normal, split
 from slt_jax.models.seq2seq import (
     Cache,
     FrozenConfig,
@@ -55,7 +55,7 @@ class Bart(nnx.Module):
         if config["tie_word_embeddings"]:
             self.lm_head = self.model.shared
         else:
-            init = nnx.initializers.normal(config["init_std"])
+            init = normal(config["init_std"])
             self.lm_head = linear(width, vocab, use_bias=False, init=init, dtype=dtype, rngs=rngs)
         self.config = config
         self.dtype = dtype
@@ -117,10 +117,10 @@ class BartModel(nnx.Module):
 
 
 def embedding(rows: int, config: Mapping, rngs: nnx.Rngs, zero_row: int | None = None) -> nnx.Embed:
-    normal = nnx.initializers.normal(config["init_std"])
+    draw = normal(config["init_std"])
 
     def init(key, shape, dtype):
-        table = normal(key, shape, dtype)
+        table = draw(key, shape, dtype)
         return table if zero_row is None else table.at[zero_row].set(0)
 
     return nnx.Embed(rows, config["d_model"], embedding_init=init, rngs=rngs)
@@ -189,7 +189,7 @@ class Layer(nnx.Module):
 
     def __init__(self, config: Mapping, part: str, *, dtype, rngs: nnx.Rngs):
         width, hidden = config["d_model"], config[f"{part}_ffn_dim"]
-        init = nnx.initializers.normal(config["init_std"])
+        init = normal(config["init_std"])
 
         def norm() -> nnx.LayerNorm:
             return layer_norm(width, 1e-5, dtype=jnp.float32, rngs=rngs)
@@ -248,7 +248,7 @@ class Attention(nnx.Module):
             raise ValueError(f"d_model {width} is not divisible by the number of attention heads {heads}")
 
         def projection() -> nnx.Linear:
-            return linear(width, width, init=nnx.initializers.normal(config["init_std"]), dtype=dtype, rngs=rngs)
+            return linear(width, width, init=normal(config["init_std"]), dtype=dtype, rngs=rngs)
 
         self.k_proj = projection()
         self.v_proj = projection()

@@ -25,7 +25,8 @@ def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -
     if settings.get("decoder_start_token_id") is None:
         settings["decoder_start_token_id"] = settings["pad_token_id"]
     if settings["d_model"] != config.d_model:
-        where = "--decoder-config" if config.decoder_config else "--decoder-model" if config.decoder_model else "--decoder-kwargs"
+        flags = (("--decoder-config", config.decoder_config), ("--decoder-model", config.decoder_model))
+        where = next((flag for flag, given in flags if given), "--decoder-kwargs")
         raise UserError(
             f"{where}: the decoder's d_model is {settings['d_model']} but model.d_model is {config.d_model}; "
             f"set --d-model {settings['d_model']}"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from slt_jax.models.layers import dropout, layer_norm, linear, split
+from slt_jax.models.layers import dropout, layer_norm, linear, normal, split
 
 
 class StreamProjector(nnx.Module):
@@ -45,8 +45,7 @@ class Positions(nnx.Module):
     """A learned vector for each frame number, added."""
 
     def __init__(self, length: int, d_model: int, *, dtype, rngs: nnx.Rngs):
-        normal = nnx.initializers.normal(0.02)
-        self.embedding = nnx.Embed(length, d_model, dtype=dtype, embedding_init=normal, rngs=rngs)
+        self.embedding = nnx.Embed(length, d_model, dtype=dtype, embedding_init=normal(0.02), rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return x + self.embedding.embedding[: x.shape[1]].astype(x.dtype)

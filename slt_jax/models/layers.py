@@ -7,8 +7,11 @@ Conventions of all modules in this package:
 * `key=None` means evaluation: no dropout. A key makes the same call a training call.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -17,17 +20,36 @@ class Buffer(nnx.Variable):
     """What torch calls a buffer: stored in checkpoints, never trained, not in `model.parameters()`."""
 
 
-def torch_uniform(fan_in: int):
-    """torch's default for `nn.Linear` and its bias: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    bound = fan_in**-0.5
+def _drawn(draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]):
+    """An initialiser that draws on the host: the same weights on every platform, and no program compiled per shape."""
 
     def init(key, shape, dtype=jnp.float32, **_):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        if isinstance(key, jax.core.Tracer):  # only shapes are wanted
+            return jnp.zeros(shape, dtype)
+        generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        return jnp.asarray(draw(generator, tuple(shape)), dtype)
 
     return init
 
 
-def linear(in_features: int, out_features: int, *, dtype, rngs: nnx.Rngs, use_bias: bool = True, init=None) -> nnx.Linear:
+def normal(std: float):
+    """A normal distribution around 0."""
+    return _drawn(lambda generator, shape: generator.standard_normal(shape, np.float32) * np.float32(std))
+
+
+def uniform(bound: float):
+    """U(-bound, bound)."""
+    return _drawn(lambda generator, shape: (generator.random(shape, np.float32) * 2 - 1) * np.float32(bound))
+
+
+def torch_uniform(fan_in: int):
+    """torch's default for `nn.Linear`, its bias and `nn.Conv2d`: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    return uniform(fan_in**-0.5)
+
+
+def linear(
+    in_features: int, out_features: int, *, dtype, rngs: nnx.Rngs, use_bias: bool = True, init=None
+) -> nnx.Linear:
     """A Linear with torch's default initialisation; `init` replaces the kernel's and makes the bias zero."""
     return nnx.Linear(
         in_features,

@@ -1,9 +1,10 @@
 """The multi-stream encoder: face, two hands and pose become one vector a frame, in context.
 
-    face   (B,T,H,W,3) - ViT - projector --------------------.
-    hand_l (B,T,H,W,3) - ViT - 0 where missing - projector -- 0 where either hand is missing --+
-    hand_r (B,T,H,W,3) - ViT - 0 where missing - projector -- 0 where either hand is missing --+- fusion - positions - temporal
-    pose   (B,T,3L) ---- 0 where unsure -------- projector --'                                      (B,T,d_model)
+    face   (B,T,H,W,3) - ViT ------------------- projector -------------------------------.
+    hand_l (B,T,H,W,3) - ViT - 0 where missing - projector - 0 where either hand is missing -+- fusion - positions -.
+    hand_r (B,T,H,W,3) - ViT - 0 where missing - projector - 0 where either hand is missing -+                      |
+    pose   (B,T,3L) ---------- 0 where unsure -- projector -------------------------------'    temporal encoder <---'
+                                                                                               (B,T,d_model)
 """
 
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ class MultiStreamEncoder(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Array:
-        """Frames (B, T, d_model) from `face`, `hand_l`, `hand_r` (B, T, H, W, 3) normalised float and `pose` (B, T, 3L).
+        """Frames (B, T, d_model) from `face`, `hand_l`, `hand_r` (B, T, H, W, 3), normalised, and `pose` (B, T, 3L).
 
         Optional bool masks: `pad_mask` (B, T) True = real frame; `miss_mask_hl`, `miss_mask_hr` (B, T) True = hand
         missing; `pose_conf_mask` (B, T, L) True = keep the landmark. `key` turns dropout on.

@@ -37,7 +37,7 @@ class FrozenConfig(dict):
         )
 
     def __hash__(self):
-        return hash(frozenset(self.items()))
+        return hash(repr(sorted(self.items())))
 
 
 # --- activations, by HuggingFace's names --------------------------------------------------------------------------

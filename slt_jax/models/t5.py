@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from slt_jax.models.layers import attention, dropout, linear, mask_bias, split
+from slt_jax.models.layers import attention, dropout, linear, mask_bias, normal, split
 from slt_jax.models.seq2seq import (
     Cache,
     FrozenConfig,
@@ -66,16 +66,16 @@ class T5(nnx.Module):
     def __init__(self, config: Mapping, *, dtype=jnp.float32, rngs: nnx.Rngs):
         config = FrozenConfig(normalise_t5_config(config))
         vocab, width = config["vocab_size"], config["d_model"]
-        normal = nnx.initializers.normal(config["initializer_factor"])
+        embedding_init = normal(config["initializer_factor"])
 
         # One Embed under every name: nnx keeps a shared module's arrays once, as torch keeps one storage.
-        self.shared = nnx.Embed(vocab, width, embedding_init=normal, rngs=rngs)
+        self.shared = nnx.Embed(vocab, width, embedding_init=embedding_init, rngs=rngs)
         self.encoder = Stack(config, config["num_layers"], self.shared, causal=False, dtype=dtype, rngs=rngs)
         self.decoder = Stack(config, config["num_decoder_layers"], self.shared, causal=True, dtype=dtype, rngs=rngs)
         if config["tie_word_embeddings"]:
             self.lm_head = self.shared
         else:
-            self.lm_head = linear(width, vocab, use_bias=False, init=normal, dtype=dtype, rngs=rngs)
+            self.lm_head = linear(width, vocab, use_bias=False, init=embedding_init, dtype=dtype, rngs=rngs)
         self.config = config
         self.dtype = dtype
 
@@ -253,7 +253,7 @@ class Attention(nnx.Module):
         factor = config["initializer_factor"]
 
         def projection(in_features: int, out_features: int, variance: float) -> nnx.Linear:
-            init = nnx.initializers.normal(factor * variance**0.5)
+            init = normal(factor * variance**0.5)
             return linear(in_features, out_features, use_bias=False, init=init, dtype=dtype, rngs=rngs)
 
         self.q = projection(width, heads * head_dim, 1 / (width * head_dim))
@@ -263,7 +263,7 @@ class Attention(nnx.Module):
         self.buckets = config["relative_attention_num_buckets"]
         self.max_distance = config["relative_attention_max_distance"]
         if has_bias:
-            init = nnx.initializers.normal(factor * width**-0.5)
+            init = normal(factor * width**-0.5)
             self.relative_attention_bias = nnx.Embed(self.buckets, heads, embedding_init=init, rngs=rngs)
         self.heads = heads
         self.rate = config["dropout_rate"]
@@ -283,7 +283,7 @@ class FeedForward(nnx.Module):
         width, hidden, factor = config["d_model"], config["d_ff"], config["initializer_factor"]
 
         def projection(in_features: int, out_features: int, dtype) -> nnx.Linear:
-            init = nnx.initializers.normal(factor * in_features**-0.5)
+            init = normal(factor * in_features**-0.5)
             return linear(in_features, out_features, use_bias=False, init=init, dtype=dtype, rngs=rngs)
 
         if config["is_gated_act"]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from slt_jax.models.layers import attention, dropout, layer_norm, linear, mask_bias, split
+from slt_jax.models.layers import attention, dropout, layer_norm, linear, mask_bias, split, uniform
 
 
 class TemporalEncoder(nnx.Module):
@@ -53,8 +53,8 @@ class MultiheadAttention(nnx.Module):
     """torch's packed projection: `in_proj_weight` (3 * features, features) keeps torch's layout."""
 
     def __init__(self, features: int, heads: int, rate: float, *, dtype, rngs: nnx.Rngs):
-        xavier = nnx.initializers.xavier_uniform(in_axis=-1, out_axis=-2)
-        self.in_proj_weight = nnx.Param(xavier(rngs.params(), (3 * features, features)))
+        xavier = (6 / (features + 3 * features)) ** 0.5
+        self.in_proj_weight = nnx.Param(uniform(xavier)(rngs.params(), (3 * features, features)))
         self.in_proj_bias = nnx.Param(jnp.zeros(3 * features))
         self.out_proj = linear(features, features, dtype=dtype, rngs=rngs)
         self.heads = heads

@@ -13,9 +13,10 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from slt_jax.models.layers import attention, layer_norm, linear, torch_uniform
+from slt_jax.models.layers import attention, layer_norm, linear, normal, torch_uniform
 
-TRUNCATED_NORMAL = nnx.initializers.truncated_normal(0.02)
+# DINOv2 truncates at +-2, a hundred deviations out.
+WEIGHTS = normal(0.02)
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,13 @@ class VisionTransformer(nnx.Module):
 
     def __init__(self, config: ViTConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         d = config.embed_dim
-        small = nnx.initializers.normal(1e-6)
         self.config = config
         self.embed_dim = d
         self.dtype = dtype
-        self.cls_token = nnx.Param(small(rngs.params(), (1, 1, d)))
-        self.pos_embed = nnx.Param(TRUNCATED_NORMAL(rngs.params(), (1, 1 + config.grid**2, d)))
+        self.cls_token = nnx.Param(normal(1e-6)(rngs.params(), (1, 1, d)))
+        self.pos_embed = nnx.Param(WEIGHTS(rngs.params(), (1, 1 + config.grid**2, d)))
         if config.num_register_tokens:
-            self.register_tokens = nnx.Param(small(rngs.params(), (1, config.num_register_tokens, d)))
+            self.register_tokens = nnx.Param(normal(1e-6)(rngs.params(), (1, config.num_register_tokens, d)))
         self.mask_token = nnx.Param(jnp.zeros((1, d)))
         self.patch_embed = PatchEmbed(config, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
@@ -141,8 +141,8 @@ class Block(nnx.Module):
 class Attention(nnx.Module):
     def __init__(self, features: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
         self.num_heads = num_heads
-        self.qkv = linear(features, 3 * features, dtype=dtype, init=TRUNCATED_NORMAL, rngs=rngs)
-        self.proj = linear(features, features, dtype=dtype, init=TRUNCATED_NORMAL, rngs=rngs)
+        self.qkv = linear(features, 3 * features, dtype=dtype, init=WEIGHTS, rngs=rngs)
+        self.proj = linear(features, features, dtype=dtype, init=WEIGHTS, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         n, tokens, d = x.shape
@@ -162,8 +162,8 @@ class LayerScale(nnx.Module):
 
 class Mlp(nnx.Module):
     def __init__(self, features: int, hidden: int, *, dtype, rngs: nnx.Rngs):
-        self.fc1 = linear(features, hidden, dtype=dtype, init=TRUNCATED_NORMAL, rngs=rngs)
-        self.fc2 = linear(hidden, features, dtype=dtype, init=TRUNCATED_NORMAL, rngs=rngs)
+        self.fc1 = linear(features, hidden, dtype=dtype, init=WEIGHTS, rngs=rngs)
+        self.fc2 = linear(hidden, features, dtype=dtype, init=WEIGHTS, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
@@ -174,8 +174,8 @@ class SwiGLU(nnx.Module):
 
     def __init__(self, features: int, hidden: int, *, dtype, rngs: nnx.Rngs):
         hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
-        self.w12 = linear(features, 2 * hidden, dtype=dtype, init=TRUNCATED_NORMAL, rngs=rngs)
-        self.w3 = linear(hidden, features, dtype=dtype, init=TRUNCATED_NORMAL, rngs=rngs)
+        self.w12 = linear(features, 2 * hidden, dtype=dtype, init=WEIGHTS, rngs=rngs)
+        self.w3 = linear(hidden, features, dtype=dtype, init=WEIGHTS, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         gate, value = jnp.split(self.w12(x), 2, axis=-1)

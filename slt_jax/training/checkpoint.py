@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from convert.checkpoint import Blueprint
+from convert.checkpoint import Blueprint, Checkpoint, plan_model, read_checkpoint
 from convert.optimizer import to_torch
 from convert.state_dict import Entry, to_state
 from convert.torch_file import write_pt
+from slt_jax.config import build_config
 from slt_jax.errors import UserError
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.step import TrainState
@@ -30,6 +31,7 @@ class StateStore:
     def __init__(self, folder: Path, *, read_only: bool = False):
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
         options = ocp.CheckpointManagerOptions(max_to_keep=2, read_only=read_only, create=not read_only)
+        self.folder = folder
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
@@ -62,6 +64,38 @@ class StateStore:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """A `.pt`, a work-dir (its best weights) or a folder of Orbax states as a checkpoint.
+
+    Raises UserError in one line where there is no such thing or it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return read_checkpoint(path)
+    for file in (path / "best.pt", path / "last.pt"):
+        if file.exists():
+            return read_checkpoint(file)
+    folder = state_folder(path)
+    if folder is None:
+        raise UserError(f"{path}: is neither a work-dir nor a folder of saved states")
+    store = StateStore(folder, read_only=True)
+    try:
+        state, notes = store.restore()
+    finally:
+        store.close()
+    config = build_config(notes["config"])
+    _, entries = plan_model(config.model).structure()
+    return Checkpoint(folder, to_state(state["trained"] | state["frozen"], entries), {"config": notes["config"]})
+
+
+def state_folder(path: Path) -> Path | None:
+    """The folder of numbered states at or under `path`."""
+    for folder in (path / "checkpoints", path):
+        if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
+            return folder
+    return None
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from convert.checkpoint import Checkpoint, read_checkpoint
+from convert.checkpoint import Checkpoint, plan_model
 from slt_jax.config import Config
 from slt_jax.data.augment import prepare
 from slt_jax.data.splits import open_splits
 from slt_jax.errors import UserError
 from slt_jax.files import copy_file
 from slt_jax.models.params import parameter_count
-from slt_jax.training.checkpoint import Exporter, StateStore
+from slt_jax.training.checkpoint import Exporter, StateStore, open_checkpoint
 from slt_jax.training.compiled import Compiled
 from slt_jax.training.evaluate import translate_samples, validate
 from slt_jax.training.freeze import trained_paths
@@ -34,7 +34,6 @@ from slt_jax.training.start import (
     Position,
     find_resume,
     initial_state,
-    plan_model,
     resume_checkpoint,
     resume_states,
     starting_params,
@@ -84,9 +83,9 @@ def train(
 
     # --- the state: new, from given weights, or where an earlier run stopped ----------------------------------------
     file = source if source and source.is_file() else config.training.init_checkpoint
-    checkpoint = read_checkpoint(file) if file else None
+    checkpoint = open_checkpoint(file) if file else None
     config = with_hand_masks(config, checkpoint)
-    params = starting_params(plan, entries, config.data.seed, checkpoint)
+    params = starting_params(plan, entries, config.data.seed, checkpoint, strict=source is not None)
     trained = trained_paths(config.model, list(params), structure.buffers)
     optimizer = build_optimizer(config.optim)
     state = initial_state(params, trained, optimizer, mesh)
@@ -182,11 +181,13 @@ def train(
         if record:
             for reference, translation in samples(state):
                 say(f"  reference:   {reference}\n  translation: {translation}")
-        say(f"done: best weights {workdir.best}, last {workdir.last}, metrics {workdir.metrics}, states {workdir.checkpoints}")
+        say(f"done: best weights {workdir.best}, last {workdir.last}; metrics {workdir.metrics}; states {store.folder}")
         return record
     finally:
         store.close()
         tracker.close()
+        splits.train.close()
+        splits.val.close()
 
 
 def grouped(batches: Iterable, size: int) -> Iterator[list]:

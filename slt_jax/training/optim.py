@@ -93,7 +93,7 @@ def clip(grads: dict[str, Array], norm: Array, limit: float | None) -> dict[str,
 
 
 def learning_rate(config: OptimConfig, epochs: int, done: int) -> float:
-    """The rate after `done` scheduler steps (one an epoch), in float64; cosine rises again after its T_max, as torch's."""
+    """The rate after `done` scheduler steps (one an epoch), float64; cosine rises again after its T_max, as torch's."""
     if config.scheduler == "steplr":
         return config.lr * config.scheduler_gamma ** (done // config.scheduler_step_size)
     if config.scheduler == "cosine":

@@ -1,7 +1,7 @@
 """Where a run starts: fresh weights, given weights, or the state of an earlier run."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from jax.sharding import Mesh
 from convert.checkpoint import Blueprint, Checkpoint, load_params, read_checkpoint
 from convert.optimizer import from_torch
 from convert.state_dict import Entry, to_params
-from slt_jax.config import Config, ModelConfig
+from slt_jax.config import Config
 from slt_jax.errors import UserError
 from slt_jax.models.backbones import STREAM_KEYS, stream_backbones
-from slt_jax.models.decoders import decoder_settings
 from slt_jax.models.multistream import initial_positions
 from slt_jax.models.params import Params, split_model
-from slt_jax.training.checkpoint import StateStore
+from slt_jax.training.checkpoint import StateStore, state_folder
 from slt_jax.training.optim import Optimizer
+from slt_jax.training.progress import say
 from slt_jax.training.sharding import replicated
 from slt_jax.training.step import TrainState
 
@@ -42,20 +42,6 @@ class Position:
         return cls(**notes["position"])
 
 
-def plan_model(config: ModelConfig) -> Blueprint:
-    """The model that a configuration describes."""
-    backbones = tuple(backbone.vit for backbone in stream_backbones(config))
-    for vit in backbones:
-        if config.image_size % vit.patch_size:
-            raise UserError(f"--image-size {config.image_size} is not a multiple of the patch size {vit.patch_size}")
-        if config.projector == "identity" and config.projector_dim != vit.embed_dim:
-            raise UserError(
-                f"model.projector identity needs model.projector_dim {config.projector_dim} to equal the backbone's "
-                f"width {vit.embed_dim}; set --projector-dim {vit.embed_dim}"
-            )
-    return Blueprint(config, backbones, decoder_settings(config))
-
-
 def with_tokenizer(config: Config, tokenizer) -> Config:
     """The configuration with the vocabulary and special tokens of the tokenizer in it."""
     end = next((t for t in (tokenizer.eos_token_id, tokenizer.sep_token_id) if t is not None), None)
@@ -68,34 +54,51 @@ def with_tokenizer(config: Config, tokenizer) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-def fresh_params(plan: Blueprint, entries: list[Entry], seed: int) -> Params:
-    """New weights; backbones from their files where the configuration names (or defaults to) pretrained ones."""
-    files = [
-        backbone.weights(f"model.{key}")
-        for backbone, key in zip(stream_backbones(plan.config), STREAM_KEYS, strict=True)
-    ]
+def starting_params(
+    plan: Blueprint, entries: list[Entry], seed: int, checkpoint: Checkpoint | None, *, strict: bool
+) -> Mapping[str, Any]:
+    """The weights a run begins with: all of the checkpoint's (`strict`), those of it that fit, or new ones."""
+    if checkpoint is None:
+        return fresh_params(plan, entries, seed)
+    if strict:
+        return load_params(checkpoint, entries)
+    fitting = {entry.key for entry in entries if _shape(checkpoint, entry.key) == entry.shape}
+    if not fitting:
+        raise UserError(f"--init-checkpoint {checkpoint.path}: no tensor of it fits the model")
+    new, other = len(entries) - len(fitting), len(checkpoint.state.keys() - fitting)
+    if new or other:
+        say(f"--init-checkpoint {checkpoint.path}: {len(fitting)} tensors taken, {new} start anew, {other} left aside")
+    state = {key: checkpoint.state[key] for key in fitting}
+    given = to_params(state, [entry for entry in entries if entry.key in fitting])
+    return fresh_params(plan, entries, seed, given=fitting) | given
+
+
+def _shape(checkpoint: Checkpoint, key: str) -> tuple[int, ...] | None:
+    return tuple(checkpoint.state[key].shape) if key in checkpoint.state else None
+
+
+def fresh_params(plan: Blueprint, entries: list[Entry], seed: int, *, given: Collection[str] = ()) -> Params:
+    """New weights; backbones from their files where the configuration names (or defaults to) pretrained ones.
+
+    `given` are the torch keys that will be replaced anyway: a backbone that is all there needs no file.
+    """
+    files = {}
+    for prefix, key, backbone in zip(STREAM_PREFIXES, STREAM_KEYS, stream_backbones(plan.config), strict=True):
+        own = [entry for entry in entries if entry.key.startswith(prefix)]
+        if any(entry.key not in given for entry in own) and (file := backbone.weights(f"model.{key}")):
+            files[prefix] = file, own
     _, params = split_model(plan.build(seed=seed))
-    for prefix, file in zip(STREAM_PREFIXES, files, strict=True):
-        if file is not None:
-            checkpoint = read_checkpoint(file)
-            own = [entry for entry in entries if entry.key.startswith(prefix)]
-            state = {prefix + key: array for key, array in checkpoint.state.items()}
-            try:
-                params |= jax.tree.map(jnp.asarray, to_params(state, own))
-            except UserError as error:
-                raise UserError(f"{file}: {error}") from None
+    for prefix, (file, own) in files.items():
+        state = {prefix + key: array for key, array in read_checkpoint(file).state.items()}
+        try:
+            params |= jax.tree.map(jnp.asarray, to_params(state, own))
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
     face = plan.backbones[0]
     if plan.config.d_model == face.embed_dim:
         positions = "encoder.positional.embedding.embedding"
         params[positions] = initial_positions(params["encoder.face_backbone.pos_embed"], plan.config.sequence_length)
     return params
-
-
-def starting_params(
-    plan: Blueprint, entries: list[Entry], seed: int, checkpoint: Checkpoint | None
-) -> Mapping[str, Any]:
-    """The checkpoint's weights where one is given, else new ones."""
-    return load_params(checkpoint, entries) if checkpoint else fresh_params(plan, entries, seed)
 
 
 def initial_state(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer, mesh: Mesh) -> TrainState:
@@ -119,9 +122,8 @@ def find_resume(path: Path) -> Path:
     """What `--resume PATH` means: a `.pt`, or the folder of a work-dir's numbered states."""
     if path.is_file():
         return path
-    for folder in (path / "checkpoints", path):
-        if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
-            return folder
+    if folder := state_folder(path):
+        return folder
     if (path / "last.pt").exists():
         return path / "last.pt"
     raise UserError(f"--resume {path}: holds no state to continue (no checkpoints/ and no last.pt)")

@@ -26,7 +26,8 @@ class Tracker:
         """`pairs` of (reference, prediction) as a table."""
         if self._writer:
             rows = [f"| {reference} | {prediction} |" for reference, prediction in pairs]
-            self._writer.add_text("val/translations", "\n".join(["| reference | prediction |", "|---|---|", *rows]), epoch)
+            table = "\n".join(["| reference | prediction |", "|---|---|", *rows])
+            self._writer.add_text("val/translations", table, epoch)
 
     def flush(self) -> None:
         if self._writer:

@@ -35,7 +35,7 @@ class WorkDir:
             for folder in (self.checkpoints, self.tokenizer):
                 shutil.rmtree(folder, ignore_errors=True)
         elif self.holds_run() and not resume:
-            raise UserError(f"--work-dir {self.path} holds a run already; continue it with --resume, or use --overwrite")
+            raise UserError(f"--work-dir {self.path} holds a run; continue it with --resume or replace it with --overwrite")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

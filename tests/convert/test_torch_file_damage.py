@@ -332,7 +332,7 @@ def test_a_killed_write_leaves_the_old_file_and_the_next_one_cleans_up(tmp_path)
     code = """if True:
         import os, sys, numpy as np
         from convert.torch_file import write_pt
-        write_pt(sys.argv[1], np.zeros(9 << 20, np.uint8), progress=lambda n: n > 1 << 20 and os.kill(os.getpid(), 9))
+        write_pt(sys.argv[1], np.zeros(9 << 20, np.uint8), progress=lambda n: n > 1 << 16 and os.kill(os.getpid(), 9))
     """
     for _ in range(2):
         result = subprocess.run([sys.executable, "-c", code, str(path)], cwd=REPOSITORY, check=False)

@@ -156,7 +156,7 @@ def test_spanish_is_not_the_gloss_order():
     madre, hermana = noun_phrase("MADRE", "subject", "MI"), noun_phrase("HERMANA", "object", "TU")
     said = clause(madre, "COMPRAR", complement=noun_phrase("PAN", "object"), time="AYER", negated=True)
     assert said.text == "ayer mi madre no compró pan"
-    assert said.gloss_text == "AYER MI MADRE PAN COMPRAR^neg"
+    assert said.gloss_text == "AYER MI MADRE PAN^neg COMPRAR^neg"
     for sentence, text in (
         (clause(pronoun("VOS"), "TOMAR", complement=mate, time="MAÑANA"), "mañana vas a tomar mate"),
         (clause(pronoun("VOS"), "TENER", complement=noun_phrase("LLAVE", "object", "", "DOS"), question="yn"),

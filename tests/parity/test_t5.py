@@ -20,6 +20,7 @@ from tests.parity.torch_weights import (
     gradient_errors,
     inputs,
     load,
+    quick_compilation,  # noqa: F401 (a fixture)
     randomise,
     relative_error,
     token_loss,
