@@ -4,7 +4,6 @@ A checkpoint is a dict with `model_state`, a dict with `state_dict`, or the stat
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convert.state_dict import Entry, strip_prefixes, table, to_params
+from convert.infer import encoder_only, infer_fields, infer_vits, with_encoder_prefix, with_projector_index
+from convert.state_dict import Entry, StateDictMismatch, shorten, strip_prefixes, table, to_params
 from convert.torch_file import read_pt
 from slt_jax.config import ModelConfig, build_section
 from slt_jax.errors import UserError
@@ -24,7 +24,9 @@ from slt_jax.models.params import Structure, describe
 from slt_jax.models.translator import SignTranslator
 from slt_jax.models.vit import ViTConfig
 
-BACKBONES = ("face_backbone", "hand_backbone_left", "hand_backbone_right")
+# Where v9's tools look for weights, then for the settings they belong to.
+STATES = ("model_state", "state_dict", "encoder_state")
+SETTINGS = ("config", "encoder_config", "encoder_meta", "metadata")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,21 @@ class Checkpoint:
         config = self.rest.get("config")
         return config if isinstance(config, dict) else {}
 
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        """What the file says of its model: the section `model` of its configuration, or fields at the top of one."""
+        for name in SETTINGS:
+            settings = self.rest.get(name)
+            settings = settings.get("model", settings) if isinstance(settings, dict) else {}
+            known = settings.keys() & ModelConfig.__dataclass_fields__.keys() if isinstance(settings, dict) else ()
+            if known:
+                return {key: settings[key] for key in settings if key in known}
+        return {}
+
+    @property
+    def encoder_only(self) -> bool:
+        return encoder_only(self.state)
+
 
 @dataclass(frozen=True)
 class Blueprint:
@@ -48,7 +65,7 @@ class Blueprint:
 
     config: ModelConfig
     backbones: tuple[ViTConfig, ...]
-    decoder: Mapping[str, Any]
+    decoder: Mapping[str, Any] | None  # None: an encoder by itself
 
     def build(self, *, dtype=jnp.float32, seed: int = 0) -> SignTranslator:
         return SignTranslator(self.config, self.backbones, self.decoder, dtype=dtype, rngs=nnx.Rngs(seed))
@@ -78,7 +95,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     content = read_pt(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint or a state dict")
-    for name in ("model_state", "state_dict"):
+    for name in STATES:
         if isinstance(content.get(name), dict):
             rest = {key: value for key, value in content.items() if key != name}
             return Checkpoint(Path(path), _tensors(path, content[name]), rest)
@@ -88,42 +105,49 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def _tensors(path, state: Mapping) -> dict[str, np.ndarray]:
     arrays = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
     if not arrays or len(arrays) != len(state):
-        raise UserError(f"{path}: has no state dict (neither model_state, nor state_dict, nor tensors by name)")
-    return strip_prefixes(arrays)
+        raise UserError(f"{path}: has no state dict (none of {', '.join(STATES)}, nor tensors by name)")
+    return with_encoder_prefix(strip_prefixes(arrays))
 
 
 def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None) -> Blueprint:
     """The model a checkpoint holds: `model` where given, else its own configuration; the rest is read off the weights.
 
-    Raises UserError where neither says what the weights cannot (attention heads of unusual sizes).
+    What neither says has v9's default (weights do not tell the heads of the temporal encoder). Raises UserError where
+    the sizes of a backbone cannot be told.
     """
-    given = model if model is not None else checkpoint.config.get("model", {})
-    fields = dataclasses.asdict(given) if isinstance(given, ModelConfig) else dict(given)
     if isinstance(model, Mapping):
-        unknown = None  # a mapping given by the caller is checked strictly
+        fields = dict(model)
     else:
-        unknown = [key for key in fields if key not in ModelConfig.__dataclass_fields__]
-    for key in unknown or ():
-        del fields[key]
+        fields = dataclasses.asdict(model) if model else checkpoint.model_fields
+    if not any(key.startswith("encoder.") for key in checkpoint.state):
+        lines = ["- encoder.*  (in every v9 model, not in the file)"]
+        lines += [f"+ {key} {list(array.shape)}  (in the file)" for key, array in checkpoint.state.items()]
+        title = f"{checkpoint.path}: is not the state dict of a v9 model:"
+        raise StateDictMismatch("\n  ".join([title, *shorten(lines)]))
     inferred = infer_fields(checkpoint.state)
     fields = inferred | {key: value for key, value in fields.items() if value is not None}
-    if fields.get("projector", "auto") == "auto":
+    if fields["projector"] == "auto":
         fields["projector"] = inferred["projector"]
     fields["decoder_config"] = _beside(checkpoint.path, fields.get("decoder_config"))
     config = build_section("model", fields)
     try:
-        vits = tuple(backbone.vit for backbone in stream_backbones(config))
+        sizes = [backbone.sizes for backbone in stream_backbones(config)]
     except UserError:
-        vits = tuple(infer_vit(checkpoint.state, f"encoder.{name}.") for name in BACKBONES)
+        sizes = [None] * len(STREAM_KEYS)
+    if None in sizes:  # the specs do not tell, or mean nothing here
+        vits = infer_vits(checkpoint.state)
+        sizes = [given or vit for given, vit in zip(sizes, vits, strict=True)]
         config = dataclasses.replace(config, backbone=dataclasses.asdict(vits[0]), **dict.fromkeys(STREAM_KEYS))
+    if checkpoint.encoder_only:
+        return Blueprint(config, tuple(sizes), None)
     tied = not _differ(checkpoint.state, "decoder.model.shared.weight", "decoder.model.lm_head.weight")
-    return Blueprint(config, vits, decoder_settings(config, tie_word_embeddings=tied))
+    return Blueprint(config, tuple(sizes), decoder_settings(config, tie_word_embeddings=tied))
 
 
 def load_params(checkpoint: Checkpoint, entries: list[Entry]) -> dict[str, np.ndarray]:
     """The checkpoint's arrays by path; strict, with a +/- diff where it does not fit."""
     try:
-        return to_params(checkpoint.state, entries)
+        return to_params(with_projector_index(checkpoint.state, [entry.key for entry in entries]), entries)
     except UserError as error:
         raise type(error)(f"{checkpoint.path}: {error}") from None
 
@@ -137,56 +161,3 @@ def _beside(path: Path, source):
 
 def _differ(state: Mapping[str, np.ndarray], first: str, second: str) -> bool:
     return first in state and second in state and not np.array_equal(state[first], state[second])
-
-
-def infer_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The model settings that the shapes of a state dict tell."""
-    fields: dict[str, Any] = {"projector": "mlp" if "encoder.face_projector.layers.0.weight" in state else "identity"}
-    shapes = {
-        "d_model": ("encoder.fusion.proj.weight", lambda s: s[0]),
-        "projector_dim": ("encoder.pose_projector.layers.1.weight", lambda s: s[0]),
-        "pose_landmarks": ("encoder.pose_projector.layers.1.weight", lambda s: s[1] // 3),
-        "sequence_length": ("encoder.positional.embedding.weight", lambda s: s[0]),
-        "temporal_dim_feedforward": ("encoder.temporal.encoder.layers.0.linear1.weight", lambda s: s[0]),
-        "vocab_size": ("decoder.model.lm_head.weight", lambda s: s[0]),
-        "decoder_heads": (
-            "decoder.model.decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", lambda s: s[1],
-        ),
-    }
-    fields |= {field: rule(state[key].shape) for field, (key, rule) in shapes.items() if key in state}
-    for field, pattern in (
-        ("temporal_layers", r"encoder\.temporal\.encoder\.layers\.(\d+)\."),
-        ("decoder_layers", r"decoder\.model\.(?:model\.)?decoder\.(?:block|layers)\.(\d+)\."),
-    ):
-        if numbers := _numbers(state, pattern):
-            fields[field] = max(numbers) + 1
-    if "encoder.pose_projector.layers.4.weight" in state:
-        fields["projector_dropout"] = 0.1
-    return fields
-
-
-def infer_vit(state: Mapping[str, np.ndarray], prefix: str) -> ViTConfig:
-    """The sizes of a DINOv2 backbone from its weights; the heads are 64 wide in every published one."""
-    try:
-        width, patch = state[f"{prefix}patch_embed.proj.weight"].shape[0::3]
-        grid = round((state[f"{prefix}pos_embed"].shape[1] - 1) ** 0.5)
-    except KeyError as error:
-        raise UserError(f"the state dict has no {error.args[0]}; it is not a v9 checkpoint") from None
-    if width % 64:
-        raise UserError(f"the heads of a backbone {width} wide cannot be told from its weights; give model.backbone")
-    registers = state[f"{prefix}register_tokens"].shape[1] if f"{prefix}register_tokens" in state else 0
-    return ViTConfig(
-        embed_dim=width,
-        depth=max(_numbers(state, rf"{re.escape(prefix)}blocks\.(\d+)\.")) + 1,
-        num_heads=width // 64,
-        patch_size=patch,
-        image_size=grid * patch,
-        num_register_tokens=registers,
-        ffn="swiglu" if f"{prefix}blocks.0.mlp.w12.weight" in state else "mlp",
-        interpolate_antialias=registers > 0,
-        interpolate_offset=0.0 if registers else 0.1,
-    )
-
-
-def _numbers(state: Mapping[str, np.ndarray], pattern: str) -> set[int]:
-    return {int(match[1]) for key in state if (match := re.match(pattern, key))}

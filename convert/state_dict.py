@@ -104,20 +104,30 @@ def strip_prefixes(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def check(state: Mapping[str, np.ndarray], entries: list[Entry], *, allow_missing=()) -> None:
     """Raise StateDictMismatch unless keys and shapes agree."""
-    diff = []
-    expected = {entry.key: entry.shape for entry in entries}
-    for key, shape in expected.items():
-        if key not in state:
-            if not key.startswith(tuple(allow_missing)):
-                diff.append(f"- {key} {list(shape)}  (in the model, not in the file)")
-        elif tuple(state[key].shape) != shape:
-            diff.append(f"! {key} model {list(shape)}, file {list(state[key].shape)}")
-    diff += [f"+ {key} {list(array.shape)}  (in the file, not in the model)"
-             for key, array in state.items() if key not in expected]
-    if diff:
-        shown = diff[:20] + ([f"... and {len(diff) - 20} more"] if len(diff) > 20 else [])
-        title = f"the state dict does not fit the model ({len(diff)} differences):"
-        raise StateDictMismatch("\n  ".join([title, *shown]))
+    allowed = tuple(allow_missing)
+    expected = {entry.key: entry.shape for entry in entries if entry.key in state or not entry.key.startswith(allowed)}
+    lines = differences(expected, {key: tuple(array.shape) for key, array in state.items()})
+    if lines:
+        raise StateDictMismatch("\n  ".join(["the state dict does not fit the model:", *shorten(lines)]))
+
+
+def differences(model: Mapping[str, tuple], file: Mapping[str, tuple]) -> list[str]:
+    """The two-sided diff of two `{key: shape}`: `-` only in the model, `+` only in the file, `!` of another shape."""
+    return [
+        *(f"- {key} {list(shape)}  (in the model, not in the file)" for key, shape in model.items() if key not in file),
+        *(f"! {key} model {list(shape)}, file {list(file[key])}"
+          for key, shape in model.items() if key in file and file[key] != shape),
+        *(f"+ {key} {list(shape)}  (in the file, not in the model)" for key, shape in file.items() if key not in model),
+    ]
+
+
+def shorten(lines: list[str], most: int = 10) -> list[str]:
+    """A diff with at most `most` lines of each kind, and how many more there are."""
+    shown = []
+    for sign in "-!+":
+        own = [line for line in lines if line.startswith(sign)]
+        shown += own[:most] + ([f"{sign} ... and {len(own) - most} more"] if len(own) > most else [])
+    return shown
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

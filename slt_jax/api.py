@@ -12,7 +12,8 @@ from jax import Array
 from convert.checkpoint import Blueprint, blueprint, load_params
 from slt_jax.config import ModelConfig
 from slt_jax.data.augment import normalise
-from slt_jax.models.generate import generate
+from slt_jax.errors import UserError
+from slt_jax.models.decoders import generate_tokens
 from slt_jax.models.params import Params
 from slt_jax.training.checkpoint import open_checkpoint
 
@@ -39,6 +40,7 @@ class Translator:
 
     def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """Teacher-forced logits (B, S, vocab), float32, for `labels` (B, S) in the batch (-100 = ignore)."""
+        self._need_decoder()
         return np.asarray(_logits(self._structure, self.params, model_inputs(batch)))
 
     def generate(
@@ -46,14 +48,19 @@ class Translator:
         early_stopping: bool = False, **options,
     ) -> np.ndarray:
         """Token ids (B, <= max_length), int32, start token included, numbered as HuggingFace's `generate` does."""
+        self._need_decoder()
         inputs = model_inputs(batch)
         encoded = _encode(self._structure, self.params, inputs)
         decoder = self._structure.merge(self.params).decoder.model
-        tokens = generate(
+        tokens = generate_tokens(
             decoder, encoded, inputs.get("pad_mask"), num_beams=num_beams, min_length=min_length,
             max_length=max_length, early_stopping=early_stopping, **options,
         )
         return np.asarray(tokens, dtype=np.int32)
+
+    def _need_decoder(self) -> None:
+        if self.blueprint.decoder is None:
+            raise UserError("this checkpoint holds an encoder without a decoder: only encode() works")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -87,8 +94,9 @@ def model_inputs(batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
 def load(path: str | Path, model: ModelConfig | Mapping | None = None) -> Translator:
     """A `Translator` from a `.pt` file, an Orbax directory or a work-dir.
 
-    `model`: a ModelConfig or mapping of its fields; None takes the checkpoint's own. Raises UserError (one line, or a
-    +/- diff of keys) where the file cannot be read or does not fit.
+    `model`: a ModelConfig or mapping of its fields; None takes the checkpoint's own. A file with an encoder alone gives
+    a translator that can only `encode`. Raises UserError (one line, or a +/- diff of keys) where the file cannot be
+    read or does not fit.
     """
     checkpoint = open_checkpoint(path)
     plan = blueprint(checkpoint, model)

@@ -74,10 +74,11 @@ class ModelConfig:
     decoder_layers: int = option(2, "layers of the decoder")
     decoder_heads: int = option(8, "attention heads of the decoder")
     decoder_dropout: float = option(0.1, "dropout of the decoder")
-    decoder_model: str | None = option(None, "HuggingFace seq2seq model folder: configuration and weights")
+    decoder_model: str | None = option(None, "HuggingFace seq2seq model, folder or hub id: configuration and weights")
     decoder_config: str | dict | None = option(None, "HuggingFace seq2seq configuration (folder, file or mapping)")
     decoder_class: str | None = option(None, "custom decoder, module:Class")
     decoder_kwargs: dict = option({}, "fields that override the decoder's configuration, as JSON")
+    local_files_only: bool = option(False, "download no weights: use local caches only")
     face_backbone: BackboneSpec = option(None, "backbone of the face stream (default: pretrained DINOv2 ViT-S/14)")
     hand_left_backbone: BackboneSpec = option(None, "backbone of the left-hand stream")
     hand_right_backbone: BackboneSpec = option(None, "backbone of the right-hand stream")
@@ -87,7 +88,11 @@ class ModelConfig:
     backbone: dict | None = option(
         None, "one randomly initialised ViT for every stream: embed_dim, depth, num_heads, patch_size, ..."
     )
-    projector: str = option("auto", "auto (identity when projector_dim equals the backbone's width), mlp or identity")
+    projector: str | dict = option(
+        "auto",
+        "auto (identity when projector_dim equals the backbone's width), mlp or identity; or a mapping of face, "
+        "hand_left, hand_right to these",
+    )
     vocab_size: int | None = option(None, "decoder vocabulary (default: the tokenizer's)")
     pad_token_id: int = option(0, "padding token (training takes the tokenizer's)")
     eos_token_id: int = option(1, "end token (training takes the tokenizer's)")
@@ -231,10 +236,10 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
 
 CHOICES = {
     "data.precision": ("amp", "fp32", "float32"),
-    "model.projector": ("auto", "mlp", "identity"),
     "optim.optimizer": ("adamw", "adam", "sgd"),
     "optim.scheduler": ("none", "steplr", "cosine"),
 }
+PROJECTORS = ("auto", "mlp", "identity")
 AT_LEAST_ONE = {
     "data": ("batch_size", "val_batch_size", "max_target_length"),
     "model": (
@@ -288,6 +293,14 @@ def _check_model(model: ModelConfig) -> None:
             raise UserError(
                 f"model.d_model {model.d_model} is not divisible by model.{heads} {getattr(model, heads)}; "
                 f"choose a multiple"
+            )
+    given = model.projector
+    streams = given if isinstance(given, dict) else {"face": given}
+    for stream, kind in streams.items():
+        if stream not in ("face", "hand_left", "hand_right") or kind not in PROJECTORS:
+            raise UserError(
+                f"model.projector must be one of {', '.join(PROJECTORS)}, or a mapping of face, hand_left, hand_right "
+                f"to these, not {given!r}{_nearest(str(kind), PROJECTORS)}"
             )
     if model.decoder_model and model.decoder_config:
         raise UserError("--decoder-model and --decoder-config exclude each other; give one")

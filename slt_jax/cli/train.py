@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train the multi-stream sign-language translator. --set wins over flags, flags over --config.",
     )
     top.add_argument("--config", metavar="FILE", help="YAML or JSON with the sections data, model, optim, training")
-    top.add_argument("--set", metavar="KEY=VALUE", action="append", help="any dotted key; VALUE is JSON or text; repeatable")
+    top.add_argument("--set", metavar="KEY=VALUE", action="append", help="any dotted key; VALUE is JSON or text; repeats")
     top.add_argument("--resume", nargs="?", const="", metavar="PATH",
                      help="continue a run: a work-dir or a .pt (default: the work-dir's newest state)")
     top.add_argument("--overwrite", action="store_true", help="replace the run that the work-dir holds")

@@ -26,10 +26,13 @@ class Splits:
     tokenizer: Any
 
 
-def open_splits(config: Config, tokenizer_dir: Path, *, shard_index: int = 0, shard_count: int = 1) -> Splits:
+def open_splits(
+    config: Config, tokenizer_dir: Path, earlier_tokenizer: Path | None = None, *, shard_index: int = 0,
+    shard_count: int = 1,
+) -> Splits:
     """The training and validation loaders and the tokenizer, which is kept in `tokenizer_dir`.
 
-    Reads the CSVs and lists the folders, but decodes nothing. Raises UserError naming the flag or the file.
+    Without `--tokenizer`, `earlier_tokenizer` (of the run that goes on) is taken, else one is trained. Reads the CSVs and lists the folders, but decodes nothing. Raises UserError naming the flag or the file.
     """
     data = config.data
     for key in REQUIRED:
@@ -46,7 +49,7 @@ def open_splits(config: Config, tokenizer_dir: Path, *, shard_index: int = 0, sh
             raise UserError(f"{flag}: no clip of the split can be read")
     report_quality([*train, *val], files, strict=data.strict_quality)
 
-    tokenizer = open_tokenizer(data.tokenizer, tokenizer_dir, [clip.text for clip in train])
+    tokenizer = open_tokenizer(data.tokenizer or earlier_tokenizer, tokenizer_dir, [clip.text for clip in train])
 
     def loader(clips: Sequence[Clip], batch_size: int, *, training: bool) -> Loader:
         labels = encode_labels(tokenizer, [clip.text for clip in clips], data.max_target_length)
@@ -83,15 +86,13 @@ def _usable(clips: Sequence[Clip], files: dict[str, ClipFiles], config: Config) 
     return usable
 
 
-def open_tokenizer(named: str | None, folder: Path, texts: Sequence[str]):
-    """The tokenizer `named` by the user, else the one in `folder`, else one trained on `texts`; kept in `folder`."""
+def open_tokenizer(named: str | Path | None, folder: Path, texts: Sequence[str]):
+    """The tokenizer `named`, else one trained on `texts`; kept in `folder`."""
     if named:
         tokenizer = load_tokenizer(named)
         if Path(named).absolute() != folder.absolute():
             tokenizer.save_pretrained(folder)
         return tokenizer
-    if folder.exists():
-        return load_tokenizer(folder)
     tokenizer = train_tokenizer(texts, folder)
     logger.warning(
         "no --tokenizer: trained one on the %d training texts (%d tokens) and saved it in %s",

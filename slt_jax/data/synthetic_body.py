@@ -22,7 +22,7 @@ HAND_COLUMNS = 12
 # Columns of a face track, 0 = neutral.
 FACE = ("raise", "furrow", "eyes", "open", "width", "curve", "cheeks", "teeth", "tongue", "yaw", "pitch", "roll")
 
-REST = np.array([*SHAPES["round"], *ORIENTATIONS["down"], 0.55, 1.6])
+REST = np.array([*SHAPES["round"], *ORIENTATIONS["down"], 0.55, 1.2])
 BASE_PLACE, BASE_ORIENTATION = (0.25, 0.6), (25, 0, 0)  # of a left hand that the right one acts on
 
 
@@ -172,15 +172,12 @@ def tracks(sentence: Sentence, signer: Signer, frames: int, seed: tuple[int, ...
 
     dominant, other = (np.tile(REST, (frames, 1)) for _ in range(2))
     face = np.zeros((frames, len(FACE)))
-    on = np.zeros((2, frames))
     for i, (gloss, marks) in enumerate(zip(sentence.glosses, sentence.marks, strict=True)):
         weight = weights[:, i + 1 : i + 2]
         strong, weak = _hand_targets(SIGNS[gloss], phase[:, i])
         dominant += weight * (strong - REST)
-        on[0] += weight[:, 0]
         if weak is not None:
             other += weight * (weak - REST)
-            on[1] += weight[:, 0]
         face += weight * _face_targets(SIGNS[gloss], marks, seconds)
 
     spread = np.array([0.04] * 7 + [5, 4, 6, 0.03, 0.03]) * amount
@@ -192,9 +189,9 @@ def tracks(sentence: Sentence, signer: Signer, frames: int, seed: tuple[int, ...
     blinks = body.random(frames) < 0.03
     face[blinks, FACE.index("eyes")] = -1.0
 
-    # Hands are lost while they move fast and, rarely, while held; an idle hand is below the frame.
-    lost = gaps.random((2, frames)) < (0.03 + 0.27 * blur) * (0.5 if calm else 1.0)
-    missing = lost | (on < 0.4)
+    # Hands are lost while they move fast and, rarely, while held. An idle hand stays in view: the model hides both
+    # hands where either is missing, so it would see little of a corpus in which resting hands leave the picture.
+    missing = gaps.random((2, frames)) < (0.03 + 0.27 * blur) * (0.5 if calm else 1.0)
     sides = (1, 0) if signer.left_handed else (0, 1)
     hands, missing = (dominant, other)[:: -1 if signer.left_handed else 1], missing[list(sides)]
     pose = _pose(hands[0], hands[1], face, signer, np.random.default_rng([*seed, 4]), amount)

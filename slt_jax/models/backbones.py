@@ -1,36 +1,78 @@
-"""Which ViT each stream gets, and where its weights are.
+"""Which image backbone each stream gets, and where its weights are.
 
-v9's grammar: `torchhub::[repo:]model[:pretrained|random]` and `file::path[:model]`, or a mapping with
-`type`, `model`, `path`. A `model.backbone` mapping of free sizes takes the place of all three.
+A spec is v9's, as text or as a mapping:
+
+    torchhub::[repo:]model[:pretrained|random]   a DINOv2 hub model, dinov2_vits14 to dinov2_vitg14_reg
+    hf::repo_id[:filename[:model]]               a HuggingFace repository: a Dinov2 model, or one file of it
+    file::path[:model]                           a weight file, or a folder with a HuggingFace Dinov2 model
+    package.module:Class                         any Flax NNX class: see `CustomBackbone`
+    {type: torchhub|hf|file|class, model: ..., path: ..., freeze: ...}
+
+`pretrained` is the default; weights that are not there are an error, never a random start. A `model.backbone` mapping
+of free sizes takes the place of all specs.
 """
 
 import dataclasses
-import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from slt_jax.config import BackboneSpec, ModelConfig
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from slt_jax.config import BackboneSpec, FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
-from slt_jax.models.vit import VIT_SIZES, ViTConfig
+from slt_jax.hub import huggingface_file, huggingface_folder, torchhub_file
+from slt_jax.models.custom import build_custom, import_class
+from slt_jax.models.params import resolve
+from slt_jax.models.vit import VIT_SIZES, VisionTransformer, ViTConfig
 
 STREAM_KEYS = ("face_backbone", "hand_left_backbone", "hand_right_backbone")
 DEFAULT_SPEC = "torchhub::facebookresearch/dinov2:dinov2_vits14:pretrained"
-HUB_URL = "https://dl.fbaipublicfiles.com/dinov2/{name}/{name}{suffix}_pretrain.pth"
+HUB_REPO = "facebookresearch/dinov2"
+HUB_MODELS = tuple(f"dinov2_{name}" for name in VIT_SIZES)
+MAPPING_KEYS = ("type", "model", "path", "repo", "filename", "pretrained", "freeze", "kwargs")
+
+
+@dataclass(frozen=True)
+class CustomBackbone:
+    """A Flax NNX class as a backbone: `Class(**kwargs, rngs=...)`, and `dtype=...` where its constructor takes one.
+
+    Its instances map images (N, H, W, 3), normalised, to features (N, `embed_dim`), an attribute. It starts from
+    random weights. slt_jax.models.cnn:SmallCNN is one.
+    """
+
+    name: str  # package.module:Class
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+# What builds a backbone.
+Sizes = ViTConfig | CustomBackbone
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """One stream's ViT: its sizes, and where its weights are (neither = random start)."""
+    """One stream's spec, read. `sizes` is None where only the weights know them."""
 
-    vit: ViTConfig
-    hub_model: str | None = None
+    sizes: Sizes | None
+    model: str | None = None  # hub name that the weights must be
+    hub: str | None = None  # at most one of hub, repo and file: none of them is a random start
+    repo: str | None = None
+    filename: str | None = None
     file: Path | None = None
+    freeze: FreezeSpec = False
 
-    def weights(self, key: str) -> Path | None:
-        """The weight file, None for a random start. Raises UserError naming `key` where it is not there."""
-        if self.hub_model:
-            return hub_file(self.hub_model, key)
+    def weights(self, key: str, *, local_files_only: bool = False) -> Path | None:
+        """The weight file or folder, None for a random start. Raises UserError naming `key` where it is not there."""
+        if self.hub:
+            return torchhub_file(self.hub, key, local_files_only=local_files_only)
+        if self.repo and self.filename:
+            return huggingface_file(self.repo, self.filename, key, local_files_only=local_files_only)
+        if self.repo:
+            return huggingface_folder(self.repo, key, local_files_only=local_files_only)
         if self.file and not self.file.exists():
             raise UserError(f"{key}: {self.file} does not exist")
         return self.file
@@ -43,8 +85,54 @@ def stream_backbones(config: ModelConfig) -> tuple[Backbone, Backbone, Backbone]
     return tuple(parse_backbone(getattr(config, key), f"model.{key}") for key in STREAM_KEYS)
 
 
-def vit_sizes(config: ModelConfig) -> tuple[ViTConfig, ViTConfig, ViTConfig]:
-    return tuple(backbone.vit for backbone in stream_backbones(config))
+def build_backbone(sizes: Sizes, *, dtype=jnp.float32, rngs: nnx.Rngs) -> nnx.Module:
+    """A backbone with random weights. Raises UserError where a custom class does not keep to the protocol."""
+    if isinstance(sizes, ViTConfig):
+        return VisionTransformer(sizes, dtype=dtype, rngs=rngs)
+    module = build_custom(sizes.name, sizes.kwargs, f"backbone {sizes.name}", dtype=dtype, rngs=rngs)
+    if not isinstance(getattr(module, "embed_dim", None), int):
+        raise UserError(f"backbone {sizes.name}: it has no integer attribute embed_dim, the width of its features")
+    return module
+
+
+def backbone_width(sizes: Sizes) -> int:
+    """The width of a backbone's features, without computing an array."""
+    if isinstance(sizes, ViTConfig):
+        return sizes.embed_dim
+    return nnx.eval_shape(lambda: build_backbone(sizes, rngs=nnx.Rngs(0))).embed_dim
+
+
+def load_dinov2_backbone(
+    spec: BackboneSpec = None, freeze: FreezeSpec = None, *, local_files_only: bool = False, dtype=jnp.float32,
+    seed: int = 0,
+) -> nnx.Module:
+    """A backbone with its weights: maps images (N, H, W, 3), float, normalised, to features (N, embed_dim).
+
+    `spec` as at the top of this file (None: the pretrained ViT-S/14). `freeze` is v9's vocabulary (see
+    slt_jax.training.freeze): the variables it names are `Frozen` instead of `nnx.Param`, so that `nnx.grad` and
+    `nnx.Optimizer(..., wrt=nnx.Param)` leave them alone. Raises UserError where there are no weights.
+    """
+    # The modules that read weights lie above this one; only this function, for use outside training, looks up.
+    from convert.dinov2 import load_backbone
+    from slt_jax.training.freeze import frozen_names
+
+    backbone = parse_backbone(spec, "backbone")
+    path = backbone.weights("backbone", local_files_only=local_files_only)
+    if path is None:
+        module = build_backbone(backbone.sizes, dtype=dtype, rngs=nnx.Rngs(seed))
+    else:
+        module = load_backbone(path, backbone.model, dtype=dtype)
+    paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(nnx.state(module))}
+    frozen = frozen_names(backbone.freeze, paths, "freeze") | frozen_names(freeze, paths, "freeze")
+    for name in frozen:
+        *parents, last = paths[name]
+        owner = resolve(module, parents)
+        setattr(owner, last, Frozen(getattr(owner, last).get_value()))
+    return module
+
+
+class Frozen(nnx.Variable):
+    """A parameter that is not trained."""
 
 
 def free_vit(sizes: dict) -> ViTConfig:
@@ -59,53 +147,82 @@ def free_vit(sizes: dict) -> ViTConfig:
         raise UserError(f"model.backbone: {error}") from None
 
 
+# --- the grammar --------------------------------------------------------------------------------------------------
+
+
 def parse_backbone(spec: BackboneSpec, key: str) -> Backbone:
     """One stream's spec, as text or as a mapping; None is v9's default, the pretrained ViT-S/14."""
-    if isinstance(spec, dict):
-        spec = _spec_from_mapping(spec, key)
+    if isinstance(spec, Mapping):
+        return _parse_mapping(spec, key)
     source, separator, rest = (spec or DEFAULT_SPEC).partition("::")
-    if not separator or source not in ("torchhub", "file"):
+    if not separator and re.fullmatch(r"\w+(\.\w+)*:[A-Za-z_]\w*", source):
+        import_class(source, key)
+        return Backbone(CustomBackbone(source))
+    if source == "torchhub" and rest:
+        return _parse_torchhub(rest, key)
+    if source == "hf" and rest:
+        repo, *more = rest.split(":")
+        if len(more) > 2:
+            raise UserError(f"{key}: '{spec}' has too many parts; use hf::repo_id[:filename[:model]]")
+        filename, model = [*more, None, None][:2]
+        return Backbone(None, _hub_name(model, key), repo=repo, filename=filename or None)
+    if source == "file" and rest:
+        path, colon, model = rest.rpartition(":")
+        if not colon or "/" in model or (Path(rest).expanduser().exists() and model not in HUB_MODELS):
+            path, model = rest, None
+        return Backbone(None, _hub_name(model, key), file=Path(path).expanduser())
+    if source == "torchvision":
         raise UserError(
-            f"{key}: '{spec}' is not a backbone; use torchhub::[repo:]model[:pretrained|random], file::path[:model], "
-            f"or set model.backbone to a mapping of sizes"
+            f"{key}: torchvision backbones are not supported; use a DINOv2 one (torchhub::dinov2_vits14), "
+            f"slt_jax.models.cnn:SmallCNN, or a Flax class of your own as package.module:Class"
         )
-    if source == "file":
-        path, _, model = rest.rpartition(":") if re.search(r":\w+$", rest) else (rest, "", "dinov2_vits14")
-        return Backbone(_hub_sizes(model, key), file=Path(path))
-    parts = rest.split(":")
-    random = parts[-1] == "random"
-    if parts[-1] in ("random", "pretrained"):
-        parts.pop()
-    model = parts[-1]
-    return Backbone(_hub_sizes(model, key), hub_model=None if random else model)
+    raise UserError(
+        f"{key}: '{spec}' is not a backbone; use torchhub::[repo:]model[:pretrained|random], "
+        f"hf::repo_id[:filename[:model]], file::path[:model], package.module:Class, "
+        f"or set model.backbone to a mapping of sizes"
+    )
 
 
-def _spec_from_mapping(spec: dict, key: str) -> str:
-    kind, model, path = (spec.get(name) for name in ("type", "model", "path"))
-    if kind == "file" and path:
-        return f"file::{path}:{model}" if model else f"file::{path}"
-    if kind in (None, "torchhub") and model:
-        return f"torchhub::{model}"
-    raise UserError(f"{key}: a mapping needs type (torchhub or file) and model or path, not {spec!r}")
-
-
-def _hub_sizes(model: str, key: str) -> ViTConfig:
-    size = VIT_SIZES.get(model.removeprefix("dinov2_"))
-    if size is None:
-        names = ", ".join(f"dinov2_{name}" for name in VIT_SIZES)
-        raise UserError(f"{key}: unknown DINOv2 model '{model}'; known: {names}")
-    return size
-
-
-def hub_file(model: str, key: str) -> Path:
-    """The cached weight file of a DINOv2 hub model. Raises UserError saying which file to put where."""
-    name = f"{model}4" if model.endswith("_reg") else model
-    home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
-    path = Path(home).expanduser() / "hub" / "checkpoints" / f"{name}_pretrain.pth"
-    if not path.exists():
-        url = HUB_URL.format(name=model.removesuffix("_reg"), suffix="_reg4" if model.endswith("_reg") else "")
+def _parse_torchhub(rest: str, key: str) -> Backbone:
+    *parts, last = rest.split(":")
+    random = last == "random"
+    if last in ("random", "pretrained"):
+        *parts, last = parts or [""]
+    if parts and parts[0] != HUB_REPO:
         raise UserError(
-            f"{key}: the pretrained weights are not in the local cache; download {url} to {path}, "
-            f"or start from random weights with torchhub::{model}:random"
+            f"{key}: hub models of '{parts[0]}' are not supported, only those of {HUB_REPO}; download the weights and "
+            f"use file::PATH"
         )
-    return path
+    model = _hub_name(last, key)
+    return Backbone(VIT_SIZES[model.removeprefix("dinov2_")], model, hub=None if random else model)
+
+
+def _parse_mapping(spec: Mapping[str, Any], key: str) -> Backbone:
+    for name in spec:
+        if name not in MAPPING_KEYS:
+            raise UserError(f"unknown key '{name}' in {key}; known: {', '.join(MAPPING_KEYS)}")
+    kind, model, path = spec.get("type"), spec.get("model"), spec.get("path")
+    kind = kind or ("file" if path else "torchhub" if model else None)
+    if kind == "torchhub" and model:
+        random = ":random" if spec.get("pretrained") is False else ""
+        backbone = parse_backbone(f"torchhub::{model}{random}", key)
+    elif kind == "file" and path:
+        backbone = Backbone(None, _hub_name(model, key), file=Path(path).expanduser())
+    elif kind == "hf" and (repo := spec.get("repo") or path):
+        backbone = Backbone(None, _hub_name(model, key), repo=repo, filename=spec.get("filename"))
+    elif kind == "class" and model:
+        import_class(model, key)
+        backbone = Backbone(CustomBackbone(model, dict(spec.get("kwargs") or {})))
+    else:
+        raise UserError(
+            f"{key}: a mapping needs type torchhub with model, file or hf with path, or class with model; not {dict(spec)!r}"
+        )
+    return dataclasses.replace(backbone, freeze=spec.get("freeze", False))
+
+
+def _hub_name(model: str | None, key: str) -> str | None:
+    if model is None or model in HUB_MODELS:
+        return model
+    if model in VIT_SIZES:
+        return f"dinov2_{model}"
+    raise UserError(f"{key}: unknown DINOv2 model '{model}'; known: {', '.join(HUB_MODELS)}")

@@ -1,14 +1,34 @@
-"""Which decoder a configuration asks for, and its HuggingFace settings."""
+"""Which decoder a configuration asks for, and its settings: a HuggingFace one's, or a class of the user's own.
+
+A class of one's own, `--decoder-class package.module:Class`, is a Flax NNX module with this protocol:
+
+    Class(d_model, vocab_size, num_layers, num_heads, dropout, pad_token_id, eos_token_id, rngs, [dtype], **decoder_kwargs)
+    model(encoded (B, T, d_model), encoder_mask (B, T) or None, ids (B, S), mask (B, S) or None, *, key=None)
+        logits (B, S, vocab_size); a position sees itself and the past; `key` turns dropout on
+    model.shift_right(labels (B, S))                     optional: decoder inputs; by default pad_token_id comes first
+    model.init_cache, model.decode_step                  optional: see `seq2seq`; without them each token runs the prefix
+    model.generate(encoded, encoder_mask, **options)     optional: token ids, in place of our search
+
+Its attribute paths are its torch keys, under `decoder.model.`. docs/custom_decoders.md has an example.
+"""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax import Array
 
 from slt_jax.config import ModelConfig
 from slt_jax.errors import UserError
+from slt_jax.hub import huggingface_folder
+from slt_jax.models import seq2seq
+from slt_jax.models.custom import build_custom
+from slt_jax.models.generate import generate
 
 
 def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -> dict[str, Any]:
@@ -17,8 +37,9 @@ def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -
     `decoder_kwargs` override fields. `tie_word_embeddings` says whether the output layer is the embedding; only
     weights can tell, since transformers 5 writes `true` into every T5 configuration.
     """
-    source = config.decoder_config or config.decoder_model
-    fields = _read_settings(source) if source else _settings_from_flags(config)
+    if config.decoder_class:
+        return _custom_settings(config)
+    fields = _read_settings(config) if config.decoder_config or config.decoder_model else _settings_from_flags(config)
     fields |= config.decoder_kwargs
     settings = _with_defaults(fields)
     settings["tie_word_embeddings"] = tie_word_embeddings
@@ -39,8 +60,17 @@ def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -
     return settings
 
 
+def decoder_folder(config: ModelConfig, *, weights: bool = True) -> Path:
+    """The folder that `--decoder-model`, a folder or a hub id, means. Raises UserError where it cannot be had."""
+    return huggingface_folder(
+        config.decoder_model, "--decoder-model", weights=weights, local_files_only=config.local_files_only
+    )
+
+
 def build_decoder(settings: Mapping[str, Any], *, dtype, rngs: nnx.Rngs) -> nnx.Module:
-    """A `T5` or `Bart` for these settings."""
+    """A `T5`, a `Bart` or a custom class for these settings."""
+    if "decoder_class" in settings:
+        return _build_custom(settings, dtype=dtype, rngs=rngs)
     if settings["model_type"] in ("t5", "mt5"):
         from slt_jax.models.t5 import T5
 
@@ -48,6 +78,74 @@ def build_decoder(settings: Mapping[str, Any], *, dtype, rngs: nnx.Rngs) -> nnx.
     from slt_jax.models.bart import Bart
 
     return Bart(settings, dtype=dtype, rngs=rngs)
+
+
+def shift_right(model: nnx.Module, labels: Array) -> Array:
+    """Decoder inputs (B, S) for `labels` (B, S), by the decoder's own rule where it has one."""
+    if hasattr(model, "shift_right"):
+        return model.shift_right(labels)
+    return seq2seq.shift_right(labels, model.config["decoder_start_token_id"], model.config["pad_token_id"])
+
+
+def generate_tokens(model: nnx.Module, encoded: Array, encoder_mask: Array | None, **options) -> np.ndarray:
+    """Token ids (B, <= max_length) by the decoder's own `generate` where it has one, else by ours."""
+    if hasattr(model, "generate"):
+        return np.asarray(model.generate(encoded, encoder_mask, **options))
+    return generate(model, encoded, encoder_mask, **options)
+
+
+# --- custom classes -----------------------------------------------------------------------------------------------
+
+
+def _custom_settings(config: ModelConfig) -> dict[str, Any]:
+    """What the constructor of `--decoder-class` gets, tried out without computing an array."""
+    kwargs = {
+        "d_model": config.d_model, "vocab_size": config.vocab_size, "num_layers": config.decoder_layers,
+        "num_heads": config.decoder_heads, "dropout": config.decoder_dropout, "pad_token_id": config.pad_token_id,
+        "eos_token_id": config.eos_token_id,
+    } | config.decoder_kwargs
+    settings = {"decoder_class": config.decoder_class, "kwargs": kwargs}
+    flag = f"--decoder-class {config.decoder_class}"
+    found = {}
+
+    def call() -> Array:
+        model = build_decoder(settings, dtype=jnp.float32, rngs=nnx.Rngs(0))
+        found["d_model"] = getattr(model, "d_model", kwargs["d_model"])
+        frames, tokens = (2, 3), (2, 5)
+        return model(
+            jnp.zeros((*frames, config.d_model)), jnp.ones(frames, bool), jnp.zeros(tokens, jnp.int32),
+            jnp.ones(tokens, bool), key=jax.random.key(0),
+        )
+
+    problem = None
+    try:
+        logits = jax.eval_shape(call)
+        shape = getattr(logits, "shape", None)
+        if shape != (2, 5, kwargs["vocab_size"]):
+            problem = f"its logits have the shape {shape} where (2, 5, vocab_size {kwargs['vocab_size']}) is expected"
+    except UserError:
+        raise
+    except Exception as error:  # whatever foreign code raises
+        problem = f"calling it fails: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    if found.get("d_model", config.d_model) != config.d_model:
+        raise UserError(
+            f"{flag}: the decoder's d_model is {found['d_model']} but model.d_model is {config.d_model}; "
+            f"set --d-model {found['d_model']}"
+        )
+    if problem:
+        raise UserError(f"{flag}: {problem} (the protocol is in slt_jax/models/decoders.py)")
+    return settings
+
+
+def _build_custom(settings: Mapping[str, Any], *, dtype, rngs: nnx.Rngs) -> nnx.Module:
+    name, kwargs = settings["decoder_class"], settings["kwargs"]
+    model = build_custom(name, kwargs, f"--decoder-class {name}", dtype=dtype, rngs=rngs)
+    if not hasattr(model, "config"):  # which generation reads
+        model.config = seq2seq.FrozenConfig({"decoder_start_token_id": kwargs["pad_token_id"]} | kwargs)
+    return model
+
+
+# --- HuggingFace decoders -----------------------------------------------------------------------------------------
 
 
 def _settings_from_flags(config: ModelConfig) -> dict[str, Any]:
@@ -81,18 +179,24 @@ def _settings_from_flags(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _read_settings(source: str | Mapping) -> dict[str, Any]:
-    """A HuggingFace `config.json`: as a mapping, a file, or the folder that holds it."""
+def _read_settings(config: ModelConfig) -> dict[str, Any]:
+    """A HuggingFace `config.json`: as a mapping, a file, the folder that holds it, or a hub id."""
+    source = config.decoder_config
     if isinstance(source, Mapping):
         return dict(source)
-    path = Path(source)
+    if source:
+        flag, path = "--decoder-config", Path(source)
+        if not path.exists():
+            path = huggingface_folder(source, flag, weights=False, local_files_only=config.local_files_only)
+    else:
+        flag, path = "--decoder-model", decoder_folder(config)
     path = path / "config.json" if path.is_dir() else path
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--decoder-config {source}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{flag} {path}: cannot be read ({error.strerror})") from None
     except ValueError:
-        raise UserError(f"--decoder-config {path}: is not JSON") from None
+        raise UserError(f"{flag} {path}: is not JSON") from None
 
 
 def _with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,31 +15,31 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.config import ModelConfig
+from slt_jax.models.backbones import Sizes, build_backbone
 from slt_jax.models.fusion import Fusion, Positions, StreamProjector
 from slt_jax.models.layers import split
 from slt_jax.models.temporal import TemporalEncoder
-from slt_jax.models.vit import VisionTransformer, ViTConfig
 
 
 class MultiStreamEncoder(nnx.Module):
-    """`backbones` are the ViT sizes of the face, left-hand and right-hand streams."""
+    """`backbones` say what the face, left-hand and right-hand streams see with: ViT sizes or classes."""
 
-    def __init__(self, config: ModelConfig, backbones: tuple[ViTConfig, ...], *, dtype=jnp.float32, rngs: nnx.Rngs):
-        face, left, right = backbones
+    def __init__(self, config: ModelConfig, backbones: tuple[Sizes, ...], *, dtype=jnp.float32, rngs: nnx.Rngs):
+        face, left, right = (build_backbone(sizes, dtype=dtype, rngs=rngs) for sizes in backbones)
         width = config.projector_dim
 
         def projector(in_features: int) -> StreamProjector:
             return StreamProjector(in_features, width, config.projector_dropout, dtype=dtype, rngs=rngs)
 
-        def image_projector(backbone: ViTConfig) -> StreamProjector | None:
-            return None if projects_by_identity(config, backbone) else projector(backbone.embed_dim)
+        def image_projector(stream: str, backbone: nnx.Module) -> StreamProjector | None:
+            return None if projects_by_identity(config, stream, backbone.embed_dim) else projector(backbone.embed_dim)
 
-        self.face_backbone = VisionTransformer(face, dtype=dtype, rngs=rngs)
-        self.hand_backbone_left = VisionTransformer(left, dtype=dtype, rngs=rngs)
-        self.hand_backbone_right = VisionTransformer(right, dtype=dtype, rngs=rngs)
-        self.face_projector = nnx.data(image_projector(face))
-        self.hand_left_projector = nnx.data(image_projector(left))
-        self.hand_right_projector = nnx.data(image_projector(right))
+        self.face_backbone = face
+        self.hand_backbone_left = left
+        self.hand_backbone_right = right
+        self.face_projector = nnx.data(image_projector("face", face))
+        self.hand_left_projector = nnx.data(image_projector("hand_left", left))
+        self.hand_right_projector = nnx.data(image_projector("hand_right", right))
         self.pose_projector = projector(3 * config.pose_landmarks)
         self.fusion = Fusion(4 * width, config.d_model, config.fusion_dropout, dtype=dtype, rngs=rngs)
         self.positional = Positions(config.sequence_length, config.d_model, dtype=dtype, rngs=rngs)
@@ -75,13 +75,14 @@ class MultiStreamEncoder(nnx.Module):
         return self.temporal(frames, batch.get("pad_mask"), key=temporal_key)
 
 
-def projects_by_identity(config: ModelConfig, backbone: ViTConfig) -> bool:
-    """Whether a stream's features go to the fusion as they are, as v9 does with DINOv2 hub backbones."""
-    same_width = config.projector_dim == backbone.embed_dim
-    return config.projector == "identity" or (config.projector == "auto" and same_width)
+def projects_by_identity(config: ModelConfig, stream: str, embed_dim: int) -> bool:
+    """Whether features of `face`, `hand_left` or `hand_right` go to the fusion as they are, as v9's hub backbones' do."""
+    given = config.projector
+    kind = given.get(stream, "auto") if isinstance(given, Mapping) else given
+    return kind == "identity" or (kind == "auto" and config.projector_dim == embed_dim)
 
 
-def frame_features(backbone: VisionTransformer, frames: Array) -> Array:
+def frame_features(backbone: nnx.Module, frames: Array) -> Array:
     """(B, T, H, W, 3) to (B, T, embed_dim): every frame is an image of its own."""
     b, t = frames.shape[:2]
     return backbone(frames.reshape(b * t, *frames.shape[2:])).reshape(b, t, -1)

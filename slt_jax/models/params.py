@@ -72,7 +72,7 @@ def leaves(model: nnx.Module) -> list[Leaf]:
     Only right for a module as its constructor left it; `nnx.merge` sorts attributes.
     """
     _, state = nnx.split(model)
-    paths = {id(_resolve(model, path)): ".".join(map(str, path)) for path, _ in nnx.to_flat_state(state)}
+    paths = {id(resolve(model, path)): ".".join(map(str, path)) for path, _ in nnx.to_flat_state(state)}
     return [
         Leaf(name, paths[id(variable)], tuple(variable.shape), owner, isinstance(variable, Buffer))
         for name, variable, owner in _walk(model, "")
@@ -89,7 +89,7 @@ def _walk(module, prefix: str) -> Iterator[tuple[str, nnx.Variable, type]]:
             yield from _walk(value, f"{prefix}{name}.")
 
 
-def _resolve(node, path: tuple):
+def resolve(node, path: tuple):
     for part in path:
         node = node[part] if isinstance(node, nnx.List) else getattr(node, str(part))
     return node

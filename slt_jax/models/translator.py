@@ -8,24 +8,26 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.config import ModelConfig
-from slt_jax.models.decoders import build_decoder
+from slt_jax.models.backbones import Sizes
+from slt_jax.models.decoders import build_decoder, shift_right
 from slt_jax.models.layers import split
 from slt_jax.models.multistream import MultiStreamEncoder
-from slt_jax.models.vit import ViTConfig
 
 
 class SignTranslator(nnx.Module):
     """`encoder` and `decoder`, named as in v9's checkpoints.
 
-    `backbones` are the ViT sizes of the face, left-hand and right-hand streams, `decoder` the HuggingFace settings.
+    `backbones` say what the face, left-hand and right-hand streams see with, `decoder` is from `decoder_settings`;
+    None builds the encoder alone.
     """
 
     def __init__(
-        self, config: ModelConfig, backbones: tuple[ViTConfig, ...], decoder: Mapping[str, Any], *,
+        self, config: ModelConfig, backbones: tuple[Sizes, ...], decoder: Mapping[str, Any] | None, *,
         dtype=jnp.float32, rngs: nnx.Rngs,
     ):
         self.encoder = MultiStreamEncoder(config, backbones, dtype=dtype, rngs=rngs)
-        self.decoder = Decoder(build_decoder(decoder, dtype=dtype, rngs=rngs))
+        if decoder is not None:
+            self.decoder = Decoder(build_decoder(decoder, dtype=dtype, rngs=rngs))
 
     def __call__(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Array:
         """Teacher-forced logits (B, S, vocab), float32; see `MultiStreamEncoder` for the inputs.
@@ -37,7 +39,7 @@ class SignTranslator(nnx.Module):
         labels = batch["labels"]
         model = self.decoder.model
         return model(
-            encoded, batch.get("pad_mask"), model.shift_right(labels),
+            encoded, batch.get("pad_mask"), shift_right(model, labels),
             batch.get("decoder_attention_mask", labels != -100), key=decoder_key,
         )
 

@@ -18,6 +18,7 @@ from slt_jax.config import build_config
 from slt_jax.errors import UserError
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.step import TrainState
+from slt_jax.training.workdir import state_folder
 
 # What torch's GradScaler holds when new: v9 loads it unconditionally, bfloat16 needs none.
 UNUSED_SCALER = {
@@ -59,6 +60,10 @@ class StateStore:
             ) from None
         return restored["state"], restored["notes"]
 
+    def notes(self) -> dict[str, Any]:
+        """What was noted beside the newest state."""
+        return self._manager.restore(self.latest(), args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+
     def wait(self) -> None:
         self._manager.wait_until_finished()
 
@@ -88,14 +93,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     config = build_config(notes["config"])
     _, entries = plan_model(config.model).structure()
     return Checkpoint(folder, to_state(state["trained"] | state["frozen"], entries), {"config": notes["config"]})
-
-
-def state_folder(path: Path) -> Path | None:
-    """The folder of numbered states at or under `path`."""
-    for folder in (path / "checkpoints", path):
-        if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
-            return folder
-    return None
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,39 @@
 """The programs of a run: compiled once a shape, and counted."""
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from slt_jax.data.augment import prepare
 from slt_jax.models.params import Params, Structure
 from slt_jax.training.step import Batch, StepFunctions, TrainState
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """`prepare` with its settings; equal settings are equal, so that runs of one process share programs."""
+
+    mix_streams: tuple[tuple[str, float], ...]
+    v9_hand_masks: bool
+
+    def __call__(self, batch: Batch, key: Array | None) -> Mapping[str, Array]:
+        return prepare(batch, key, mix_streams=dict(self.mix_streams), v9_hand_masks=self.v9_hand_masks)
+
+
+@functools.lru_cache(maxsize=4)
+def jitted(functions: StepFunctions) -> tuple:
+    """train_step, accumulate, apply, evaluate and encode under `jax.jit`; equal runs of one process share them."""
+    return (
+        jax.jit(functions.train_step, donate_argnums=0),
+        jax.jit(functions.accumulate, donate_argnums=1),
+        jax.jit(functions.apply, donate_argnums=(0, 1)),
+        jax.jit(functions.evaluate),
+        jax.jit(functions.encode),
+    )
 
 
 @dataclass
@@ -18,13 +44,8 @@ class Compiled:
     structure: Structure = field(init=False)
 
     def __post_init__(self):
-        functions = self.functions
-        self.structure = functions.structure
-        self._train = jax.jit(functions.train_step, donate_argnums=0)
-        self._accumulate = jax.jit(functions.accumulate, donate_argnums=1)
-        self._apply = jax.jit(functions.apply, donate_argnums=(0, 1))
-        self.evaluate = jax.jit(functions.evaluate)
-        self.encode = jax.jit(functions.encode)
+        self.structure = self.functions.structure
+        self._train, self._accumulate, self._apply, self.evaluate, self.encode = jitted(self.functions)
 
     def step(self, state: TrainState, batches: list[Batch], lr: Array) -> tuple[TrainState, dict]:
         """One optimiser step over micro-batches: new state; `loss` and `tokens` of each, and `grad_norm`."""

@@ -8,8 +8,9 @@ from jax.sharding import Mesh
 
 from slt_jax.data.loader import Loader
 from slt_jax.data.text import decode
-from slt_jax.models.generate import generate
+from slt_jax.models.decoders import generate_tokens
 from slt_jax.training.compiled import Compiled
+from slt_jax.training.ledger import check_finite
 from slt_jax.training.loss import IGNORE
 from slt_jax.training.metrics import Totals, character_errors
 from slt_jax.training.progress import Progress
@@ -20,12 +21,13 @@ from slt_jax.training.step import TrainState
 def validate(
     compiled: Compiled, state: TrainState, loader: Loader, tokenizer, mesh: Mesh, stopped: Callable[[], bool]
 ) -> Totals:
-    """The sums over a split; ends early where `stopped()` says so."""
+    """The sums over a split; ends early where `stopped()` says so. Raises TrainingStopped on a loss that is none."""
     totals = Totals()
     params = state["trained"] | state["frozen"]
     with Progress("validation", len(loader)) as progress:
         for batch in progress.wait(loader.epoch()):
             results = jax.device_get(compiled.evaluate(params, place_batch(batch.arrays, mesh)))
+            check_finite("validation loss", float(results["loss"]), f"after step {int(state['step'])}", [batch])
             valid, labels = batch.arrays["valid"], batch.arrays["labels"]
             predicted = np.where(labels == IGNORE, IGNORE, results["predicted"])[valid]
             tokens = (labels[valid] != IGNORE).sum(axis=1)
@@ -47,7 +49,7 @@ def translate_samples(
     for batch in loader.epoch():
         encoded, frames = compiled.encode(params, place_batch(batch.arrays, mesh))
         decoder = compiled.structure.merge(params).decoder.model
-        tokens = generate(decoder, encoded, frames, max_length=max_length, min_length=2)
+        tokens = generate_tokens(decoder, encoded, frames, max_length=max_length, min_length=2)
         valid = batch.arrays["valid"]
         translations = decode(tokenizer, np.asarray(tokens)[valid])
         references = [text for text, real in zip(batch.texts, valid, strict=True) if real]

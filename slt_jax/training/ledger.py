@@ -33,16 +33,17 @@ class Ledger:
             step, results, batches = self._pending.popleft()
             results = jax.device_get(results)
             for loss, tokens, batch in zip(results["loss"], results["tokens"], batches, strict=True):
-                self._check("loss", float(loss), step, [batch])
+                check_finite("loss", float(loss), f"at step {step}", [batch])
                 self.totals.add(float(loss), float(tokens), int(batch.arrays["valid"].sum()))
-            self._check("gradient norm", float(results["grad_norm"]), step, batches)
+            check_finite("gradient norm", float(results["grad_norm"]), f"at step {step}", batches)
             self.last = {"step": step, "loss": float(results["loss"][-1]), "grad_norm": float(results["grad_norm"])}
 
-    @staticmethod
-    def _check(what: str, value: float, step: int, batches: Sequence[Batch]) -> None:
-        if not math.isfinite(value):
-            ids = ", ".join(dict.fromkeys(video_id for batch in batches for video_id in batch.video_ids))
-            raise TrainingStopped(
-                f"the {what} is {value} at step {step} (clips {ids}); the last saved state is intact. "
-                f"Try a lower --lr, --clip-grad-norm 1, or --precision float32"
-            )
+
+def check_finite(what: str, value: float, when: str, batches: Sequence[Batch]) -> None:
+    """Raise TrainingStopped, naming the clips of `batches`, unless `value` is a finite number."""
+    if not math.isfinite(value):
+        ids = ", ".join(dict.fromkeys(video_id for batch in batches for video_id in batch.video_ids))
+        raise TrainingStopped(
+            f"the {what} is {value} {when} (clips {ids}); the last saved state is intact. "
+            f"Try a lower --lr, --clip-grad-norm 1, or --precision float32"
+        )

@@ -13,15 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from convert.checkpoint import Checkpoint, plan_model
+from convert.checkpoint import plan_model
 from slt_jax.config import Config
-from slt_jax.data.augment import prepare
 from slt_jax.data.splits import open_splits
 from slt_jax.errors import UserError
 from slt_jax.files import copy_file
 from slt_jax.models.params import parameter_count
 from slt_jax.training.checkpoint import Exporter, StateStore, open_checkpoint
-from slt_jax.training.compiled import Compiled
+from slt_jax.training.compiled import Compiled, Prepare
 from slt_jax.training.evaluate import translate_samples, validate
 from slt_jax.training.freeze import trained_paths
 from slt_jax.training.ledger import Ledger
@@ -32,13 +31,16 @@ from slt_jax.training.sharding import check_batch_size, device_mesh, place_batch
 from slt_jax.training.signals import StopSignal
 from slt_jax.training.start import (
     Position,
+    abstract_state,
     find_resume,
     initial_state,
     resume_checkpoint,
     resume_states,
+    saved_config,
     starting_params,
+    tokenizer_beside,
+    trained_with_v9_masks,
     with_tokenizer,
-    written_by_v9,
 )
 from slt_jax.training.step import StepFunctions
 from slt_jax.training.tracking import Tracker
@@ -69,12 +71,13 @@ def train(
     if not config.data.work_dir:
         raise UserError("--work-dir is not given (nor data.work_dir in the configuration)")
     workdir = WorkDir(config.data.work_dir)
-    source = None if resume is None else find_resume(Path(resume or workdir.path))
+    source = None if resume is None else find_resume(Path(resume or workdir.path), workdir)
+    origin = source or config.training.init_checkpoint
     mesh = device_mesh()
     check_batch_size("--batch-size", config.data.batch_size, mesh)
     check_batch_size("--val-batch-size", config.data.val_batch_size or config.data.batch_size, mesh)
-    workdir.claim(resume=resume is not None, overwrite=overwrite)
-    splits = open_splits(config, workdir.tokenizer)
+    workdir.claim(source, overwrite=overwrite, keep=config.data.tokenizer)
+    splits = open_splits(config, workdir.tokenizer, tokenizer_beside(origin))
     config = with_tokenizer(config, splits.tokenizer)
     plan = plan_model(config.model)
     amp = config.data.precision == "amp"
@@ -82,26 +85,27 @@ def train(
     jax.config.update("jax_default_matmul_precision", None if amp else "highest")
 
     # --- the state: new, from given weights, or where an earlier run stopped ----------------------------------------
-    file = source if source and source.is_file() else config.training.init_checkpoint
-    checkpoint = open_checkpoint(file) if file else None
-    config = with_hand_masks(config, checkpoint)
-    params = starting_params(plan, entries, config.data.seed, checkpoint, strict=source is not None)
-    trained = trained_paths(config.model, list(params), structure.buffers)
+    trained = trained_paths(config.model, {entry.path: None for entry in entries}, structure.buffers)
     optimizer = build_optimizer(config.optim)
-    state = initial_state(params, trained, optimizer, mesh)
-    del params
     position = Position()
-    if source and checkpoint:
-        steps_per_epoch = math.ceil(len(splits.train) / config.training.grad_accum_steps)
-        state, position = resume_checkpoint(checkpoint, state, optimizer, entries, steps_per_epoch, mesh)
-    elif source:
-        state, position = resume_states(source, state)
+    if source and source.is_dir():
+        config = with_hand_masks(config, origin, saved_config(source))
+        state, position = resume_states(source, abstract_state(plan, trained, optimizer, mesh))
+    else:
+        checkpoint = open_checkpoint(origin) if origin else None
+        config = with_hand_masks(config, origin, checkpoint.config if checkpoint else None)
+        params = starting_params(plan, entries, config.data.seed, checkpoint, strict=source is not None)
+        state = initial_state(params, trained, optimizer, mesh)
+        del params
+        if source:
+            steps_per_epoch = math.ceil(len(splits.train) / config.training.grad_accum_steps)
+            state, position = resume_checkpoint(checkpoint, state, optimizer, entries, steps_per_epoch, mesh)
     workdir.write_settings(config.to_dict(), merged)
     exporter = Exporter(plan, entries, optimizer, config.optim.lr, config.to_dict())
     announce(config, state, mesh, len(splits.train.clips), len(splits.val.clips), source, position)
 
     # --- the compiled functions -------------------------------------------------------------------------------------
-    on_device = partial(prepare, mix_streams=config.data.mix_streams, v9_hand_masks=bool(config.data.v9_hand_masks))
+    on_device = Prepare(tuple(config.data.mix_streams.items()), bool(config.data.v9_hand_masks))
     compiled = Compiled(StepFunctions(
         structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed, on_device
     ))
@@ -202,14 +206,17 @@ def notes(config: Config, position: Position) -> dict[str, Any]:
     return {"position": dataclasses.asdict(position), "config": config.to_dict()}
 
 
-def with_hand_masks(config: Config, checkpoint: Checkpoint | None) -> Config:
-    """Settle `v9_hand_masks`: as asked, else as the given checkpoint was trained, else correct masks."""
+def with_hand_masks(config: Config, origin: str | Path | None, saved: Mapping[str, Any] | None) -> Config:
+    """Settle `v9_hand_masks`: as asked, else as the weights from `origin` were trained, else correct masks.
+
+    `saved` is the configuration found there, empty where it has none.
+    """
     asked = config.data.v9_hand_masks
-    if asked is None and checkpoint is not None:
-        asked = written_by_v9(checkpoint) or bool(checkpoint.config["data"]["v9_hand_masks"])
+    if asked is None and saved is not None:
+        asked = trained_with_v9_masks(saved)
         if asked:
             say(
-                f"{checkpoint.path} was trained with v9's hand masks, which hide every hand: going on with them "
+                f"{origin} was trained with v9's hand masks, which hide every hand: going on with them "
                 f"(--set data.v9_hand_masks=false shows it hands)"
             )
     return dataclasses.replace(config, data=dataclasses.replace(config.data, v9_hand_masks=bool(asked)))

@@ -19,11 +19,12 @@ from slt_jax.errors import UserError
 from slt_jax.models.backbones import STREAM_KEYS, stream_backbones
 from slt_jax.models.multistream import initial_positions
 from slt_jax.models.params import Params, split_model
-from slt_jax.training.checkpoint import StateStore, state_folder
+from slt_jax.training.checkpoint import StateStore
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.progress import say
 from slt_jax.training.sharding import replicated
 from slt_jax.training.step import TrainState
+from slt_jax.training.workdir import WorkDir, state_folder
 
 STREAM_PREFIXES = ("encoder.face_backbone.", "encoder.hand_backbone_left.", "encoder.hand_backbone_right.")
 
@@ -47,6 +48,11 @@ def with_tokenizer(config: Config, tokenizer) -> Config:
     end = next((t for t in (tokenizer.eos_token_id, tokenizer.sep_token_id) if t is not None), None)
     if end is None:
         raise UserError("--tokenizer: it has neither an eos nor a sep token; the decoder needs one to stop")
+    if config.model.vocab_size is not None and config.model.vocab_size < tokenizer.vocab_size:
+        raise UserError(
+            f"model.vocab_size {config.model.vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size}; "
+            f"leave it out to take the tokenizer's"
+        )
     model = dataclasses.replace(
         config.model, vocab_size=config.model.vocab_size or tokenizer.vocab_size,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=end,
@@ -103,14 +109,17 @@ def fresh_params(plan: Blueprint, entries: list[Entry], seed: int, *, given: Col
 
 def initial_state(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer, mesh: Mesh) -> TrainState:
     """A train state at step 0 on every device of `mesh`."""
+    return place_state(assemble(params, trained, optimizer), mesh)
+
+
+def assemble(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer) -> TrainState:
     chosen = set(trained)
-    state = {
+    return {
         "trained": {path: params[path] for path in trained},
         "frozen": {path: array for path, array in params.items() if path not in chosen},
         "optimizer": optimizer.init({path: params[path] for path in trained}),
         "step": jnp.int32(0),
     }
-    return place_state(state, mesh)
 
 
 def place_state(state: TrainState, mesh: Mesh) -> TrainState:
@@ -118,19 +127,51 @@ def place_state(state: TrainState, mesh: Mesh) -> TrainState:
     return jax.tree.map(lambda array: jax.device_put(np.array(array), replicated(mesh)), state)
 
 
-def find_resume(path: Path) -> Path:
-    """What `--resume PATH` means: a `.pt`, or the folder of a work-dir's numbered states."""
+def abstract_state(plan: Blueprint, trained: list[str], optimizer: Optimizer, mesh: Mesh) -> TrainState:
+    """The shapes and places of a train state, with no array computed."""
+
+    def build() -> TrainState:
+        return assemble(split_model(plan.build())[1], trained, optimizer)
+
+    place = replicated(mesh)
+    shapes = jax.eval_shape(build)
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place), shapes)
+
+
+def find_resume(path: Path, workdir: WorkDir) -> Path | None:
+    """What `--resume PATH` means: a `.pt`, the folder of a work-dir's numbered states, or None for the beginning.
+
+    The beginning is where a run continues that was stopped before it had saved anything.
+    """
     if path.is_file():
         return path
     if folder := state_folder(path):
         return folder
     if (path / "last.pt").exists():
         return path / "last.pt"
+    if path == workdir.path and workdir.settings.exists():
+        say(f"--resume: {path} holds no saved state yet; starting from the beginning")
+        return None
     raise UserError(f"--resume {path}: holds no state to continue (no checkpoints/ and no last.pt)")
 
 
+def tokenizer_beside(path: str | Path | None) -> Path | None:
+    """The tokenizer that a run kept in its work-dir; `path` is the work-dir or something in it."""
+    folders = () if path is None else (Path(path) / "tokenizer", Path(path).absolute().parent / "tokenizer")
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def saved_config(folder: Path) -> dict[str, Any]:
+    """The configuration under which the newest state under `folder` was saved."""
+    store = StateStore(folder, read_only=True)
+    try:
+        return store.notes()["config"]
+    finally:
+        store.close()
+
+
 def resume_states(folder: Path, like: TrainState) -> tuple[TrainState, Position]:
-    """The newest state under `folder`, exactly as it was saved."""
+    """The newest state under `folder`, exactly as it was saved; `like` as from `abstract_state`."""
     store = StateStore(folder, read_only=True)
     try:
         state, notes = store.restore(like)
@@ -159,6 +200,7 @@ def resume_checkpoint(
     return place_state(state | {"step": np.int32(epoch * steps_per_epoch)}, mesh), position
 
 
-def written_by_v9(checkpoint: Checkpoint) -> bool:
-    """v9 does not know the setting that every file written here records."""
-    return "v9_hand_masks" not in checkpoint.config.get("data", {})
+def trained_with_v9_masks(saved: Mapping[str, Any]) -> bool:
+    """Whether weights saved under this configuration know v9's hand masks; v9 itself has no word for them."""
+    data = saved.get("data")
+    return bool(data.get("v9_hand_masks", True)) if isinstance(data, Mapping) else True

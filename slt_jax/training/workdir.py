@@ -10,6 +10,14 @@ from slt_jax.errors import UserError
 from slt_jax.files import write_json, write_json_lines
 
 
+def state_folder(path: Path) -> Path | None:
+    """The folder of numbered states at or under `path`."""
+    for folder in (path / "checkpoints", path):
+        if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
+            return folder
+    return None
+
+
 class WorkDir:
     """Paths and files of one run."""
 
@@ -23,19 +31,27 @@ class WorkDir:
         self.settings = self.path / "config.json"
 
     def holds_run(self) -> bool:
-        return any(path.exists() for path in (self.checkpoints, self.last, self.best, self.metrics))
+        files = (self.last, self.best, self.metrics)
+        return any(path.exists() for path in files) or state_folder(self.checkpoints) is not None
 
-    def claim(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuse a folder that holds a run unless it is resumed; with `overwrite`, remove that run."""
+    def claim(self, source: Path | None, *, overwrite: bool, keep: str | None = None) -> None:
+        """Refuse a folder that holds a run other than the one that is resumed from `source`.
+
+        With `overwrite` that run is removed, except for the folder `keep` (a tokenizer that is still wanted).
+        """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--work-dir {self.path}: is a file; name a folder")
-        if overwrite and not resume:
+        own = source is not None and source.absolute().is_relative_to(self.path.absolute())
+        if own and overwrite:
+            raise UserError(f"--overwrite would remove the run in {self.path} that --resume is to continue; give one")
+        if overwrite:
             for path in (self.last, self.best, self.metrics, self.settings, self.path / "config.merged.json"):
                 path.unlink(missing_ok=True)
             for folder in (self.checkpoints, self.tokenizer):
-                shutil.rmtree(folder, ignore_errors=True)
-        elif self.holds_run() and not resume:
-            raise UserError(f"--work-dir {self.path} holds a run; continue it with --resume or replace it with --overwrite")
+                if keep is None or folder.absolute() != Path(keep).absolute():
+                    shutil.rmtree(folder, ignore_errors=True)
+        elif self.holds_run() and not own:
+            raise UserError(f"--work-dir {self.path} holds a run; --resume continues it, --overwrite replaces it")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

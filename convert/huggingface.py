@@ -1,0 +1,150 @@
+"""Weights of HuggingFace folders without torch, and those of a seq2seq model under v9's names.
+
+A folder holds `model.safetensors`, `pytorch_model.bin`, or either in shards with an index that says where each tensor
+is. Arrays are memory-mapped; float16 and bfloat16 become float32 where they are used.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from convert.state_dict import Entry, strip_prefixes
+from convert.torch_file import TorchFileError, read_pt
+from slt_jax.errors import UserError
+
+# In the order of preference of transformers.
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+SAFETENSORS_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
+    "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "U16": np.uint16, "U32": np.uint32,
+    "U64": np.uint64, "BOOL": np.bool_, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
+}
+MAX_HEADER = 100_000_000  # bytes, the limit of the format's own library
+
+
+def is_folder_of_weights(path: str | Path) -> bool:
+    return any((Path(path) / name).exists() for name in WEIGHT_FILES)
+
+
+def read_folder(folder: str | Path) -> dict[str, np.ndarray]:
+    """Every tensor of a HuggingFace folder by its key. Raises UserError where there is none or a shard is missing."""
+    folder = Path(folder)
+    name = next((name for name in WEIGHT_FILES if (folder / name).exists()), None)
+    if name is None:
+        raise UserError(f"{folder}: holds no weights ({', '.join(WEIGHT_FILES)})")
+    if name.endswith(".index.json"):
+        return _read_shards(folder / name)
+    return _read_file(folder / name)
+
+
+def _read_shards(index: Path) -> dict[str, np.ndarray]:
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(places.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{index}: is not an index of weight files") from None
+    tensors: dict[str, np.ndarray] = {}
+    for shard in shards:
+        if Path(shard).name != shard:
+            raise UserError(f"{index}: names a file outside its folder ({shard!r})")
+        if not (index.parent / shard).exists():
+            raise UserError(f"{index.parent / shard}: no such file, but {index.name} names it; download it as well")
+        tensors |= _read_file(index.parent / shard)
+    if missing := [key for key in places if key not in tensors]:
+        raise UserError(f"{index}: {len(missing)} tensors are in none of its files, {missing[0]} among them")
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    content = read_pt(path)
+    if not isinstance(content, Mapping) or not all(isinstance(value, np.ndarray) for value in content.values()):
+        raise TorchFileError(f"{path}: is not a state dict")
+    return dict(content)
+
+
+def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, memory-mapped read-only. Raises UserError for anything that is not one."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            size = path.stat().st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, MAX_HEADER):
+                raise ValueError("the header is longer than the file")
+            header = json.loads(file.read(length))
+        data = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else np.empty(0, np.uint8)
+        header.pop("__metadata__", None)
+        return {key: _tensor(data, field, key) for key, field in header.items()}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is not a sound safetensors file ({error})") from None
+
+
+def _tensor(data: np.ndarray, field: Mapping, key: str) -> np.ndarray:
+    if field["dtype"] not in SAFETENSORS_DTYPES:
+        raise ValueError(f"{key} has the unknown type {field['dtype']}")
+    dtype = np.dtype(SAFETENSORS_DTYPES[field["dtype"]])
+    start, stop = field["data_offsets"]
+    shape = tuple(int(n) for n in field["shape"])
+    count = int(np.prod(shape, dtype=object)) if shape else 1
+    if not 0 <= start <= stop <= len(data) or stop - start != count * dtype.itemsize or min(shape, default=0) < 0:
+        raise ValueError(f"{key} does not lie inside the file")
+    return data[start:stop].view(dtype).reshape(shape)
+
+
+# --- sequence-to-sequence models ----------------------------------------------------------------------------------
+
+PREFIX = "decoder.model."
+# The input embedding under each of its names, as T5 and as BART have it; one of them is in every file.
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+HEAD = "lm_head.weight"
+# What files of old versions hold and transformers ignores as well.
+IGNORED = re.compile(
+    r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$|(model\.)?(encoder|decoder)\.version$"
+    r"|lm_head\.bias$|(encoder|decoder)\.embed_positions\._float_tensor$"
+)
+
+
+def has_own_head(state: Mapping[str, np.ndarray]) -> bool:
+    """Whether the output layer of a HuggingFace seq2seq state dict differs from its input embedding."""
+    embedding = next((state[key] for key in _embedding_names(state)), None)
+    return HEAD in state and embedding is not None and not np.array_equal(state[HEAD], embedding)
+
+
+def _embedding_names(state: Iterable[str]) -> list[str]:
+    return [key for name in EMBEDDINGS for key in (name, f"model.{name}") if key in state]
+
+
+def decoder_state(state: Mapping[str, np.ndarray], entries: list[Entry]) -> dict[str, np.ndarray]:
+    """A HuggingFace seq2seq state dict as the `decoder.model.*` part of v9's.
+
+    `entries` is the table of the model they are for. As transformers does: files of the bare model (no `model.` in
+    front) fit, names of tied tensors that the file leaves out are completed, `final_logits_bias` is 0 where it is not
+    there, and leftovers of old versions are ignored. What then does not fit is for `to_params` to say.
+    """
+    state = {key: array for key, array in strip_prefixes(state).items() if not IGNORED.match(key)}
+    wanted = {entry.key.removeprefix(PREFIX): entry for entry in entries if entry.key.startswith(PREFIX)}
+    if not any(key in wanted for key in state if key != HEAD):
+        if any(f"model.{key}" in wanted for key in state):
+            state = {key if key in wanted else f"model.{key}": array for key, array in state.items()}
+        else:
+            state = {key.removeprefix("model.").removeprefix("transformer."): array for key, array in state.items()}
+    embedding = next((state[key] for key in _embedding_names(state)), None)
+    for key, entry in wanted.items():
+        if key in state:
+            continue
+        twin = next((other for other in wanted if other in state and wanted[other].path == entry.path), None)
+        if twin is not None:
+            state[key] = state[twin]
+        elif key.removeprefix("model.") in (*EMBEDDINGS, HEAD) and embedding is not None:
+            state[key] = embedding
+        elif key == "final_logits_bias":
+            state[key] = np.zeros(entry.shape, np.float32)
+    return {PREFIX + key: array for key, array in state.items()}

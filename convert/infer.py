@@ -1,0 +1,77 @@
+"""What a state dict says about the model it belongs to."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from convert.dinov2 import vit_sizes
+from slt_jax.models.vit import ViTConfig
+
+BACKBONES = ("face_backbone", "hand_backbone_left", "hand_backbone_right")
+STREAMS = ("face", "hand_left", "hand_right")
+# The first part of every key of an encoder saved by itself.
+ENCODER_PARTS = (
+    *BACKBONES, *(f"{stream}_projector" for stream in STREAMS), "pose_projector", "fusion", "positional", "temporal",
+)
+
+
+def with_encoder_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The state dict with `encoder.` before the keys where it is that of a bare encoder."""
+    if state and all(key.split(".")[0] in ENCODER_PARTS for key in state):
+        return {f"encoder.{key}": array for key, array in state.items()}
+    return dict(state)
+
+
+def encoder_only(state: Mapping[str, np.ndarray]) -> bool:
+    """Whether a state dict holds an encoder and nothing of a decoder."""
+    return bool(state) and all(key.startswith("encoder.") for key in state)
+
+
+def infer_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The model settings that the keys and shapes of a state dict tell."""
+    fields: dict[str, Any] = {"projector": projectors(state)}
+    last = "encoder.pose_projector.layers.1.weight"
+    shapes = {
+        "d_model": ("encoder.fusion.proj.weight", lambda s: s[0]),
+        "projector_dim": (last, lambda s: s[0]),
+        "pose_landmarks": (last, lambda s: s[1] // 3),
+        "sequence_length": ("encoder.positional.embedding.weight", lambda s: s[0]),
+        "temporal_dim_feedforward": ("encoder.temporal.encoder.layers.0.linear1.weight", lambda s: s[0]),
+        "vocab_size": ("decoder.model.lm_head.weight", lambda s: s[0]),
+        "decoder_heads": (
+            "decoder.model.decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", lambda s: s[1],
+        ),
+    }
+    fields |= {field: rule(state[key].shape) for field, (key, rule) in shapes.items() if key in state}
+    for field, pattern in (
+        ("temporal_layers", r"encoder\.temporal\.encoder\.layers\.(\d+)\."),
+        ("decoder_layers", r"decoder\.model\.(?:model\.)?decoder\.(?:block|layers)\.(\d+)\."),
+    ):
+        if numbers := {int(match[1]) for key in state if (match := re.match(pattern, key))}:
+            fields[field] = max(numbers) + 1
+    if "encoder.pose_projector.layers.4.weight" in state:
+        fields["projector_dropout"] = 0.1
+    return fields
+
+
+def projectors(state: Mapping[str, np.ndarray]) -> str | dict[str, str]:
+    """`model.projector` as the file has it: v9 leaves out the projector of each stream whose backbone is a hub one."""
+    kinds = {s: "mlp" if f"encoder.{s}_projector.layers.0.weight" in state else "identity" for s in STREAMS}
+    return kinds["face"] if len(set(kinds.values())) == 1 else kinds
+
+
+def infer_vits(state: Mapping[str, np.ndarray], num_heads: int | None = None) -> tuple[ViTConfig, ...]:
+    """The sizes of the three streams' backbones from their weights; heads are 64 wide where `num_heads` is None."""
+    return tuple(vit_sizes(state, f"encoder.{name}.", num_heads=num_heads) for name in BACKBONES)
+
+
+def with_projector_index(state: Mapping[str, np.ndarray], keys) -> dict[str, np.ndarray]:
+    """The state dict with its projectors' last layer under the number that the model's `keys` have.
+
+    v9 counts the dropout where there is one, so the same tensors are `layers.3` or `layers.4`.
+    """
+    wanted = "4" if any(re.match(r"encoder\.\w+_projector\.layers\.4\.", key) for key in keys) else "3"
+    other = re.compile(r"(encoder\.\w+_projector\.layers)\.[34]\.")
+    return {other.sub(rf"\1.{wanted}.", key): array for key, array in state.items()}

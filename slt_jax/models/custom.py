@@ -1,0 +1,39 @@
+"""Classes of the user's own, named `package.module:Class` on the command line."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from slt_jax.errors import UserError
+
+
+def import_class(name: str, flag: str) -> type[nnx.Module]:
+    """The NNX class `package.module:Class`; the current folder is searched too. Raises UserError naming `flag`."""
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a console command's path does not have it, unlike `python -m`
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{flag} {name}: cannot be imported ({error})") from None
+    found = getattr(found, attribute, None)
+    if not (inspect.isclass(found) and issubclass(found, nnx.Module)):
+        raise UserError(f"{flag} {name}: {module} has no Flax NNX class '{attribute}'")
+    return found
+
+
+def build_custom(name: str, kwargs: Mapping[str, Any], flag: str, *, dtype, rngs: nnx.Rngs) -> nnx.Module:
+    """An instance: `Class(**kwargs, rngs=rngs)`, with `dtype` where the constructor takes it."""
+    kind = import_class(name, flag)
+    parameters = inspect.signature(kind).parameters.values()
+    if any(p.name == "dtype" or p.kind is p.VAR_KEYWORD for p in parameters):
+        kwargs = {"dtype": dtype, **kwargs}
+    try:
+        return kind(**kwargs, rngs=rngs)
+    except TypeError as error:
+        raise UserError(f"{flag}: {kind.__name__} cannot be built: {error}") from None
