@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convert.infer import encoder_only, infer_fields, infer_vits, with_encoder_prefix, with_projector_index
+from convert.infer import STREAMS, encoder_only, infer_fields, infer_vit, with_encoder_prefix, with_projector_index
+from convert.pretrained import decoder_is_tied, plan_backbones
 from convert.state_dict import Entry, StateDictMismatch, shorten, strip_prefixes, table, to_params
 from convert.torch_file import read_pt
 from slt_jax.config import ModelConfig, build_section
 from slt_jax.errors import UserError
-from slt_jax.models.backbones import STREAM_KEYS, stream_backbones
+from slt_jax.models.backbones import STREAM_KEYS, CustomBackbone, Sizes, backbone_width, stream_backbones
 from slt_jax.models.decoders import decoder_settings
+from slt_jax.models.multistream import projects_by_identity
 from slt_jax.models.params import Structure, describe
 from slt_jax.models.translator import SignTranslator
 from slt_jax.models.vit import ViTConfig
@@ -64,8 +66,21 @@ class Blueprint:
     """All that builds a model but its arrays: used by training, loading and conversion alike."""
 
     config: ModelConfig
-    backbones: tuple[ViTConfig, ...]
+    backbones: tuple[Sizes, ...]
     decoder: Mapping[str, Any] | None  # None: an encoder by itself
+
+    @classmethod
+    def from_record(cls, config: ModelConfig, record: Mapping[str, Any]) -> "Blueprint":
+        kinds = (CustomBackbone if "name" in sizes else ViTConfig for sizes in record["backbones"])
+        backbones = tuple(kind(**sizes) for kind, sizes in zip(kinds, record["backbones"], strict=True))
+        return cls(config, backbones, record["decoder"])
+
+    def record(self) -> dict[str, Any]:
+        """What the configuration leaves to the weight files that it names, as plain types: kept with saved weights."""
+        decoder = self.decoder
+        if decoder is not None and "decoder_class" not in decoder:
+            decoder = {key: value for key, value in decoder.items() if not isinstance(value, Mapping)}
+        return {"backbones": [dataclasses.asdict(sizes) for sizes in self.backbones], "decoder": decoder}
 
     def build(self, *, dtype=jnp.float32, seed: int = 0) -> SignTranslator:
         return SignTranslator(self.config, self.backbones, self.decoder, dtype=dtype, rngs=nnx.Rngs(seed))
@@ -78,16 +93,17 @@ class Blueprint:
 
 def plan_model(config: ModelConfig) -> Blueprint:
     """The model that a configuration describes."""
-    backbones = tuple(backbone.vit for backbone in stream_backbones(config))
-    for vit in backbones:
-        if config.image_size % vit.patch_size:
-            raise UserError(f"--image-size {config.image_size} is not a multiple of the patch size {vit.patch_size}")
-        if config.projector == "identity" and config.projector_dim != vit.embed_dim:
+    backbones = plan_backbones(config)
+    for stream, sizes in zip(STREAMS, backbones, strict=True):
+        patch, width = getattr(sizes, "patch_size", 1), backbone_width(sizes)
+        if config.image_size % patch:
+            raise UserError(f"--image-size {config.image_size} is not a multiple of the patch size {patch}")
+        if projects_by_identity(config, stream, width) and config.projector_dim != width:
             raise UserError(
                 f"model.projector identity needs model.projector_dim {config.projector_dim} to equal the backbone's "
-                f"width {vit.embed_dim}; set --projector-dim {vit.embed_dim}"
+                f"width {width}; set --projector-dim {width}"
             )
-    return Blueprint(config, backbones, decoder_settings(config))
+    return Blueprint(config, backbones, decoder_settings(config, tie_word_embeddings=decoder_is_tied(config)))
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -110,15 +126,15 @@ def _tensors(path, state: Mapping) -> dict[str, np.ndarray]:
 
 
 def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None) -> Blueprint:
-    """The model a checkpoint holds: `model` where given, else its own configuration; the rest is read off the weights.
+    """The model a checkpoint holds: what `model` gives, else its own configuration; the rest is read off the weights.
 
     What neither says has v9's default (weights do not tell the heads of the temporal encoder). Raises UserError where
     the sizes of a backbone cannot be told.
     """
-    if isinstance(model, Mapping):
-        fields = dict(model)
+    if isinstance(model, ModelConfig):
+        fields = dataclasses.asdict(model)
     else:
-        fields = dataclasses.asdict(model) if model else checkpoint.model_fields
+        fields = _override(checkpoint.model_fields, model or {})
     if not any(key.startswith("encoder.") for key in checkpoint.state):
         lines = ["- encoder.*  (in every v9 model, not in the file)"]
         lines += [f"+ {key} {list(array.shape)}  (in the file)" for key, array in checkpoint.state.items()]
@@ -130,18 +146,27 @@ def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None
         fields["projector"] = inferred["projector"]
     fields["decoder_config"] = _beside(checkpoint.path, fields.get("decoder_config"))
     config = build_section("model", fields)
-    try:
-        sizes = [backbone.sizes for backbone in stream_backbones(config)]
-    except UserError:
-        sizes = [None] * len(STREAM_KEYS)
-    if None in sizes:  # the specs do not tell, or mean nothing here
-        vits = infer_vits(checkpoint.state)
-        sizes = [given or vit for given, vit in zip(sizes, vits, strict=True)]
-        config = dataclasses.replace(config, backbone=dataclasses.asdict(vits[0]), **dict.fromkeys(STREAM_KEYS))
+    if model is None and isinstance(record := checkpoint.rest.get("architecture"), dict):
+        return Blueprint.from_record(config, record)
+    sizes = _backbone_sizes(config, checkpoint.state)
     if checkpoint.encoder_only:
-        return Blueprint(config, tuple(sizes), None)
+        return Blueprint(config, sizes, None)
     tied = not _differ(checkpoint.state, "decoder.model.shared.weight", "decoder.model.lm_head.weight")
-    return Blueprint(config, tuple(sizes), decoder_settings(config, tie_word_embeddings=tied))
+    return Blueprint(config, sizes, decoder_settings(config, tie_word_embeddings=tied))
+
+
+def _backbone_sizes(config: ModelConfig, state: Mapping[str, np.ndarray]) -> tuple[Sizes, ...]:
+    """As the configuration says; as the weights do where it says nothing, or something that means nothing here."""
+    try:
+        specs = stream_backbones(config)
+    except UserError:
+        specs = [None] * len(STREAM_KEYS)
+    sizes = []
+    for stream, key, spec in zip(STREAMS, STREAM_KEYS, specs, strict=True):
+        named = config.backbone is not None or getattr(config, key) is not None
+        told = spec.sizes if spec and named else None
+        sizes.append(told or infer_vit(state, stream))
+    return tuple(sizes)
 
 
 def load_params(checkpoint: Checkpoint, entries: list[Entry]) -> dict[str, np.ndarray]:
@@ -150,6 +175,14 @@ def load_params(checkpoint: Checkpoint, entries: list[Entry]) -> dict[str, np.nd
         return to_params(with_projector_index(checkpoint.state, [entry.key for entry in entries]), entries)
     except UserError as error:
         raise type(error)(f"{checkpoint.path}: {error}") from None
+
+
+def _override(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` with those `given` in their place, and without what excludes them."""
+    for group in (("decoder_model", "decoder_config", "decoder_class"), ("backbone", *STREAM_KEYS)):
+        if any(given.get(key) is not None for key in group):
+            fields = {key: value for key, value in fields.items() if key not in group}
+    return {**fields, **given}
 
 
 def _beside(path: Path, source):

@@ -5,9 +5,9 @@ training runs save.
 """
 
 import json
-import logging
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +19,46 @@ from convert.torch_file import read_pt
 from slt_jax.errors import UserError
 from slt_jax.models.vit import VIT_SIZES, ViTConfig
 
-logger = logging.getLogger(__name__)
-
 # Where a training run keeps the backbone; the teacher is the better one of the two.
 ENTRIES = ("teacher", "model", "model_state", "state_dict", "student", "backbone", "encoder")
 HEADS = re.compile(r"(head|dino_head|ibot_head|dino_loss|ibot_patch_loss|classifier|fc)\.")
 MARKS = ("cls_token", "embeddings.cls_token")  # one of them is in every backbone
 
 
-def read_backbone(path: str | Path, model: str | None = None) -> tuple[dict[str, np.ndarray], ViTConfig]:
-    """The weights in `path`, a file or a HuggingFace folder, under hub names, and the sizes that go with them.
+@dataclass(frozen=True)
+class BackboneWeights:
+    """A ViT's weights under hub names, its sizes, and what was left aside."""
+
+    state: dict[str, np.ndarray]
+    sizes: ViTConfig
+    note: str | None
+
+
+def read_backbone(path: str | Path, model: str | None = None) -> BackboneWeights:
+    """The backbone in `path`, a weight file or a HuggingFace folder.
 
     `model` is a hub name such as `dinov2_vitb14_reg`, which the weights must then be. Raises UserError in one line.
     """
     path = Path(path)
     config: Mapping[str, Any] = {}
     if path.is_dir():
-        config = _folder_config(path)
-        state = read_folder(path)
+        config, state = _folder_config(path), read_folder(path)
     elif path.suffix == ".safetensors":
         state = read_safetensors(path)
-        if (path.parent / "config.json").exists():
-            config = _folder_config(path.parent)
     else:
         state = _entry(read_pt(path), path)
-    huggingface = any(key.endswith("embeddings.cls_token") for key in state)
+    named = VIT_SIZES[model.removeprefix("dinov2_")] if model else None
     try:
-        state = hub_state(state, path)
         # transformers resizes positions to a size, the hub by a factor with an offset: each as its weights were used.
-        offset = 0.0 if huggingface else None
-        heads = config.get("num_attention_heads")
-        named = None if model is None else VIT_SIZES[model.removeprefix("dinov2_")]
-        if named and not heads:
-            heads = named.num_heads
+        offset = 0.0 if any(key.endswith("embeddings.cls_token") for key in state) else None
+        state, note = hub_state(state)
+        if named:
+            _check_name(model, named, vit_sizes(state, num_heads=1))
+        heads = config.get("num_attention_heads") or (named.num_heads if named else None)
         sizes = vit_sizes(state, num_heads=heads, interpolate_offset=offset)
-    except UserError as error:
+    except ValueError as error:  # a UserError, or what ViTConfig refuses
         raise UserError(f"{path}: {error}") from None
-    if named:
-        _check_name(path, model, named, sizes)
-    return state, sizes
+    return BackboneWeights(state, sizes, note)
 
 
 def _folder_config(folder: Path) -> Mapping[str, Any]:
@@ -88,11 +89,11 @@ def _entry(content: Any, path: Path) -> dict[str, np.ndarray]:
     )
 
 
-def hub_state(state: Mapping[str, np.ndarray], source: object = "the backbone") -> dict[str, np.ndarray]:
-    """A ViT's state dict under hub names, complete: what DINO and iBOT do not have is filled in neutrally.
+def hub_state(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str | None]:
+    """A ViT's state dict under hub names and complete, and a note of what was left aside, such as heads.
 
-    Heads are dropped with a note; LayerScale that is not there is 1, the mask token 0. Raises UserError where there is
-    no ViT in `state`.
+    What DINO and iBOT do not have is filled in neutrally: LayerScale with 1, the mask token with 0. Raises UserError
+    where there is no ViT in `state`.
     """
     state = strip_prefixes(state)
     marks = [key for key in state if key.endswith(MARKS)]
@@ -102,11 +103,11 @@ def hub_state(state: Mapping[str, np.ndarray], source: object = "the backbone") 
     prefix = mark.removesuffix("cls_token").removesuffix("embeddings.")
     inside = {key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)}
     own = {key: array for key, array in inside.items() if not HEADS.match(key)}
+    note = None
     if dropped := len(state) - len(own):
         names = {key.split(".")[0] for key in inside.keys() - own.keys()}
         names |= {".".join(key.split(".")[:2]) for key in state if not key.startswith(prefix)}
-        logger.warning("%s: %d tensors that are not of the backbone are left aside (%s)", source, dropped,
-                       ", ".join(sorted(names)[:5]))
+        note = f"{dropped} tensors that are not the backbone's are left aside ({', '.join(sorted(names)[:5])})"
     if "embeddings.cls_token" in own:
         own = _from_huggingface(own)
     own = {_hub_key(key): array for key, array in own.items()}
@@ -118,7 +119,7 @@ def hub_state(state: Mapping[str, np.ndarray], source: object = "the backbone") 
             own[f"blocks.{index}.attn.qkv.bias"] = np.zeros(3 * width, np.float32)
         for name in ("ls1", "ls2"):
             own.setdefault(f"blocks.{index}.{name}.gamma", np.ones(width, np.float32))
-    return own
+    return own, note
 
 
 def _hub_key(key: str) -> str:
@@ -238,8 +239,8 @@ def _depth(state: Mapping[str, np.ndarray], prefix: str = "") -> int:
     return max((int(match[1]) for key in state if (match := pattern.match(key))), default=-1) + 1
 
 
-def _check_name(path: Path, model: str, named: ViTConfig, found: ViTConfig) -> None:
+def _check_name(model: str, named: ViTConfig, found: ViTConfig) -> None:
     for field in ("embed_dim", "depth", "patch_size", "num_register_tokens", "ffn"):
         wanted, got = getattr(named, field), getattr(found, field)
         if wanted != got:
-            raise UserError(f"{path}: is not a {model}: its {field} is {got}, not {wanted}; leave the model name out")
+            raise UserError(f"is not a {model}: its {field} is {got}, not {wanted}; leave the model name out")

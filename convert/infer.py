@@ -62,9 +62,15 @@ def projectors(state: Mapping[str, np.ndarray]) -> str | dict[str, str]:
     return kinds["face"] if len(set(kinds.values())) == 1 else kinds
 
 
-def infer_vits(state: Mapping[str, np.ndarray], num_heads: int | None = None) -> tuple[ViTConfig, ...]:
-    """The sizes of the three streams' backbones from their weights; heads are 64 wide where `num_heads` is None."""
-    return tuple(vit_sizes(state, f"encoder.{name}.", num_heads=num_heads) for name in BACKBONES)
+def infer_vit(state: Mapping[str, np.ndarray], stream: str, num_heads: int | None = None) -> ViTConfig:
+    """The sizes of a stream's backbone from its weights; heads are 64 wide where `num_heads` is None.
+
+    v9's default where the weights are not there.
+    """
+    prefix = f"encoder.{BACKBONES[STREAMS.index(stream)]}."
+    if f"{prefix}cls_token" not in state:
+        return ViTConfig()
+    return vit_sizes(state, prefix, num_heads=num_heads)
 
 
 def with_projector_index(state: Mapping[str, np.ndarray], keys) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from flax import nnx
 
 from slt_jax.errors import UserError
 from slt_jax.models.params import Leaf
@@ -29,10 +30,14 @@ class Layout:
 
 SAME = Layout(lambda a: a, lambda a: a)
 LINEAR = Layout(lambda a: a.T, lambda a: a.T)  # torch (out, in), here (in, out)
-CONV = Layout(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))  # torch OIHW, here HWIO
+# torch (out, in, *window), here (*window, in, out), for windows of any number of dimensions.
+CONV = Layout(
+    lambda a: a.transpose(*range(2, a.ndim), 1, 0), lambda a: a.transpose(a.ndim - 1, a.ndim - 2, *range(a.ndim - 2))
+)
 
 # Last part of the NNX name, and what torch calls it.
 RENAMED = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+STATISTICS = {"mean": "running_mean", "var": "running_var"}
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,21 @@ def table(leaves: list[Leaf]) -> list[Entry]:
     entries = []
     for leaf in leaves:
         stem, _, name = leaf.name.rpartition(".")
-        layout = SAME if name != "kernel" else LINEAR if len(leaf.shape) == 2 else CONV
-        key = f"{stem}.{RENAMED.get(name, name)}".lstrip(".")
+        layout = _layout(leaf.owner, name, len(leaf.shape))
+        names = RENAMED | (STATISTICS if issubclass(leaf.owner, nnx.BatchNorm) else {})
+        key = f"{stem}.{names.get(name, name)}".lstrip(".")
         shape = layout.to_torch(np.empty(leaf.shape, dtype=bool)).shape if layout is not SAME else leaf.shape
         entries.append(Entry(key, leaf.path, shape, layout, leaf.buffer))
     return entries
+
+
+def _layout(owner: type, name: str, dimensions: int) -> Layout:
+    """How torch lays out an array of a layer of the kind `owner`; what torch has no like of stays as it is."""
+    if name != "kernel":
+        return SAME
+    if issubclass(owner, nnx.Conv):
+        return CONV
+    return LINEAR if dimensions == 2 else SAME
 
 
 def parameters(entries: list[Entry]) -> list[Entry]:

@@ -6,9 +6,10 @@ Keys are v9's. Unknown keys and values of the wrong kind are errors that name th
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class DataConfig:
     val_batch_size: int | None = option(None, "clips per validation batch (default: batch_size)")
     seed: int = option(1234, "seed of initialisation, shuffling, augmentation and dropout")
     device: str = option("auto", "auto, cpu, gpu or cuda[:N], tpu")
-    precision: str = option("amp", "amp (bfloat16 compute), fp32 or float32")
+    precision: str = option("amp", "amp (bfloat16 compute), fp16 (float16, loss scaled), fp32 or float32")
     tensorboard: str | None = option(None, "folder for TensorBoard event files")
     pin_memory: bool = option(True, "torch only; has no effect here")
     tokenizer: str | None = option(None, "tokenizer folder or hub id (default: one is trained on the training texts)")
@@ -157,7 +158,7 @@ def build_config(tree: Mapping[str, Mapping]) -> Config:
     """A `Config` from nested mappings, every key and value checked."""
     for name in tree:
         if name not in SECTIONS:
-            raise UserError(f"unknown configuration section '{name}'{_nearest(name, SECTIONS)}")
+            raise UserError(f"unknown configuration section '{name}'{nearest(name, SECTIONS)}")
     return Config(**{name: build_section(name, tree.get(name) or {}) for name in SECTIONS})
 
 
@@ -169,8 +170,13 @@ def build_section(name: str, values: Mapping) -> Any:
     hints = typing.get_type_hints(section)
     for key in values:
         if key not in hints:
-            raise UserError(f"unknown configuration key '{name}.{key}'{_nearest(str(key), hints)}")
+            raise UserError(f"unknown configuration key '{name}.{key}'{nearest(str(key), hints)}")
     checked = section(**{key: _coerce(f"{name}.{key}", value, hints[key]) for key, value in values.items()})
+    if name == "data" and checked.mix_streams:
+        from slt_jax.data.augment import parse_mix_stream
+
+        pairs = (parse_mix_stream(f"{stream}:{p}") for stream, p in checked.mix_streams.items())
+        checked = dataclasses.replace(checked, mix_streams=dict(pairs))
     _check_values(name, checked)
     return checked
 
@@ -208,9 +214,12 @@ def _apply_setting(tree: dict, setting: str) -> None:
     tree[parts[-1]] = value
 
 
-def _nearest(name: str, known) -> str:
+def nearest(name: str, known: Iterable[str], *, listed: bool = True) -> str:
+    """The end of an error about an unknown name: the one probably meant, else (`listed`) all of them."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{match[0]}'?" if match else f"; known: {', '.join(known)}"
+    if match:
+        return f"; did you mean '{match[0]}'?"
+    return f"; known: {', '.join(known)}" if listed else ""
 
 
 def _coerce(key: str, value: Any, hint: Any) -> Any:
@@ -235,7 +244,7 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
 
 
 CHOICES = {
-    "data.precision": ("amp", "fp32", "float32"),
+    "data.precision": ("amp", "fp16", "fp32", "float32"),
     "optim.optimizer": ("adamw", "adam", "sgd"),
     "optim.scheduler": ("none", "steplr", "cosine"),
 }
@@ -268,7 +277,11 @@ def _check_values(name: str, section: Any) -> None:
         where, _, attribute = key.partition(".")
         if where == name and getattr(section, attribute) not in choices:
             value = getattr(section, attribute)
-            raise UserError(f"{key} must be one of {', '.join(choices)}, not {value!r}{_nearest(str(value), choices)}")
+            raise UserError(f"{key} must be one of {', '.join(choices)}, not {value!r}{nearest(str(value), choices)}")
+    for part in dataclasses.fields(section):
+        value = getattr(section, part.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name}.{part.name} must be a finite number, not {value!r}")
     for rule, allowed, text in (
         (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
         (NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
@@ -300,7 +313,7 @@ def _check_model(model: ModelConfig) -> None:
         if stream not in ("face", "hand_left", "hand_right") or kind not in PROJECTORS:
             raise UserError(
                 f"model.projector must be one of {', '.join(PROJECTORS)}, or a mapping of face, hand_left, hand_right "
-                f"to these, not {given!r}{_nearest(str(kind), PROJECTORS)}"
+                f"to these, not {given!r}{nearest(str(kind), PROJECTORS)}"
             )
     if model.decoder_model and model.decoder_config:
         raise UserError("--decoder-model and --decoder-config exclude each other; give one")

@@ -13,6 +13,7 @@ from slt_jax.errors import UserError
 from slt_jax.files import replacing
 
 DINOV2_URL = "https://dl.fbaipublicfiles.com/dinov2/{model}/{file}"
+WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")  # in the order of preference
 TIMEOUT = 20.0  # seconds without an answer
 
 
@@ -63,7 +64,7 @@ def huggingface_folder(name: str, flag: str, *, weights: bool = True, local_file
         return folder
     if name.startswith((".", "/", "~")) or not 1 <= len(name.split("/")) <= 2:
         raise UserError(f"{flag} {name}: no such folder")
-    kinds = (["config.json", "model*.safetensors*"], ["config.json", "pytorch_model*.bin*"]) if weights else (["config.json"],)
+    kinds = [["config.json", files] for files in WEIGHTS] if weights else [["config.json"]]
     reason = ""
     for local in (True, False):  # what is in the cache needs no network
         if local or not local_files_only:

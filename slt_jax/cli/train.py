@@ -2,13 +2,14 @@
 
 import argparse
 import dataclasses
+import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from slt_jax.config import SECTIONS, Config, load_config
+from slt_jax.config import SECTIONS, Config, load_config, nearest
 from slt_jax.errors import UserError
 
 # Keys whose flag differs from the key, or that have none (they are set in the file or by --set).
@@ -20,14 +21,21 @@ FLAGS = {
 WITHOUT_FLAG = {("model", "backbone"), ("model", "vocab_size"), ("model", "pad_token_id"), ("model", "eos_token_id")}
 
 
+class Parser(argparse.ArgumentParser):
+    """Its complaints are one line, without the page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """Every configuration key as a flag, plus what steers the run itself."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="slt-train", argument_default=argparse.SUPPRESS, allow_abbrev=False,
         description="Train the multi-stream sign-language translator. --set wins over flags, flags over --config.",
     )
     top.add_argument("--config", metavar="FILE", help="YAML or JSON with the sections data, model, optim, training")
-    top.add_argument("--set", metavar="KEY=VALUE", action="append", help="any dotted key; VALUE is JSON or text; repeats")
+    top.add_argument("--set", metavar="KEY=VALUE", action="append", help="a dotted key; VALUE is JSON or text; repeats")
     top.add_argument("--resume", nargs="?", const="", metavar="PATH",
                      help="continue a run: a work-dir or a .pt (default: the work-dir's newest state)")
     top.add_argument("--overwrite", action="store_true", help="replace the run that the work-dir holds")
@@ -54,7 +62,10 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
                            help="permute face, hand-left, hand-right or pose across the batch with probability P")
     elif dest == "training.compile":
         group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
-    elif (bool in kinds and type(None) not in kinds) or field.name.startswith("freeze_"):
+    elif field.name.startswith("freeze_"):
+        group.add_argument(flag, dest=dest, nargs="?", const=True, type=_json_or_text, metavar="WHAT",
+                           help=f"{text}: all of it, or a number of first blocks, a name, or a JSON list or mapping")
+    elif bool in kinds and type(None) not in kinds:
         group.add_argument(flag, dest=dest, action="store_true", help=text)
     elif bool in kinds:
         group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
@@ -66,9 +77,14 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
         group.add_argument(flag, dest=dest, type=number, metavar=metavar, help=text)
 
 
-def _json_object(text: str) -> dict[str, Any]:
-    import json
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
+
+def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError:
@@ -91,10 +107,19 @@ def configure(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
         from slt_jax.data.augment import parse_mix_stream
 
         flags["data"]["mix_streams"] = dict(parse_mix_stream(text) for text in streams)
-    config, merged = load_config(file, flags, settings)
-    if config.training.init_checkpoint and "resume" in given:
+    if "resume" in given and flags.get("training", {}).get("init_checkpoint"):
         raise UserError("--resume and --init-checkpoint exclude each other; give one")
-    return config, merged
+    return load_config(file, flags, settings)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of `parser`. Raises UserError, with the nearest flag for an unknown one."""
+    top = parser()
+    arguments, unknown = top.parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        raise UserError(f"unknown argument {flag}{nearest(flag, top._option_string_actions, listed=False)}")
+    return arguments
 
 
 def choose_device(name: str) -> None:
@@ -128,9 +153,10 @@ def keep_compiled_programs() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the run failed, 2 a mistake in the input, 128 + N stopped by signal N after saving."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # What there is to know goes with the progress; standard error is for the reason of a bad end.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     try:
-        arguments = parser().parse_args(argv)
+        arguments = parse(argv)
         config, merged = configure(arguments)
         choose_device(config.data.device)
         keep_compiled_programs()

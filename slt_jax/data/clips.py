@@ -167,7 +167,8 @@ def read_pose(files: ClipFiles, num_landmarks: int) -> tuple[np.ndarray, dict[st
     if files.pose is None:
         return np.zeros((0, 3 * num_landmarks), np.float32), missing
     try:
-        with np.load(files.pose, allow_pickle=False) as archive:
+        # Opened here: np.load does not close what it opens and then cannot read.
+        with open(files.pose, "rb") as file, np.load(file, allow_pickle=False) as archive:
             pose = np.asarray(archive["pose"], np.float32)
             for hand in missing:
                 if f"miss_{hand}" in archive.files and archive[f"miss_{hand}"].size:

@@ -32,7 +32,8 @@ def open_splits(
 ) -> Splits:
     """The training and validation loaders and the tokenizer, which is kept in `tokenizer_dir`.
 
-    Without `--tokenizer`, `earlier_tokenizer` (of the run that goes on) is taken, else one is trained. Reads the CSVs and lists the folders, but decodes nothing. Raises UserError naming the flag or the file.
+    Without `--tokenizer`, `earlier_tokenizer` (of the run that goes on) is taken, else that of `--decoder-model`, else
+    one is trained. Reads the CSVs and lists the folders, but decodes nothing. Raises UserError naming the flag or file.
     """
     data = config.data
     for key in REQUIRED:
@@ -49,7 +50,10 @@ def open_splits(
             raise UserError(f"{flag}: no clip of the split can be read")
     report_quality([*train, *val], files, strict=data.strict_quality)
 
-    tokenizer = open_tokenizer(data.tokenizer or earlier_tokenizer, tokenizer_dir, [clip.text for clip in train])
+    named = data.tokenizer or earlier_tokenizer or tokenizer_of_decoder(config.model.decoder_model)
+    tokenizer = open_tokenizer(
+        named, tokenizer_dir, [clip.text for clip in train], local_files_only=config.model.local_files_only
+    )
 
     def loader(clips: Sequence[Clip], batch_size: int, *, training: bool) -> Loader:
         labels = encode_labels(tokenizer, [clip.text for clip in clips], data.max_target_length)
@@ -86,10 +90,20 @@ def _usable(clips: Sequence[Clip], files: dict[str, ClipFiles], config: Config) 
     return usable
 
 
-def open_tokenizer(named: str | Path | None, folder: Path, texts: Sequence[str]):
+def tokenizer_of_decoder(decoder_model: str | None) -> str | None:
+    """A pretrained decoder's own tokenizer: weights mean nothing with another. None for a folder that has none."""
+    if decoder_model and Path(decoder_model).is_dir():
+        files = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
+        return decoder_model if any((Path(decoder_model) / file).exists() for file in files) else None
+    return decoder_model
+
+
+def open_tokenizer(
+    named: str | Path | None, folder: Path, texts: Sequence[str], *, local_files_only: bool = False
+):
     """The tokenizer `named`, else one trained on `texts`; kept in `folder`."""
     if named:
-        tokenizer = load_tokenizer(named)
+        tokenizer = load_tokenizer(named, local_files_only=local_files_only)
         if Path(named).absolute() != folder.absolute():
             tokenizer.save_pretrained(folder)
         return tokenizer

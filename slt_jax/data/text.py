@@ -15,15 +15,15 @@ IGNORE = -100  # labels with this value are no target
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as T5 numbers them
 
 
-def load_tokenizer(path: str | Path):
-    """A tokenizer from a local directory, or from the HuggingFace hub where no such path exists."""
+def load_tokenizer(path: str | Path, *, local_files_only: bool = False):
+    """A tokenizer from a local directory, or from the HuggingFace hub (or its cache) where no such path exists."""
     from transformers import AutoTokenizer  # seconds of import, for those who need it
 
     name, local = str(path), os.path.exists(path)
     if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError(f"--tokenizer {name}: no such directory")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local or local_files_only)
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UserError(f"--tokenizer {name}: cannot be loaded ({reason})") from None

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -113,7 +112,7 @@ def load_dinov2_backbone(
     `nnx.Optimizer(..., wrt=nnx.Param)` leave them alone. Raises UserError where there are no weights.
     """
     # The modules that read weights lie above this one; only this function, for use outside training, looks up.
-    from convert.dinov2 import load_backbone
+    from convert.pretrained import load_backbone
     from slt_jax.training.freeze import frozen_names
 
     backbone = parse_backbone(spec, "backbone")
@@ -215,7 +214,8 @@ def _parse_mapping(spec: Mapping[str, Any], key: str) -> Backbone:
         backbone = Backbone(CustomBackbone(model, dict(spec.get("kwargs") or {})))
     else:
         raise UserError(
-            f"{key}: a mapping needs type torchhub with model, file or hf with path, or class with model; not {dict(spec)!r}"
+            f"{key}: a mapping needs type torchhub with model, file or hf with path, or class with model; "
+            f"not {dict(spec)!r}"
         )
     return dataclasses.replace(backbone, freeze=spec.get("freeze", False))
 

@@ -30,10 +30,16 @@ def import_class(name: str, flag: str) -> type[nnx.Module]:
 def build_custom(name: str, kwargs: Mapping[str, Any], flag: str, *, dtype, rngs: nnx.Rngs) -> nnx.Module:
     """An instance: `Class(**kwargs, rngs=rngs)`, with `dtype` where the constructor takes it."""
     kind = import_class(name, flag)
-    parameters = inspect.signature(kind).parameters.values()
-    if any(p.name == "dtype" or p.kind is p.VAR_KEYWORD for p in parameters):
+    parameters = inspect.signature(kind.__init__).parameters
+    if "dtype" in parameters:
         kwargs = {"dtype": dtype, **kwargs}
     try:
-        return kind(**kwargs, rngs=rngs)
+        module = kind(**kwargs, rngs=rngs)
     except TypeError as error:
         raise UserError(f"{flag}: {kind.__name__} cannot be built: {error}") from None
+    if any(issubclass(type(variable), nnx.RngState) for _, variable in nnx.to_flat_state(nnx.state(module))):
+        raise UserError(
+            f"{flag}: it keeps random numbers of its own, which no checkpoint holds; build nnx.Dropout(rate) without "
+            f"rngs and call it with deterministic=key is None, rngs=key"
+        )
+    return module

@@ -2,12 +2,13 @@
 
 A class of one's own, `--decoder-class package.module:Class`, is a Flax NNX module with this protocol:
 
-    Class(d_model, vocab_size, num_layers, num_heads, dropout, pad_token_id, eos_token_id, rngs, [dtype], **decoder_kwargs)
+    Class(d_model, vocab_size, num_layers, num_heads, dropout, pad_token_id, eos_token_id, rngs, **decoder_kwargs)
+        and dtype where it is a parameter
     model(encoded (B, T, d_model), encoder_mask (B, T) or None, ids (B, S), mask (B, S) or None, *, key=None)
         logits (B, S, vocab_size); a position sees itself and the past; `key` turns dropout on
-    model.shift_right(labels (B, S))                     optional: decoder inputs; by default pad_token_id comes first
-    model.init_cache, model.decode_step                  optional: see `seq2seq`; without them each token runs the prefix
-    model.generate(encoded, encoder_mask, **options)     optional: token ids, in place of our search
+    model.shift_right(labels (B, S))                  optional: decoder inputs; by default pad_token_id comes first
+    model.init_cache, model.decode_step               optional: see `seq2seq`; without them each token runs the prefix
+    model.generate(encoded, encoder_mask, **options)  optional: token ids, in place of our search
 
 Its attribute paths are its torch keys, under `decoder.model.`. docs/custom_decoders.md has an example.
 """

@@ -76,7 +76,7 @@ class MultiStreamEncoder(nnx.Module):
 
 
 def projects_by_identity(config: ModelConfig, stream: str, embed_dim: int) -> bool:
-    """Whether features of `face`, `hand_left` or `hand_right` go to the fusion as they are, as v9's hub backbones' do."""
+    """Whether features of `face`, `hand_left` or `hand_right` go to the fusion as they are, as v9's hub ones do."""
     given = config.projector
     kind = given.get(stream, "auto") if isinstance(given, Mapping) else given
     return kind == "identity" or (kind == "auto" and config.projector_dim == embed_dim)

@@ -10,8 +10,6 @@ import jax
 from flax import nnx
 from jax import Array
 
-from slt_jax.models.layers import Buffer
-
 Params = dict[str, Array]
 
 
@@ -29,8 +27,8 @@ class Structure:
 
     @property
     def buffers(self) -> frozenset[str]:
-        """Paths that are stored but never trained."""
-        return frozenset(name for name, _, kind in self.variables if issubclass(kind, Buffer))
+        """Paths that are stored but never trained: all that is no `nnx.Param`."""
+        return frozenset(name for name, _, kind in self.variables if not issubclass(kind, nnx.Param))
 
 
 def split_model(model: nnx.Module) -> tuple[Structure, Params]:
@@ -74,7 +72,7 @@ def leaves(model: nnx.Module) -> list[Leaf]:
     _, state = nnx.split(model)
     paths = {id(resolve(model, path)): ".".join(map(str, path)) for path, _ in nnx.to_flat_state(state)}
     return [
-        Leaf(name, paths[id(variable)], tuple(variable.shape), owner, isinstance(variable, Buffer))
+        Leaf(name, paths[id(variable)], tuple(variable.shape), owner, not isinstance(variable, nnx.Param))
         for name, variable, owner in _walk(model, "")
     ]
 
@@ -93,7 +91,3 @@ def resolve(node, path: tuple):
     for part in path:
         node = node[part] if isinstance(node, nnx.List) else getattr(node, str(part))
     return node
-
-
-def parameter_count(params: Mapping[str, Array]) -> int:
-    return sum(array.size for array in jax.tree.leaves(dict(params)))

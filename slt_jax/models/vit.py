@@ -36,6 +36,10 @@ class ViTConfig:
     interpolate_offset: float = 0.1
 
     def __post_init__(self):
+        for name in ("embed_dim", "depth", "num_heads", "patch_size", "image_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number above 0, not {value!r}")
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
         if self.image_size % self.patch_size:

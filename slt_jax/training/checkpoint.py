@@ -16,14 +16,10 @@ from convert.state_dict import Entry, to_state
 from convert.torch_file import write_pt
 from slt_jax.config import build_config
 from slt_jax.errors import UserError
+from slt_jax.training import scaler
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.step import TrainState
 from slt_jax.training.workdir import state_folder
-
-# What torch's GradScaler holds when new: v9 loads it unconditionally, bfloat16 needs none.
-UNUSED_SCALER = {
-    "scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0,
-}
 
 
 class StateStore:
@@ -33,7 +29,8 @@ class StateStore:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
         options = ocp.CheckpointManagerOptions(max_to_keep=2, read_only=read_only, create=not read_only)
         self.folder = folder
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
     def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
         """Write `state` in the background and `notes` (JSON) beside it; waits for a save still under way."""
@@ -46,18 +43,20 @@ class StateStore:
         return self._manager.latest_step()
 
     def restore(self, like: TrainState | None = None) -> tuple[TrainState, dict[str, Any]]:
-        """The newest state with its notes, in the shapes and places of `like` (arrays or their shapes)."""
+        """The newest state with its notes, in the shapes and places of `like` (see `abstract_state`)."""
         number = self.latest()
-        target = None if like is None else jax.tree.map(ocp.tree.to_shape_dtype_struct, like)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(target), notes=ocp.args.JsonRestore())
-        try:
-            restored = self._manager.restore(number, args=items)
-        except (ValueError, KeyError) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"--resume {self._manager.directory / str(number)}: the saved state does not fit the model that the "
-                f"configuration describes ({first_line[:200]})"
-            ) from None
+        if like is not None:
+            saved, wanted = _shapes(self._manager.item_metadata(number)["state"]), _shapes(like)
+            wrong = [path for path in sorted(saved.keys() | wanted.keys()) if saved.get(path) != wanted.get(path)]
+            if wrong:
+                found, expected = (shapes.get(wrong[0], "absent") for shapes in (saved, wanted))
+                raise UserError(
+                    f"--resume {self.folder / str(number)}: does not fit the model and the optimiser that the "
+                    f"configuration describes; {len(wrong)} arrays differ, the first is {wrong[0]}: {found} in the "
+                    f"state, {expected} in the model"
+                )
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), notes=ocp.args.JsonRestore())
+        restored = self._manager.restore(number, args=items)
         return restored["state"], restored["notes"]
 
     def notes(self) -> dict[str, Any]:
@@ -69,6 +68,15 @@ class StateStore:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _shapes(tree: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """{dotted path: shape} of arrays, or of what only describes them, in nested mappings."""
+    found = {}
+    for name, value in tree.items():
+        below = _shapes(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value.shape}
+        found |= {path: tuple(shape) for path, shape in below.items()}
+    return found
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -91,8 +99,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     finally:
         store.close()
     config = build_config(notes["config"])
-    _, entries = plan_model(config.model).structure()
-    return Checkpoint(folder, to_state(state["trained"] | state["frozen"], entries), {"config": notes["config"]})
+    rest = {name: notes[name] for name in ("config", "architecture") if name in notes}
+    record = rest.get("architecture")
+    plan = Blueprint.from_record(config.model, record) if record else plan_model(config.model)
+    _, entries = plan.structure()
+    return Checkpoint(folder, to_state(state["trained"] | state["frozen"], entries), rest)
 
 
 @dataclass(frozen=True)
@@ -107,17 +118,22 @@ class Exporter:
 
     def write(self, path: Path, state: TrainState, *, epoch: int, lr: float, val_loss: float, best_val: float) -> None:
         """One checkpoint: `epoch` is the number of finished epochs, `lr` that of the next one."""
+        write_pt(path, self.content(state, epoch=epoch, lr=lr, val_loss=val_loss, best_val=best_val))
+
+    def content(self, state: TrainState, *, epoch: int, lr: float, val_loss: float, best_val: float) -> dict[str, Any]:
+        """What `write` writes."""
         host = jax.device_get(state)
         params: dict[str, np.ndarray] = host["trained"] | host["frozen"]
         optimizer_state = to_torch(
             host["optimizer"], list(host["trained"]), self.optimizer, lr, self.initial_lr, self.entries
         )
-        write_pt(path, {
+        return {
             "epoch": epoch,
             "model_state": to_state(params, self.entries),
             "optimizer_state": optimizer_state,
             "val_loss": val_loss,
             "best_val": best_val,
-            "scaler_state": UNUSED_SCALER,
+            "scaler_state": scaler.to_torch(host["scaler"]),
             "config": self.config,
-        })
+            "architecture": self.plan.record(),
+        }

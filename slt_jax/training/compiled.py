@@ -30,7 +30,7 @@ def jitted(functions: StepFunctions) -> tuple:
     return (
         jax.jit(functions.train_step, donate_argnums=0),
         jax.jit(functions.accumulate, donate_argnums=1),
-        jax.jit(functions.apply, donate_argnums=(0, 1)),
+        jax.jit(functions.apply, donate_argnums=0),
         jax.jit(functions.evaluate),
         jax.jit(functions.encode),
     )
@@ -48,7 +48,7 @@ class Compiled:
         self._train, self._accumulate, self._apply, self.evaluate, self.encode = jitted(self.functions)
 
     def step(self, state: TrainState, batches: list[Batch], lr: Array) -> tuple[TrainState, dict]:
-        """One optimiser step over micro-batches: new state; `loss` and `tokens` of each, and `grad_norm`."""
+        """One optimiser step over micro-batches: new state; `loss` and `tokens` of each, and what `apply` tells."""
         if len(batches) == 1:
             state, results = self._train(state, batches[0], lr)
             return state, {**results, "loss": [results["loss"]], "tokens": [results["tokens"]]}
@@ -58,8 +58,8 @@ class Compiled:
             grads, results = self._accumulate(state, grads, batch, jnp.int32(index))
             losses.append(results["loss"])
             tokens.append(results["tokens"])
-        state, norm = self._apply(state, grads, jnp.float32(len(batches)), lr)
-        return state, {"loss": losses, "tokens": tokens, "grad_norm": norm}
+        state, results = self._apply(state, grads, jnp.float32(len(batches)), lr)
+        return state, {"loss": losses, "tokens": tokens, **results}
 
     def count(self) -> int:
         """Programs compiled so far for training and validation: one a function and shape."""

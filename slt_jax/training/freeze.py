@@ -1,13 +1,17 @@
 """Which parameters are trained: not the frozen ones, and not those that the loss never reaches."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
 
 from slt_jax.config import FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
 
 # A DINOv2 mask token is only used in its pre-training; the decoder's own text encoder is replaced by ours.
-UNREACHED = re.compile(r"encoder\.\w*backbone\w*\.mask_token$|decoder\.model\.(model\.)?encoder\.")
+MASK_TOKEN = re.compile(r"encoder\.\w*backbone\w*\.mask_token$")
+UNREACHED = re.compile(MASK_TOKEN.pattern + r"|decoder\.model\.(model\.)?encoder\.")
 
 STREAMS = {
     "freeze_face_backbone": "encoder.face_backbone.",
@@ -21,8 +25,14 @@ def trained_paths(config: ModelConfig, paths: Collection[str], buffers: Collecti
     frozen = set(buffers)
     for key, prefix in STREAMS.items():
         names = {path.removeprefix(prefix): path for path in paths if path.startswith(prefix)}
-        frozen |= {names[name] for name in frozen_names(getattr(config, key), names, f"model.{key}")}
-    return sorted(path for path in paths if path not in frozen and not UNREACHED.match(path))
+        backbone = key.removeprefix("freeze_")
+        asked = {f"model.{key}": getattr(config, key)}
+        if config.backbone is None and isinstance(spec := getattr(config, backbone), Mapping):
+            asked[f"model.{backbone}.freeze"] = spec.get("freeze")
+        for where, freeze in asked.items():
+            frozen |= {names[name] for name in frozen_names(freeze, names, where)}
+    unreached = MASK_TOKEN if config.decoder_class else UNREACHED
+    return sorted(path for path in paths if path not in frozen and not unreached.match(path))
 
 
 def frozen_names(spec: FreezeSpec, names: Collection[str], key: str) -> set[str]:
@@ -31,41 +41,92 @@ def frozen_names(spec: FreezeSpec, names: Collection[str], key: str) -> set[str]
     v9's vocabulary: true; a number of first blocks; `patch_embed`, `head`, `blocks[:N]` or any name prefix; a list of
     these; a mapping of these to true (or `blocks: N`) with `exclude`. Raises UserError where a name fits nothing.
     """
+    spec = _WORDS.get(spec.lower(), spec) if isinstance(spec, str) else spec
     if spec is None or spec is False:
         return set()
     if spec is True:
         return set(names)
-    if isinstance(spec, int):
+    if isinstance(spec, int) or (isinstance(spec, str) and spec.isdigit()):
         spec = f"blocks[:{spec}]"
     if isinstance(spec, str):
         return _named(spec, names, key)
     if isinstance(spec, list):
         return set().union(*(frozen_names(part, names, key) for part in spec))
     spec = dict(spec)
-    exclude = frozen_names(_as_list(spec.pop("exclude", [])), names, key)
+    exclude = frozen_names(_as_list(spec.pop("exclude", None)), names, key)
     frozen = set()
     for name, value in spec.items():
         if name == "blocks" and isinstance(value, int) and not isinstance(value, bool):
-            value, name = True, f"blocks[:{value}]"
-        if value is True:
+            frozen |= _named(f"blocks[:{value}]", names, key)
+        elif name == "blocks" and isinstance(value, list):
+            frozen |= frozen_names([f"blocks.{n}" if isinstance(n, int) else n for n in value], names, key)
+        elif value is True:
             frozen |= _named(name, names, key)
         elif value:
             frozen |= frozen_names(_as_list(value), names, key)
     return (frozen if spec else set(names)) - exclude
 
 
+# YAML and the command line bring these as text.
+_WORDS = {"true": True, "all": True, "false": False, "none": False, "": False}
+
+
 def _as_list(value) -> list:
-    return value if isinstance(value, list) else [value]
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _named(name: str, names: Collection[str], key: str) -> set[str]:
-    blocks = re.fullmatch(r"blocks\[:(\d+)\]", name)
-    if blocks:
-        prefixes = tuple(f"blocks.{i}." for i in range(int(blocks[1])))
+    """The parameters at and under `name`, which may be ours (`norm.scale`) or torch's (`norm.weight`)."""
+    if blocks := re.fullmatch(r"blocks\[:(\d+)\]", name):
+        wanted = [f"blocks.{i}" for i in range(int(blocks[1]))]
     else:
-        prefixes = (f"{name}.", name) if name in names else (f"{name.rstrip('.')}.",)
-    found = {path for path in names if path.startswith(prefixes) or path == name} if prefixes else set()
+        wanted = [name.rstrip(".")]
+    found = {path for path in names if any(_is_at(wish, path) for wish in wanted)}
     # Hub backbones have a `head` without parameters: freezing it is a wish already granted.
     if not found and name not in ("head", "blocks[:0]"):
-        raise UserError(f"{key}: no parameter of the backbone starts with '{name}'")
+        parts = ", ".join(sorted({path.split(".")[0] for path in names}))
+        raise UserError(f"{key}: no parameter of the backbone starts with '{name}'; it has {parts}")
     return found
+
+
+def _is_at(wish: str, path: str) -> bool:
+    stem, _, last = path.rpartition(".")
+    torch_name = f"{stem}.weight" if last in ("kernel", "scale", "embedding") else path
+    return f"{path}.".startswith(f"{wish}.") or torch_name == wish
+
+
+# --- what trains, as a table --------------------------------------------------------------------------------------
+
+
+def training_table(params: Mapping[str, Any], trained: Collection[str], slots: int) -> list[str]:
+    """Lines that say of each part of the model how much of it trains, and its memory in training.
+
+    `params` maps paths to arrays or their shapes; `slots` arrays are kept per trained one by the optimiser. Memory is
+    that of weights, gradients and optimiser state, without activations.
+    """
+    chosen = set(trained)
+    rows: dict[str, list[int]] = {}
+    for path, array in params.items():
+        row = rows.setdefault(_part(path), [0, 0, 0])
+        size, width = int(np.prod(array.shape)), np.dtype(array.dtype).itemsize
+        row[0 if path in chosen else 1] += size
+        row[2] += size * width * (2 + slots if path in chosen else 1)
+    ordered = {part: rows[part] for part in _PARTS if part in rows} | rows
+    ordered["total"] = [sum(column) for column in zip(*rows.values(), strict=True)]
+    wide = max(map(len, ordered))
+    lines = [f"{'part':<{wide}}  {'trained':>13}  {'not trained':>13}  {'memory':>11}"]
+    for part, (train, still, memory) in ordered.items():
+        lines.append(f"{part:<{wide}}  {train:>13,}  {still:>13,}  {memory / 2**20:>7,.1f} MiB")
+    return lines
+
+
+# The parts in the order of the model's figure.
+_PARTS = (
+    "face_backbone", "hand_backbone_left", "hand_backbone_right", "face_projector", "hand_left_projector",
+    "hand_right_projector", "pose_projector", "fusion", "positional", "temporal", "decoder",
+)
+
+
+def _part(path: str) -> str:
+    first, *rest = path.split(".")
+    return rest[0] if first == "encoder" and rest else first

@@ -10,21 +10,29 @@ from jax import Array
 from slt_jax.data.loader import Batch
 from slt_jax.training.metrics import Totals
 
+# float16 is given up where this many steps in a row overflow, or where the loss itself does at a scale this small.
+MOST_SKIPPED = 50
+SMALLEST_SCALE = 1.0
+
 
 class TrainingStopped(RuntimeError):
     """The run cannot go on: the loss or its gradient is no longer a number."""
 
 
 class Ledger:
-    """Steps whose results are on their way, and the sums of those that have arrived."""
+    """Steps whose results are on their way, and the sums of those that have arrived.
 
-    def __init__(self, totals: Totals):
-        self.totals = totals
+    `scaled`: the loss is scaled for float16, so steps may overflow now and then; they changed nothing but the scale.
+    """
+
+    def __init__(self, totals: Totals, *, scaled: bool = False):
+        self.totals, self.scaled = totals, scaled
+        self.skipped = 0  # steps in a row, up to the newest, that overflowed
         self.last: dict[str, float] = {}
         self._pending: deque = deque()
 
     def add(self, step: int, results: dict[str, Array], batches: Sequence[Batch]) -> None:
-        """Note a step: `results` holds `loss` and `tokens`, one entry a micro-batch, and `grad_norm`."""
+        """Note a step: `results` holds `loss` and `tokens`, one entry a micro-batch, `grad_norm`, if scaled `scale`."""
         self._pending.append((step, results, batches))
 
     def settle(self, keep: int = 0) -> None:
@@ -32,11 +40,24 @@ class Ledger:
         while len(self._pending) > keep:
             step, results, batches = self._pending.popleft()
             results = jax.device_get(results)
+            may_overflow = self.scaled and self._overflowed(results)
             for loss, tokens, batch in zip(results["loss"], results["tokens"], batches, strict=True):
+                if may_overflow and not math.isfinite(loss):
+                    continue
                 check_finite("loss", float(loss), f"at step {step}", [batch])
                 self.totals.add(float(loss), float(tokens), int(batch.arrays["valid"].sum()))
-            check_finite("gradient norm", float(results["grad_norm"]), f"at step {step}", batches)
+            if not may_overflow:
+                check_finite("gradient norm", float(results["grad_norm"]), f"at step {step}", batches)
             self.last = {"step": step, "loss": float(results["loss"][-1]), "grad_norm": float(results["grad_norm"])}
+
+    def _overflowed(self, results: dict) -> bool:
+        """Whether a scaled step was left out, as may happen until the scale has shrunk enough."""
+        if math.isfinite(results["grad_norm"]):
+            self.skipped = 0
+            return False
+        self.skipped += 1
+        hopeless = self.skipped >= MOST_SKIPPED or results["scale"] == 0
+        return not hopeless and (results["scale"] > SMALLEST_SCALE or all(map(math.isfinite, results["loss"])))
 
 
 def check_finite(what: str, value: float, when: str, batches: Sequence[Batch]) -> None:

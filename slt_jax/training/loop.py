@@ -13,16 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from convert.checkpoint import plan_model
+from convert.checkpoint import Blueprint, plan_model
+from convert.compatibility import v9_notes
 from slt_jax.config import Config
 from slt_jax.data.splits import open_splits
 from slt_jax.errors import UserError
 from slt_jax.files import copy_file
-from slt_jax.models.params import parameter_count
 from slt_jax.training.checkpoint import Exporter, StateStore, open_checkpoint
 from slt_jax.training.compiled import Compiled, Prepare
 from slt_jax.training.evaluate import translate_samples, validate
-from slt_jax.training.freeze import trained_paths
+from slt_jax.training.freeze import trained_paths, training_table
 from slt_jax.training.ledger import Ledger
 from slt_jax.training.metrics import Totals
 from slt_jax.training.optim import build_optimizer, learning_rate
@@ -80,12 +80,12 @@ def train(
     splits = open_splits(config, workdir.tokenizer, tokenizer_beside(origin))
     config = with_tokenizer(config, splits.tokenizer)
     plan = plan_model(config.model)
-    amp = config.data.precision == "amp"
-    structure, entries = plan.structure(dtype=jnp.bfloat16 if amp else jnp.float32)
-    jax.config.update("jax_default_matmul_precision", None if amp else "highest")
+    dtype = {"amp": jnp.bfloat16, "fp16": jnp.float16}.get(config.data.precision, jnp.float32)
+    structure, entries = plan.structure(dtype=dtype)
+    jax.config.update("jax_default_matmul_precision", "highest" if dtype == jnp.float32 else None)
 
     # --- the state: new, from given weights, or where an earlier run stopped ----------------------------------------
-    trained = trained_paths(config.model, {entry.path: None for entry in entries}, structure.buffers)
+    trained = trained_paths(config.model, {entry.path for entry in entries}, structure.buffers)
     optimizer = build_optimizer(config.optim)
     position = Position()
     if source and source.is_dir():
@@ -103,11 +103,14 @@ def train(
     workdir.write_settings(config.to_dict(), merged)
     exporter = Exporter(plan, entries, optimizer, config.optim.lr, config.to_dict())
     announce(config, state, mesh, len(splits.train.clips), len(splits.val.clips), source, position)
+    for note in v9_notes(config, plan):
+        say(f"note: {note}")
 
     # --- the compiled functions -------------------------------------------------------------------------------------
     on_device = Prepare(tuple(config.data.mix_streams.items()), bool(config.data.v9_hand_masks))
     compiled = Compiled(StepFunctions(
-        structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed, on_device
+        structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed, on_device,
+        scaled=dtype == jnp.float16,
     ))
     samples = partial(
         translate_samples, compiled, loader=splits.val, tokenizer=splits.tokenizer, mesh=mesh, count=SAMPLES,
@@ -122,7 +125,7 @@ def train(
         with StopSignal() as stop:
             for epoch in range(position.epoch, epochs):
                 lr = learning_rate(config.optim, epochs, epoch)
-                ledger = Ledger(Totals(**position.totals))
+                ledger = Ledger(Totals(**position.totals), scaled=compiled.functions.scaled)
                 with Progress(f"epoch {epoch + 1}/{epochs}", len(splits.train), position.batch) as progress:
                     batches = progress.wait(splits.train.epoch(epoch, position.batch))
                     for group in grouped(batches, config.training.grad_accum_steps):
@@ -140,7 +143,7 @@ def train(
                         if stop or time.monotonic() - saved > SAVE_SECONDS:
                             ledger.settle()
                             position = dataclasses.replace(position, totals=ledger.totals.to_dict())
-                            store.save(state, notes(config, position))
+                            store.save(state, notes(config, plan, position))
                             saved = time.monotonic()
                         if stop:
                             raise Interrupted(stop.number)
@@ -148,7 +151,7 @@ def train(
                 position = dataclasses.replace(position, totals=ledger.totals.to_dict())
                 val = validate(compiled, state, splits.val, splits.tokenizer, mesh, lambda: bool(stop))
                 if stop:
-                    store.save(state, notes(config, position))
+                    store.save(state, notes(config, plan, position))
                     raise Interrupted(stop.number)
 
                 # The epoch is whole: its files first, then the state that says it is done.
@@ -175,7 +178,7 @@ def train(
                 if best:
                     copy_file(workdir.last, workdir.best)
                 workdir.write_metrics(record)
-                store.save(state, notes(config, position))
+                store.save(state, notes(config, plan, position))
                 saved = time.monotonic()
                 say(summary(record, epochs, best))
                 if tracker:
@@ -185,7 +188,10 @@ def train(
         if record:
             for reference, translation in samples(state):
                 say(f"  reference:   {reference}\n  translation: {translation}")
-        say(f"done: best weights {workdir.best}, last {workdir.last}; metrics {workdir.metrics}; states {store.folder}")
+        else:
+            say(f"nothing to train: {position.epoch} epochs are done, --epochs is {epochs}")
+        kept = (path for path in (workdir.best, workdir.last, workdir.metrics, workdir.checkpoints) if path.exists())
+        say(f"done: {', '.join(map(str, kept))}")
         return record
     finally:
         store.close()
@@ -201,9 +207,10 @@ def grouped(batches: Iterable, size: int) -> Iterator[list]:
         yield group
 
 
-def notes(config: Config, position: Position) -> dict[str, Any]:
+def notes(config: Config, plan: Blueprint, position: Position) -> dict[str, Any]:
     """What lies beside a saved state: where the run was, and how to build its model without the command line."""
-    return {"position": dataclasses.asdict(position), "config": config.to_dict()}
+    record = plan.record()
+    return {"position": dataclasses.asdict(position), "config": config.to_dict(), "architecture": record}
 
 
 def with_hand_masks(config: Config, origin: str | Path | None, saved: Mapping[str, Any] | None) -> Config:
@@ -227,8 +234,8 @@ def announce(config: Config, state, mesh, train_clips: int, val_clips: int, sour
         say("--no-pin-memory has no effect: JAX stages batches itself")
     if config.training.compile or config.training.compile_mode:
         say("--compile and --compile-mode have no effect: JAX always compiles")
-    trained, frozen = parameter_count(state["trained"]), parameter_count(state["frozen"])
-    say(f"{trained:,} parameters are trained, {frozen:,} are not")
+    slots = len(build_optimizer(config.optim).slots)
+    say("\n".join(training_table(state["trained"] | state["frozen"], state["trained"], slots)))
     say(f"{train_clips} training and {val_clips} validation clips on {mesh.size} x {jax.devices()[0].device_kind}")
     if source:
         say(f"resuming from {source}: {position.epoch} epochs and {position.batch} batches are done")

@@ -11,22 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from convert.checkpoint import Blueprint, Checkpoint, load_params, read_checkpoint
+from convert.checkpoint import Blueprint, Checkpoint, load_params
 from convert.optimizer import from_torch
+from convert.pretrained import pretrained_params
 from convert.state_dict import Entry, to_params
 from slt_jax.config import Config
 from slt_jax.errors import UserError
-from slt_jax.models.backbones import STREAM_KEYS, stream_backbones
 from slt_jax.models.multistream import initial_positions
 from slt_jax.models.params import Params, split_model
+from slt_jax.models.vit import ViTConfig
 from slt_jax.training.checkpoint import StateStore
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.progress import say
+from slt_jax.training.scaler import scaler_state
 from slt_jax.training.sharding import replicated
 from slt_jax.training.step import TrainState
 from slt_jax.training.workdir import WorkDir, state_folder
-
-STREAM_PREFIXES = ("encoder.face_backbone.", "encoder.hand_backbone_left.", "encoder.hand_backbone_right.")
 
 
 @dataclass
@@ -84,24 +84,15 @@ def _shape(checkpoint: Checkpoint, key: str) -> tuple[int, ...] | None:
 
 
 def fresh_params(plan: Blueprint, entries: list[Entry], seed: int, *, given: Collection[str] = ()) -> Params:
-    """New weights; backbones from their files where the configuration names (or defaults to) pretrained ones.
+    """New weights; backbones and decoder from their files where the configuration names (or defaults to) such.
 
-    `given` are the torch keys that will be replaced anyway: a backbone that is all there needs no file.
+    `given` are the torch keys that will be replaced anyway: a part that is all there needs no file.
     """
-    files = {}
-    for prefix, key, backbone in zip(STREAM_PREFIXES, STREAM_KEYS, stream_backbones(plan.config), strict=True):
-        own = [entry for entry in entries if entry.key.startswith(prefix)]
-        if any(entry.key not in given for entry in own) and (file := backbone.weights(f"model.{key}")):
-            files[prefix] = file, own
+    pretrained = pretrained_params(plan.config, entries, given)
     _, params = split_model(plan.build(seed=seed))
-    for prefix, (file, own) in files.items():
-        state = {prefix + key: array for key, array in read_checkpoint(file).state.items()}
-        try:
-            params |= jax.tree.map(jnp.asarray, to_params(state, own))
-        except UserError as error:
-            raise UserError(f"{file}: {error}") from None
+    params |= jax.tree.map(jnp.asarray, pretrained)
     face = plan.backbones[0]
-    if plan.config.d_model == face.embed_dim:
+    if isinstance(face, ViTConfig) and plan.config.d_model == face.embed_dim:
         positions = "encoder.positional.embedding.embedding"
         params[positions] = initial_positions(params["encoder.face_backbone.pos_embed"], plan.config.sequence_length)
     return params
@@ -118,6 +109,7 @@ def assemble(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer
         "trained": {path: params[path] for path in trained},
         "frozen": {path: array for path, array in params.items() if path not in chosen},
         "optimizer": optimizer.init({path: params[path] for path in trained}),
+        "scaler": scaler_state(),
         "step": jnp.int32(0),
     }
 
@@ -149,7 +141,7 @@ def find_resume(path: Path, workdir: WorkDir) -> Path | None:
         return folder
     if (path / "last.pt").exists():
         return path / "last.pt"
-    if path == workdir.path and workdir.settings.exists():
+    if path.absolute() == workdir.path.absolute() and workdir.settings.exists():
         say(f"--resume: {path} holds no saved state yet; starting from the beginning")
         return None
     raise UserError(f"--resume {path}: holds no state to continue (no checkpoints/ and no last.pt)")
@@ -191,6 +183,7 @@ def resume_checkpoint(
         "trained": {path: params[path] for path in trained},
         "frozen": {path: params[path] for path in like["frozen"]},
         "optimizer": like["optimizer"],
+        "scaler": scaler_state(checkpoint.rest.get("scaler_state")),
     }
     rest = checkpoint.rest
     if "optimizer_state" in rest:

@@ -13,15 +13,20 @@ from jax import Array
 from slt_jax.models.params import Params, Structure
 from slt_jax.training.loss import token_loss
 from slt_jax.training.optim import Optimizer, OptState, clip, global_norm
+from slt_jax.training.scaler import ScalerState, keep_where, unscale, update
 
-# `trained` and `frozen` together are the parameters; `step` counts optimiser steps and feeds the dropout keys.
-TrainState = dict[str, Params | OptState | Array]
+# `trained` and `frozen` together are the parameters; `step` counts optimiser steps and feeds the dropout keys;
+# `scaler` is idle unless the loss is scaled.
+TrainState = dict[str, Params | OptState | ScalerState | Array]
 Batch = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
 class StepFunctions:
-    """`prepare(batch, key or None)` turns a loaded batch into model inputs inside the jitted functions."""
+    """`prepare(batch, key or None)` turns a loaded batch into model inputs inside the jitted functions.
+
+    `scaled`: the loss is scaled for float16, and a step whose gradients overflow changes nothing but the scale.
+    """
 
     structure: Structure
     optimizer: Optimizer
@@ -29,12 +34,13 @@ class StepFunctions:
     clip_norm: float | None
     seed: int
     prepare: Callable[[Batch, Array | None], Batch]
+    scaled: bool = False
 
     def train_step(self, state: TrainState, batch: Batch, lr: Array) -> tuple[TrainState, dict[str, Array]]:
-        """A whole optimiser step on one batch: new state, and `loss`, `tokens`, `grad_norm`."""
+        """A whole optimiser step on one batch: new state, and `loss`, `tokens`, `grad_norm`, where scaled `scale`."""
         loss, tokens, grads = self._gradients(state, batch, jnp.int32(0))
-        state, norm = self._apply(state, grads, lr)
-        return state, {"loss": loss, "tokens": tokens, "grad_norm": norm}
+        state, results = self._apply(state, grads, lr)
+        return state, {"loss": loss, "tokens": tokens, **results}
 
     def accumulate(
         self, state: TrainState, grads: Params, batch: Batch, index: Array
@@ -43,8 +49,8 @@ class StepFunctions:
         loss, tokens, new = self._gradients(state, batch, index)
         return jax.tree.map(jnp.add, grads, new), {"loss": loss, "tokens": tokens}
 
-    def apply(self, state: TrainState, grads: Params, count: Array, lr: Array) -> tuple[TrainState, Array]:
-        """Finish a step of `count` micro-batches: new state and the gradient norm."""
+    def apply(self, state: TrainState, grads: Params, count: Array, lr: Array) -> tuple[TrainState, dict[str, Array]]:
+        """Finish a step of `count` micro-batches: new state, and `grad_norm`, where scaled `scale`."""
         return self._apply(state, jax.tree.map(lambda g: g / count, grads), lr)
 
     def evaluate(self, params: Params, batch: Batch) -> dict[str, Array]:
@@ -67,13 +73,22 @@ class StepFunctions:
         def mean_loss(trained: Params) -> tuple[Array, Array]:
             model = self.structure.merge(state["frozen"] | trained)
             total, tokens = token_loss(model(inputs, key=dropout_key), inputs["labels"], self.label_smoothing)
-            return total / jnp.maximum(tokens, 1), tokens
+            loss = total / jnp.maximum(tokens, 1)
+            return loss * state["scaler"]["scale"] if self.scaled else loss, (loss, tokens)
 
-        (loss, tokens), grads = jax.value_and_grad(mean_loss, has_aux=True)(state["trained"])
+        (_, (loss, tokens)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state["trained"])
         return loss, tokens, grads
 
-    def _apply(self, state: TrainState, grads: Params, lr: Array) -> tuple[TrainState, Array]:
+    def _apply(self, state: TrainState, grads: Params, lr: Array) -> tuple[TrainState, dict[str, Array]]:
+        if self.scaled:
+            grads, finite = unscale(grads, state["scaler"])
         norm = global_norm(grads)
         grads = clip(grads, norm, self.clip_norm)
         trained, optimizer = self.optimizer.update(state["trained"], grads, state["optimizer"], lr)
-        return {**state, "trained": trained, "optimizer": optimizer, "step": state["step"] + 1}, norm
+        changed = {"trained": trained, "optimizer": optimizer}
+        results = {"grad_norm": norm}
+        if self.scaled:
+            changed = keep_where(finite, changed, {name: state[name] for name in changed})
+            changed["scaler"] = update(state["scaler"], finite)
+            results["scale"] = changed["scaler"]["scale"]
+        return {**state, **changed, "step": state["step"] + 1}, results

@@ -28,7 +28,7 @@ def huggingface_model(kind: str, *, swiglu: bool = False) -> torch.nn.Module:
 
 def ours(model: torch.nn.Module) -> tuple:
     """Our ViT's structure and arrays with the weights of a transformers model."""
-    state = hub_state({key: value.detach().numpy() for key, value in model.state_dict().items()})
+    state, _ = hub_state({key: value.detach().numpy() for key, value in model.state_dict().items()})
     sizes = vit_sizes(state, num_heads=2, interpolate_offset=0.0)
     structure, leaves = describe(lambda: VisionTransformer(sizes, rngs=nnx.Rngs(0)))
     return structure, to_params(state, table(leaves))

@@ -1,0 +1,93 @@
+"""The pretrained parts that a configuration names: backbones, and the decoder of `--decoder-model`."""
+
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from convert.dinov2 import BackboneWeights, read_backbone
+from convert.huggingface import PREFIX, decoder_state, has_own_head, read_folder
+from convert.state_dict import Entry, table, to_params
+from slt_jax.config import ModelConfig
+from slt_jax.errors import UserError
+from slt_jax.models.backbones import STREAM_KEYS, Sizes, stream_backbones
+from slt_jax.models.decoders import decoder_folder
+from slt_jax.models.params import describe
+from slt_jax.models.vit import VisionTransformer
+
+logger = logging.getLogger(__name__)
+
+STREAM_PREFIXES = ("encoder.face_backbone.", "encoder.hand_backbone_left.", "encoder.hand_backbone_right.")
+
+
+def plan_backbones(config: ModelConfig) -> tuple[Sizes, Sizes, Sizes]:
+    """What builds each stream's backbone; where only the weights know its sizes, they are looked at."""
+    found: dict[tuple, Sizes] = {}
+    if config.backbone is not None and (ignored := [key for key in STREAM_KEYS if getattr(config, key) is not None]):
+        logger.warning("model.backbone takes the place of %s (--set model.backbone=null)", ", ".join(ignored))
+
+    def sizes(key: str, backbone) -> Sizes:
+        if backbone.sizes is not None:
+            return backbone.sizes
+        path = backbone.weights(f"model.{key}", local_files_only=config.local_files_only)
+        if (path, backbone.model) not in found:
+            found[path, backbone.model] = read_backbone(path, backbone.model).sizes
+        return found[path, backbone.model]
+
+    return tuple(sizes(*pair) for pair in zip(STREAM_KEYS, stream_backbones(config), strict=True))
+
+
+def decoder_is_tied(config: ModelConfig) -> bool:
+    """Whether the output layer of the decoder is its embedding; only weights can tell."""
+    return not (config.decoder_model and has_own_head(read_folder(decoder_folder(config))))
+
+
+def pretrained_params(config: ModelConfig, entries: list[Entry], given: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays by path of all pretrained parts that are not among the torch keys `given`.
+
+    Raises UserError where a part has no weights or they do not fit, with a +/- diff.
+    """
+    params: dict[str, np.ndarray] = {}
+    read: dict[tuple, BackboneWeights] = {}
+    for prefix, key, backbone in zip(STREAM_PREFIXES, STREAM_KEYS, stream_backbones(config), strict=True):
+        if not (own := _wanted(entries, prefix, given)):
+            continue
+        path = backbone.weights(f"model.{key}", local_files_only=config.local_files_only)
+        if path is None:
+            continue
+        if (path, backbone.model) not in read:
+            weights = read[path, backbone.model] = read_backbone(path, backbone.model)
+            if weights.note:
+                logger.warning("%s: %s", path, weights.note)
+        state = {prefix + name: array for name, array in read[path, backbone.model].state.items()}
+        params |= _fit(state, own, path)
+    if config.decoder_model and (own := _wanted(entries, PREFIX, given)):
+        folder = decoder_folder(config)
+        params |= _fit(decoder_state(read_folder(folder), own), own, folder)
+    return params
+
+
+def load_backbone(path: Path, model: str | None = None, *, dtype=jnp.float32) -> VisionTransformer:
+    """The ViT in a weight file or HuggingFace folder, with its weights."""
+    weights = read_backbone(path, model)
+    if weights.note:
+        logger.warning("%s: %s", path, weights.note)
+    structure, found = describe(lambda: VisionTransformer(weights.sizes, dtype=dtype, rngs=nnx.Rngs(0)))
+    return structure.merge(jax.tree.map(jnp.asarray, _fit(weights.state, table(found), path)))
+
+
+def _wanted(entries: list[Entry], prefix: str, given: Collection[str]) -> list[Entry]:
+    """The entries of a part, or none where the part is all given."""
+    own = [entry for entry in entries if entry.key.startswith(prefix)]
+    return own if any(entry.key not in given for entry in own) else []
+
+
+def _fit(state: Mapping[str, np.ndarray], entries: list[Entry], path: Path) -> dict[str, np.ndarray]:
+    try:
+        return to_params(state, entries)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

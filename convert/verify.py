@@ -1,0 +1,76 @@
+"""`verify A B`: two sets of weights tensor by tensor."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from convert.infer import BACKBONES
+from convert.source import Source
+from convert.state_dict import differences
+
+PREFIXES = (*(f"encoder.{name}." for name in BACKBONES), "encoder.", "decoder.model.")
+
+
+@dataclass(frozen=True)
+class Difference:
+    key: str
+    largest: float  # absolute; nan where one has no number and the other has
+    relative: float  # of the L2 norms
+
+    def within(self, tolerance: float) -> bool:
+        return self.largest <= tolerance  # false for nan
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`mismatches` is the +/- diff of keys and shapes; `prefix` was put before the keys of one side to find them."""
+
+    tensors: list[Difference]
+    mismatches: list[str]
+    prefix: str = ""
+
+    def equal(self, tolerance: float) -> bool:
+        return not self.mismatches and all(tensor.within(tolerance) for tensor in self.tensors)
+
+
+def compare(first: Source, second: Source, progress: Callable[[int], None] | None = None) -> Comparison:
+    """Compare under torch's names without wrapper prefixes; a part of a model is compared with that part of it."""
+    a, b = first.checkpoint.state, second.checkpoint.state
+    a, b, prefix = _aligned(a, b)
+    shapes = [{key: tuple(array.shape) for key, array in side.items()} for side in (a, b)]
+    mismatches = [
+        line.replace("(in the model, not in the file)", "(only in the first)")
+        .replace("(in the file, not in the model)", "(only in the second)")
+        .replace(" model [", " first [").replace(", file [", ", second [")
+        for line in differences(*shapes)
+    ]
+    tensors = []
+    for key in a:
+        if key in b and a[key].shape == b[key].shape:
+            tensors.append(_difference(key, a[key], b[key]))
+            if progress:
+                progress(a[key].nbytes)
+    return Comparison(tensors, mismatches, prefix)
+
+
+def _aligned(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> tuple[dict, dict, str]:
+    """Both state dicts; where no key is in both and one is a part of the other, only that part under its names."""
+    if not a.keys() & b.keys():
+        for prefix in PREFIXES:
+            if all(prefix + key in b for key in a):
+                part = {key: array for key, array in b.items() if key.startswith(prefix)}
+                return {prefix + key: array for key, array in a.items()}, part, prefix
+            if all(prefix + key in a for key in b):
+                part = {key: array for key, array in a.items() if key.startswith(prefix)}
+                return part, {prefix + key: array for key, array in b.items()}, prefix
+    return dict(a), dict(b), ""
+
+
+def _difference(key: str, a: np.ndarray, b: np.ndarray) -> Difference:
+    if a.dtype == b.dtype and np.array_equal(a, b):
+        return Difference(key, 0.0, 0.0)
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, a - b)
+    norm = np.linalg.norm(np.nan_to_num(a))
+    return Difference(key, float(np.abs(gap).max(initial=0.0)), float(np.linalg.norm(gap) / (norm or 1.0)))

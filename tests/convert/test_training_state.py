@@ -1,0 +1,74 @@
+"""v9's training state here and back: every golden is continued for two steps here, then by torch from our file."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from convert.checkpoint import blueprint, load_params, read_checkpoint
+from slt_jax.api import model_inputs
+from slt_jax.training.checkpoint import Exporter
+from slt_jax.training.freeze import trained_paths
+from slt_jax.training.optim import Optimizer
+from slt_jax.training.sharding import device_mesh
+from slt_jax.training.start import initial_state, resume_checkpoint
+from slt_jax.training.step import StepFunctions
+from tests.convert.torch_model import TorchModel, optimizer_of, train
+from tests.parity.goldens import T5_CASES, Golden, needs_goldens
+
+pytestmark = needs_goldens
+TOLERANCE = 1e-5
+HERE = 2  # steps taken here
+SCALER = {"scale": 2048.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 17}
+
+
+@pytest.mark.parametrize("name", [*T5_CASES, "bart"])
+def test_torch_continues_what_was_continued_here(name, tmp_path):
+    golden = Golden(name)
+    checkpoint = read_checkpoint(golden.checkpoint)
+    checkpoint.rest["scaler_state"] = SCALER
+    plan = blueprint(checkpoint, golden.model)
+    structure, entries = plan.structure()
+    settings, optim = golden.case["optim"]["opt"], golden.case["optim"]
+    optimizer = Optimizer(settings["type"], settings["weight_decay"], settings.get("momentum", 0.0))
+    trained = trained_paths(plan.config, {entry.path for entry in entries}, structure.buffers)
+    mesh = device_mesh()
+    fresh = initial_state(load_params(checkpoint, entries), trained, optimizer, mesh)
+    state, position = resume_checkpoint(checkpoint, fresh, optimizer, entries, 2, mesh)
+    assert (position.epoch, position.best_val) == (1, 1.25)
+
+    steps = StepFunctions(structure, optimizer, optim["label_smoothing"], optim["clip"], 0, lambda batch, key: batch)
+    step, losses = jax.jit(steps.train_step), []
+    with jax.default_matmul_precision("highest"):
+        for i in range(HERE):
+            lr = jnp.float32(golden.expected["train_lrs"][i])
+            state, metrics = step(state, model_inputs(golden.batch(f"b{i % 2}")), lr)
+            losses.append(float(metrics["loss"]))
+    exporter = Exporter(plan, entries, optimizer, settings["lr"], checkpoint.config)
+    exporter.write(tmp_path / "last.pt", state, epoch=1, lr=lr.item(), val_loss=1.5, best_val=1.25)
+
+    # Back in torch, by its safe loading and strictly, as v9 does it.
+    ours = torch.load(tmp_path / "last.pt", weights_only=True)
+    model = TorchModel(golden)
+    assert list(ours["model_state"]) == list(torch.load(golden.checkpoint)["model_state"])
+    model.load_state_dict(ours["model_state"])
+    optimizer = optimizer_of(golden, model.parameters())
+    optimizer.load_state_dict(ours["optimizer_state"])
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.load_state_dict(ours["scaler_state"])
+    assert scaler.state_dict() == SCALER
+    losses += train(golden, model, optimizer, HERE)
+    np.testing.assert_allclose(losses, golden.expected["train_losses"], rtol=TOLERANCE)
+    assert len(losses) == 6
+
+
+@pytest.mark.parametrize("name", ["t5_identity", "bart"])
+def test_the_torch_model_of_these_tests_is_v9s(name):
+    golden = Golden(name)
+    saved = torch.load(golden.checkpoint)
+    model = TorchModel(golden)
+    model.load_state_dict(saved["model_state"])
+    optimizer = optimizer_of(golden, model.parameters())
+    optimizer.load_state_dict(saved["optimizer_state"])
+    np.testing.assert_allclose(train(golden, model, optimizer, 0), golden.expected["train_losses"], rtol=TOLERANCE)

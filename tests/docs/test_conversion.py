@@ -1,0 +1,50 @@
+"""Every command of the conversion guide, run in the order of the guide."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import slt_jax
+from convert import write_pt
+from convert.__main__ import main
+from slt_jax.files import write_json
+from tests.convert.models import settings, tiny
+from tests.parity.goldens import GOLDENS
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "conversion.md"
+
+
+def commands() -> list[list[str]]:
+    blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+def test_every_command_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _, state = tiny()
+    config = {"data": {"v9_hand_masks": False}, "model": settings()}
+    content = {"epoch": 1, "model_state": state, "val_loss": 1.0, "config": config}
+    write_pt("last.pt", content)
+    Path("run").mkdir()
+    write_pt("run/best.pt", content)
+    write_json("run/config.json", config)
+    lines = commands()
+    assert len(lines) >= 10
+    for program, *arguments in lines:
+        assert program == "slt-convert"
+        if "--case" in arguments:
+            if not GOLDENS.exists():
+                continue
+            arguments = [str(GOLDENS / Path(a).name) if a.startswith("goldens/") else a for a in arguments]
+        assert main(arguments) == 0, (arguments, capsys.readouterr())
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "last.pt", "run", "states", "back.pt", "small.pt", "last.safetensors"
+    }  # fmt: skip
+    assert slt_jax.load("small.pt").config.d_model == 32
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--weights-only", "--include-optimizer", "--prefix", "--overwrite"])
+def test_every_option_is_explained(option):
+    assert option in GUIDE.read_text(encoding="utf-8")

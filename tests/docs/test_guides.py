@@ -1,0 +1,54 @@
+"""The commands of the guides run as they stand, and their tables are those of the code."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slt_jax.cli.reference import with_table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def commands(guide: str) -> list[str]:
+    """The ```bash blocks of a guide."""
+    return re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / guide).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.slow
+def test_data_and_training_guides_run(tmp_path):
+    """Data first: the training guide trains on the corpus that the data guide makes."""
+    for name in ("tools", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    for name, module in (("slt-train", "slt_jax.cli.train"),):
+        (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        (binaries / name).chmod(0o755)
+    (binaries / "python").symlink_to(sys.executable)
+    path = f"{binaries}{os.pathsep}{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    for block in commands("data.md") + commands("training.md"):
+        done = subprocess.run(
+            ["bash", "-ec", block], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "run" / "best.pt").exists()
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_table_of_flags_is_the_configurations():
+    document = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert document == with_table(document), "run python -m slt_jax.cli.reference"
+
+
+DOCUMENTS = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
+
+
+@pytest.mark.parametrize("guide", DOCUMENTS)
+def test_links_between_documents_lead_somewhere(guide):
+    text = (ROOT / guide).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert ((ROOT / guide).parent / target).exists(), target
