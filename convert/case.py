@@ -21,6 +21,7 @@ from convert.optimizer import from_torch
 from slt_jax.api import Translator, model_inputs
 from slt_jax.config import OptimConfig
 from slt_jax.errors import UserError
+from slt_jax.models.backbones import STREAM_KEYS
 from slt_jax.models.multistream import frame_features, project
 from slt_jax.training.freeze import trained_paths
 from slt_jax.training.loss import token_loss
@@ -58,7 +59,7 @@ class Case:
         heads = self.settings.get("vit", {}).get("heads")
         vit = infer_vit(self.checkpoint.state, "face", num_heads=heads)
         vit = dataclasses.replace(vit, **_resize(self.settings.get("vit", {})))
-        fields = {key: value for key, value in self.settings["model"].items() if not key.endswith("_backbone")}
+        fields = {key: value for key, value in self.settings["model"].items() if key not in STREAM_KEYS}
         fields |= {"vocab_size": self.settings.get("vocab_size"), "backbone": dataclasses.asdict(vit)}
         if isinstance(self.settings.get("projector"), str | dict):
             fields["projector"] = self.settings["projector"]
@@ -124,8 +125,10 @@ def _trace(case: Case, plan: Blueprint) -> Iterator[Row]:
     """v9's training steps, continued from its optimiser state."""
     optim = case.settings["optim"]
     still = {name: 0.0 for name in ("projector_dropout", "fusion_dropout", "temporal_dropout", "decoder_dropout")}
-    random = any(getattr(plan.config, name) for name in still)
-    plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, **still))
+    decoder = {name: 0.0 for name, rate in plan.decoder.items() if "drop" in name and isinstance(rate, float)}
+    random = any(getattr(plan.config, name) for name in still) or any(plan.decoder[name] for name in decoder)
+    config = dataclasses.replace(plan.config, **still)
+    plan = dataclasses.replace(plan, config=config, decoder={**plan.decoder, **decoder})
     structure, entries = plan.structure()
     params = load_params(case.checkpoint, entries)
     settings = optim["opt"]

@@ -19,7 +19,7 @@ BACKBONE = 'model.backbone={"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_
 # last of them not full, in two optimiser steps of four and two micro-batches.
 SETTINGS = {
     "--device": "cpu", "--precision": "float32", "--batch-size": "2", "--grad-accum-steps": "4", "--epochs": "2",
-    "--max-target-length": "24", "--mix-stream": "pose:0.5", "--flip-probability": "0.5",
+    "--max-target-length": "16", "--mix-stream": "pose:0.5", "--flip-probability": "0.5",
     "--image-size": "28", "--sequence-length": "4", "--d-model": "32", "--projector-dim": "16",
     "--temporal-nhead": "4", "--temporal-layers": "1", "--temporal-dim-feedforward": "64",
     "--decoder-layers": "1", "--decoder-heads": "4", "--projector-dropout": "0.1", "--fusion-dropout": "0.1",

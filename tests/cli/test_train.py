@@ -87,7 +87,7 @@ def test_workers_change_nothing(corpus, finished, tmp_path):
 @pytest.mark.slow
 def test_eight_devices_train_like_one(corpus, tmp_path):
     """Data parallel, dropout and flips included: the losses agree to rounding, and no shape is compiled twice."""
-    arguments = {"batch_size": 8, "grad_accum_steps": None, "mix_stream": None}
+    arguments = {"batch_size": 8, "grad_accum_steps": None, "optimizer": "sgd", "epochs": 1}
     flags = "--xla_force_host_platform_device_count=8"
     runs = {}
     for count, extra in ((1, ""), (8, flags)):
@@ -97,7 +97,7 @@ def test_eight_devices_train_like_one(corpus, tmp_path):
             said, errors = process.communicate(timeout=400)
         assert process.returncode == 0, errors
         assert f"clips on {count} x" in said
-        assert [record["compilations"] for record in metrics(runs[count], without=())] == [2, 2]
+        assert [record["compilations"] for record in metrics(runs[count], without=())] == [2]
     for one, eight in zip(metrics(runs[1]), metrics(runs[8]), strict=True):
         for key in ("train_loss", "val_loss"):
             assert eight[key] == pytest.approx(one[key], rel=1e-5)
@@ -112,8 +112,8 @@ def test_a_batch_must_divide_over_the_devices(corpus, tmp_path):
 
 
 @pytest.mark.slow
-def test_real_clips_train(corpus, tmp_path):
-    """The eight real clips as they lie in shared/: the loss falls over 30 epochs."""
+def test_real_clips_train(corpus, finished, tmp_path):
+    """The real clips as they lie in shared/: the loss falls over 30 epochs."""
     clips = ROOT.parent / "shared" / "real_clips"
     if not clips.exists():
         pytest.skip("the real clips are not here")
@@ -121,8 +121,8 @@ def test_real_clips_train(corpus, tmp_path):
     arguments = corpus.flags(
         tmp_path / "run", face_dir=processed / "face", hand_left_dir=processed / "hand_l",
         hand_right_dir=processed / "hand_r", pose_dir=processed / "pose", metadata_csv=clips / "meta.csv",
-        train_index=clips / "index" / "train.csv", val_index=clips / "index" / "val.csv", epochs=30,
-        grad_accum_steps=None, mix_stream=None, max_target_length=None,
+        train_index=clips / "index" / "train.csv", val_index=clips / "index" / "val.csv", epochs=30, lr=5e-3,
+        tokenizer=finished / "tokenizer",
     )  # fmt: skip
     assert main(arguments) == 0
     losses = [record["train_loss"] for record in metrics(tmp_path / "run")]
