@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/python tools/demo.py
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

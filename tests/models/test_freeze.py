@@ -53,7 +53,7 @@ EVERYTHING = {"cls_token", "pos_embed", "mask_token", "patch_embed", "norm", "bl
     ({"blocks": True, "exclude": ["blocks.2"]}, {"blocks.0", "blocks.1"}),
     ({"exclude": ["blocks", "norm"]}, EVERYTHING - {"blocks.0", "blocks.1", "blocks.2", "norm"}),
     ({"exclude": "norm"}, EVERYTHING - {"norm"}),
-], ids=str)
+], ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value))
 def test_vocabulary(names, spec, expected):
     assert parts(frozen_names(spec, names, "key")) == expected
 
