@@ -10,13 +10,16 @@ from slt_jax.config import Config
 from slt_jax.data.clips import ClipFiles, StreamDirs, read_pose, scan
 from slt_jax.data.loader import Loader
 from slt_jax.data.metadata import Clip, read_index, read_metadata, select
-from slt_jax.data.quality import report_quality
+from slt_jax.data.quality import check_images, report_quality
 from slt_jax.data.text import encode_labels, load_tokenizer, train_tokenizer
 from slt_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 REQUIRED = ("face_dir", "hand_left_dir", "hand_right_dir", "pose_dir", "metadata_csv", "train_index", "val_index")
+
+
+IMAGES_LOOKED_AT = 200_000  # of a split before training: seconds, where all of a large corpus would be minutes
 
 
 @dataclass(frozen=True)
@@ -72,19 +75,24 @@ def open_splits(
 
 
 def _usable(clips: Sequence[Clip], files: dict[str, ClipFiles], config: Config) -> list[Clip]:
-    """The clips that have any file; reads each pose, so that a wrong landmark count is said before compiling."""
-    usable = []
-    for clip in clips:
+    """The clips whose files can be used, as far as a quick look tells: every pose is read, images by their ends.
+
+    So a wrong landmark count or a damaged file is said before anything is compiled.
+    """
+    usable, left = [], IMAGES_LOOKED_AT
+    for number, clip in enumerate(clips):
         own = files[clip.video_id]
         try:
             if own.pose is None and own.last_frame() < 0:
                 raise UserError(f"clip {clip.video_id} has neither frames nor pose in the data folders")
             if own.pose is not None:
                 read_pose(own, config.model.pose_landmarks)
+            if left > 0:
+                left -= check_images(own)
         except UserError as error:
             if not config.data.skip_bad_clips or "--pose-landmarks" in str(error):
                 raise
-            logger.warning("clip %s is skipped: %s", clip.video_id, error)
+            logger.warning("clip %s is skipped, %d so far: %s", clip.video_id, number + 1 - len(usable), error)
         else:
             usable.append(clip)
     return usable

@@ -6,7 +6,7 @@ from PIL import Image
 
 from slt_jax.data.clips import BadClip, StreamDirs, flip_permutation, read_clip, sample, scan
 from slt_jax.data.metadata import Clip, read_metadata
-from slt_jax.data.quality import check_clip, report_quality
+from slt_jax.data.quality import check_clip, check_images, report_quality
 from slt_jax.errors import UserError
 
 STREAMS = ("face", "hand_l", "hand_r")
@@ -287,3 +287,20 @@ def test_report_summarises_or_raises(factory, caplog):
     ]
     with pytest.raises(UserError, match="pose missing in 7 of 7 clips"):
         report_quality(clips, files, strict=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_a_quick_look_finds_damaged_images(factory, damage):
+    factory.write("uno", 3)
+    path = factory.root / "hand_l" / "uno_f000001.jpg"
+    whole = path.read_bytes()
+    path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"not an image"}[damage])
+    with pytest.raises(BadClip, match=r"uno_f000001\.jpg: cannot be read"):
+        check_images(scan(factory.dirs, ["uno"])["uno"])
+
+
+def test_bytes_after_the_end_of_an_image_are_harmless(factory):
+    factory.write("uno", 2)
+    path = factory.root / "face" / "uno_f000000.jpg"
+    path.write_bytes(path.read_bytes() + b"\0" * 7)
+    assert check_images(scan(factory.dirs, ["uno"])["uno"]) == 6
