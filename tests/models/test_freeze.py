@@ -11,8 +11,9 @@ from slt_jax.cli.train import configure, parser
 from slt_jax.config import build_section
 from slt_jax.errors import UserError
 from slt_jax.models.backbones import Frozen, load_dinov2_backbone
+from slt_jax.models.multistream import frame_features
 from slt_jax.models.params import split_model
-from slt_jax.training.freeze import frozen_names, trained_paths, training_table
+from slt_jax.training.freeze import STREAMS, frozen_names, trained_paths, training_table
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.step import StepFunctions
 from tests.parity.torch_weights import quick_compilation  # noqa: F401
@@ -90,28 +91,48 @@ def test_freeze_in_a_streams_mapping_acts_like_the_flag():
     assert set(paths) - set(trained) == {f"{PREFIX}{p}" for p in ("blocks.0.ls1.gamma", "norm.scale", "norm.bias")}
 
 
-def test_frozen_parts_are_bitwise_unchanged_and_cost_no_state():
-    freeze = {
-        "freeze_face_backbone": True, "freeze_hand_left_backbone": 2,
-        "freeze_hand_right_backbone": {"blocks": True, "exclude": "blocks.2"},
-    }
+def training(freeze: dict):
+    """The step functions of a model with `freeze`, a state to start from and a batch."""
     plan = plan_model(build_section("model", MODEL | freeze))
     structure, _ = plan.structure()
     _, params = split_model(plan.build(seed=0))
     trained = trained_paths(plan.config, list(params), structure.buffers)
-    before = {path: np.array(array) for path, array in params.items()}
     optimizer = Optimizer("adamw", weight_decay=0.1)
     state = {
         "trained": {path: params[path] for path in trained}, "step": jnp.int32(0),
         "frozen": {path: array for path, array in params.items() if path not in set(trained)},
     }
     state["optimizer"] = optimizer.init(state["trained"])
-    assert set(state["optimizer"]["exp_avg"]) == set(trained)
-
     rng = np.random.default_rng(0)
     batch = {name: rng.normal(size=(2, 4, 28, 28, 3)).astype(np.float32) for name in ("face", "hand_l", "hand_r")}
     batch |= {"pose": rng.normal(size=(2, 4, 6)).astype(np.float32), "labels": rng.integers(2, 20, (2, 3))}
-    steps = StepFunctions(structure, optimizer, 0.1, 1.0, 0, lambda batch, key: batch)
+    return StepFunctions(structure, optimizer, 0.1, 1.0, 0, lambda batch, key: batch), state, batch
+
+
+def test_frozen_backbones_cost_no_backward_pass():
+    """With all three frozen, a step is little more arithmetic than their forward pass; trained, more than twice it."""
+    def flops(function, *arguments) -> float:
+        return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+
+    steps, state, batch = training({})
+    all_trained = flops(steps.train_step, state, batch, jnp.float32(0.01))
+    encoder = steps.structure.merge(state["trained"] | state["frozen"]).encoder
+    forward = 3 * flops(frame_features, encoder.face_backbone, batch["face"])
+    steps, state, batch = training(dict.fromkeys(STREAMS, True))
+    all_frozen = flops(steps.train_step, state, batch, jnp.float32(0.01))
+    assert all_trained > 2 * forward
+    assert all_frozen < 1.2 * forward
+
+
+def test_frozen_parts_are_bitwise_unchanged_and_cost_no_state():
+    freeze = {
+        "freeze_face_backbone": True, "freeze_hand_left_backbone": 2,
+        "freeze_hand_right_backbone": {"blocks": True, "exclude": "blocks.2"},
+    }
+    steps, state, batch = training(freeze)
+    trained = sorted(state["trained"])
+    assert set(state["optimizer"]["exp_avg"]) == set(trained)
+    before = {path: np.array(array) for path, array in (state["trained"] | state["frozen"]).items()}
     step = jax.jit(steps.train_step)
     for _ in range(2):
         state, _ = step(state, batch, jnp.float32(0.01))
