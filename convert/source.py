@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from convert.checkpoint import STATES, Blueprint, Checkpoint, plan_model
+from convert.checkpoint import STATES, Checkpoint
 from convert.huggingface import is_folder_of_weights, read_folder, read_safetensors
 from convert.infer import encoder_only, with_encoder_prefix
 from convert.safetensors_file import read_ties
@@ -18,7 +18,7 @@ from convert.state_dict import strip_prefixes
 from convert.torch_file import read_pt
 from slt_jax.config import build_config
 from slt_jax.errors import UserError
-from slt_jax.training.checkpoint import Exporter, StateStore
+from slt_jax.training.checkpoint import Exporter, saved_model
 from slt_jax.training.optim import build_optimizer, learning_rate
 from slt_jax.training.workdir import state_folder
 
@@ -112,14 +112,8 @@ def _model_type(folder: Path) -> str:
 
 def _open_states(folder: Path) -> Source:
     """The newest state under `folder`, as the checkpoint that training would have written."""
-    store = StateStore(folder, read_only=True)
-    try:
-        state, notes = store.restore()
-    finally:
-        store.close()
-    config = build_config(notes["config"])
-    record, position = notes.get("architecture"), notes["position"]
-    plan = Blueprint.from_record(config.model, record) if record else plan_model(config.model)
+    state, notes, plan = saved_model(folder)
+    config, position = build_config(notes["config"]), notes["position"]
     _, entries = plan.structure()
     exporter = Exporter(plan, entries, build_optimizer(config.optim), config.optim.lr, notes["config"])
     content = exporter.content(

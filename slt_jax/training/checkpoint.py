@@ -93,17 +93,21 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     folder = state_folder(path)
     if folder is None:
         raise UserError(f"{path}: is neither a work-dir nor a folder of saved states")
+    state, notes, plan = saved_model(folder)
+    _, entries = plan.structure()
+    rest = {name: notes[name] for name in ("config", "architecture") if name in notes}
+    return Checkpoint(folder, to_state(state["trained"] | state["frozen"], entries), rest)
+
+
+def saved_model(folder: Path) -> tuple[TrainState, dict[str, Any], Blueprint]:
+    """The newest state under `folder` with its notes, and the model that they describe."""
     store = StateStore(folder, read_only=True)
     try:
         state, notes = store.restore()
     finally:
         store.close()
-    config = build_config(notes["config"])
-    rest = {name: notes[name] for name in ("config", "architecture") if name in notes}
-    record = rest.get("architecture")
-    plan = Blueprint.from_record(config.model, record) if record else plan_model(config.model)
-    _, entries = plan.structure()
-    return Checkpoint(folder, to_state(state["trained"] | state["frozen"], entries), rest)
+    model, record = build_config(notes["config"]).model, notes.get("architecture")
+    return state, notes, Blueprint.from_record(model, record) if record else plan_model(model)
 
 
 @dataclass(frozen=True)

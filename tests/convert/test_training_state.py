@@ -14,13 +14,36 @@ from slt_jax.training.optim import Optimizer
 from slt_jax.training.sharding import device_mesh
 from slt_jax.training.start import initial_state, resume_checkpoint
 from slt_jax.training.step import StepFunctions
-from tests.convert.torch_model import TorchModel, optimizer_of, train
 from tests.parity.goldens import T5_CASES, Golden, needs_goldens
+from tests.parity.torch_twin import golden_twin, tensors
 
 pytestmark = needs_goldens
 TOLERANCE = 1e-5
 HERE = 2  # steps taken here
 SCALER = {"scale": 2048.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 17}
+
+
+def optimizer_of(golden, parameters) -> torch.optim.Optimizer:
+    settings = dict(golden.case["optim"]["opt"])
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    return kinds[settings.pop("type")](parameters, **settings)
+
+
+def train(golden, model, optimizer, first: int) -> list[float]:
+    """The losses of v9's optimiser steps from number `first` on, at v9's learning rates."""
+    data, optim, losses = [tensors(golden.batch(name)) for name in ("b0", "b1")], golden.case["optim"], []
+    model.train()
+    for i in range(first, golden.case["train_steps"]):
+        for group in optimizer.param_groups:
+            group["lr"] = float(golden.expected["train_lrs"][i])
+        loss = model.loss(data[i % 2], optim["label_smoothing"])
+        optimizer.zero_grad()
+        loss.backward()
+        if optim["clip"]:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), optim["clip"])
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
 @pytest.mark.parametrize("name", [*T5_CASES, "bart"])
@@ -50,7 +73,7 @@ def test_torch_continues_what_was_continued_here(name, tmp_path):
 
     # Back in torch, by its safe loading and strictly, as v9 does it.
     ours = torch.load(tmp_path / "last.pt", weights_only=True)
-    model = TorchModel(golden)
+    model = golden_twin(golden)
     assert list(ours["model_state"]) == list(torch.load(golden.checkpoint)["model_state"])
     model.load_state_dict(ours["model_state"])
     optimizer = optimizer_of(golden, model.parameters())
@@ -67,7 +90,7 @@ def test_torch_continues_what_was_continued_here(name, tmp_path):
 def test_the_torch_model_of_these_tests_is_v9s(name):
     golden = Golden(name)
     saved = torch.load(golden.checkpoint)
-    model = TorchModel(golden)
+    model = golden_twin(golden)
     model.load_state_dict(saved["model_state"])
     optimizer = optimizer_of(golden, model.parameters())
     optimizer.load_state_dict(saved["optimizer_state"])

@@ -25,11 +25,10 @@ def test_data_and_training_guides_run(tmp_path):
         (tmp_path / name).symlink_to(ROOT / name)
     binaries = tmp_path / "bin"
     binaries.mkdir()
-    for name, module in (("slt-train", "slt_jax.cli.train"),):
-        (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+    for name, options in (("python", ""), ("slt-train", "-m slt_jax.cli.train")):
+        (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {options} "$@"\n')
         (binaries / name).chmod(0o755)
-    (binaries / "python").symlink_to(sys.executable)
-    path = f"{binaries}{os.pathsep}{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
     for block in commands("data.md") + commands("training.md"):
         done = subprocess.run(
             ["bash", "-ec", block], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True

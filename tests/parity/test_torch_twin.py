@@ -20,7 +20,7 @@ from slt_jax.training.sharding import device_mesh
 from slt_jax.training.start import fresh_params, initial_state
 from slt_jax.training.step import StepFunctions
 from tests.parity.goldens import GOLDENS, Golden, needs_goldens, relative_error
-from tests.parity.torch_twin import TorchTwin, decoder_from_folder, t5_from_flags, tensors
+from tests.parity.torch_twin import TorchTwin, golden_twin, t5_from_flags, tensors
 
 TOLERANCE = 1e-5
 CASES = ["t5_mlp", "t5_identity", "t5_v1_1", "bart"]
@@ -33,12 +33,7 @@ CASES = ["t5_mlp", "t5_identity", "t5_v1_1", "bart"]
 @pytest.mark.parametrize("name", CASES)
 def test_the_twin_is_v9(name):
     golden = Golden(name)
-    model = golden.case["model"]
-    if model["decoder_config"]:
-        decoder = decoder_from_folder(golden.folder / "decoder_config", tied=name != "t5_v1_1")
-    else:
-        decoder = t5_from_flags(model, golden.case["vocab_size"])
-    twin = TorchTwin(model, golden.case["vit"], decoder, identity=golden.case["projector"] == "identity")
+    twin = golden_twin(golden)
     assert list(twin.state_dict()) == golden.expected["param_names"].tolist()
     twin.load_state_dict(torch.load(golden.checkpoint, weights_only=True)["model_state"], strict=True)
     twin.eval()

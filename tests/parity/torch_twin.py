@@ -219,11 +219,19 @@ def t5_from_flags(model: dict, vocab_size: int, pad: int = 0, eos: int = 1) -> n
     ))
 
 
-def decoder_from_folder(folder: Path, *, tied: bool) -> nn.Module:
-    """The model of a HuggingFace configuration; transformers 5 writes tied embeddings into every T5's."""
-    config = AutoConfig.from_pretrained(folder)
-    config.tie_word_embeddings = tied
-    return AutoModelForSeq2SeqLM.from_config(config)
+def decoder_from_folder(folder: Path) -> nn.Module:
+    """The model of a HuggingFace configuration, which says all there is to say."""
+    return AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(folder))
+
+
+def golden_twin(golden) -> TorchTwin:
+    """The model of a golden, at torch's initial weights."""
+    model = golden.case["model"]
+    if model["decoder_config"]:
+        decoder = decoder_from_folder(golden.folder / "decoder_config")
+    else:
+        decoder = t5_from_flags(model, golden.case["vocab_size"])
+    return TorchTwin(model, golden.case["vit"], decoder, identity=golden.case["projector"] == "identity")
 
 
 def tensors(batch: dict) -> dict[str, torch.Tensor]:
