@@ -44,7 +44,8 @@ def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -
     fields |= config.decoder_kwargs
     settings = _with_defaults(fields)
     settings["tie_word_embeddings"] = tie_word_embeddings
-    if settings.get("decoder_start_token_id") is None:
+    # mBART starts its labels with their own language token, and generation with bos: no start token is right there.
+    if settings.get("decoder_start_token_id") is None and settings["model_type"] != "mbart":
         settings["decoder_start_token_id"] = settings["pad_token_id"]
     if settings["d_model"] != config.d_model:
         flags = (("--decoder-config", config.decoder_config), ("--decoder-model", config.decoder_model))
@@ -211,4 +212,5 @@ def _with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
         settings = CONFIG_MAPPING[kind](**{k: v for k, v in fields.items() if k != "model_type"})
     except (TypeError, ValueError) as error:
         raise UserError(f"the decoder's configuration is not valid: {' '.join(str(error).split())}") from None
-    return settings.to_dict() | {"decoder_start_token_id": fields.get("decoder_start_token_id")} | {"model_type": kind}
+    start = getattr(settings, "decoder_start_token_id", None)  # `to_dict` of a T5 configuration leaves it out
+    return settings.to_dict() | {"decoder_start_token_id": start, "model_type": kind}
