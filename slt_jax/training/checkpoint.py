@@ -66,6 +66,12 @@ class StateStore:
     def wait(self) -> None:
         self._manager.wait_until_finished()
 
+    def __enter__(self) -> "StateStore":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
     def close(self) -> None:
         self._manager.close()
 
@@ -101,11 +107,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def saved_model(folder: Path) -> tuple[TrainState, dict[str, Any], Blueprint]:
     """The newest state under `folder` with its notes, and the model that they describe."""
-    store = StateStore(folder, read_only=True)
-    try:
+    with StateStore(folder, read_only=True) as store:
         state, notes = store.restore()
-    finally:
-        store.close()
     model, record = build_config(notes["config"]).model, notes.get("architecture")
     return state, notes, Blueprint.from_record(model, record) if record else plan_model(model)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from convert.checkpoint import Blueprint, plan_model
 from convert.compatibility import v9_notes
@@ -25,7 +26,7 @@ from slt_jax.training.evaluate import translate_samples, validate
 from slt_jax.training.freeze import trained_paths, training_table
 from slt_jax.training.ledger import Ledger
 from slt_jax.training.metrics import Totals
-from slt_jax.training.optim import build_optimizer, learning_rate
+from slt_jax.training.optim import Optimizer, build_optimizer, learning_rate
 from slt_jax.training.progress import Progress, say
 from slt_jax.training.sharding import check_batch_size, device_mesh, place_batch
 from slt_jax.training.signals import StopSignal
@@ -42,7 +43,7 @@ from slt_jax.training.start import (
     trained_with_v9_masks,
     with_tokenizer,
 )
-from slt_jax.training.step import StepFunctions
+from slt_jax.training.step import StepFunctions, TrainState
 from slt_jax.training.tracking import Tracker
 from slt_jax.training.workdir import WorkDir
 
@@ -102,7 +103,7 @@ def train(
             state, position = resume_checkpoint(checkpoint, state, optimizer, entries, steps_per_epoch, mesh)
     workdir.write_settings(config.to_dict(), merged)
     exporter = Exporter(plan, entries, optimizer, config.optim.lr, config.to_dict())
-    announce(config, state, mesh, len(splits.train.clips), len(splits.val.clips), source, position)
+    announce(config, state, optimizer, mesh, len(splits.train.clips), len(splits.val.clips), source, position)
     for note in v9_notes(config, plan):
         say(f"note: {note}")
 
@@ -229,13 +230,16 @@ def with_hand_masks(config: Config, origin: str | Path | None, saved: Mapping[st
     return dataclasses.replace(config, data=dataclasses.replace(config.data, v9_hand_masks=bool(asked)))
 
 
-def announce(config: Config, state, mesh, train_clips: int, val_clips: int, source, position: Position) -> None:
+def announce(
+    config: Config, state: TrainState, optimizer: Optimizer, mesh: Mesh, train_clips: int, val_clips: int,
+    source: Path | None, position: Position,
+) -> None:
     if not config.data.pin_memory:
         say("--no-pin-memory has no effect: JAX stages batches itself")
     if config.training.compile or config.training.compile_mode:
         say("--compile and --compile-mode have no effect: JAX always compiles")
-    slots = len(build_optimizer(config.optim).slots)
-    say("\n".join(training_table(state["trained"] | state["frozen"], state["trained"], slots)))
+    params = state["trained"] | state["frozen"]
+    say("\n".join(training_table(params, state["trained"], len(optimizer.slots))))
     say(f"{train_clips} training and {val_clips} validation clips on {mesh.size} x {jax.devices()[0].device_kind}")
     if source:
         say(f"resuming from {source}: {position.epoch} epochs and {position.batch} batches are done")

@@ -155,20 +155,14 @@ def tokenizer_beside(path: str | Path | None) -> Path | None:
 
 def saved_config(folder: Path) -> dict[str, Any]:
     """The configuration under which the newest state under `folder` was saved."""
-    store = StateStore(folder, read_only=True)
-    try:
+    with StateStore(folder, read_only=True) as store:
         return store.notes()["config"]
-    finally:
-        store.close()
 
 
 def resume_states(folder: Path, like: TrainState) -> tuple[TrainState, Position]:
     """The newest state under `folder`, exactly as it was saved; `like` as from `abstract_state`."""
-    store = StateStore(folder, read_only=True)
-    try:
+    with StateStore(folder, read_only=True) as store:
         state, notes = store.restore(like)
-    finally:
-        store.close()
     return state, Position.from_notes(notes)
 
 
