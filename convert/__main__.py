@@ -166,7 +166,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
 
 def verify_case_command(folder: Path, tolerance: float) -> int:
     from convert.case import read_case, verify_case
-    from slt_jax.cli.train import keep_compiled_programs
+    from slt_jax.cli.command import keep_compiled_programs
 
     case = read_case(folder)
     keep_compiled_programs()

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from slt_jax.cli.train import FLAGS, WITHOUT_FLAG
+from slt_jax.cli.flags import FLAGS, WITHOUT_FLAG
 from slt_jax.config import SECTIONS
 from slt_jax.files import replacing
 

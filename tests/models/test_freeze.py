@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from convert.checkpoint import plan_model
-from slt_jax.cli.train import configure, parser
+from slt_jax.cli.train import configure, parse
 from slt_jax.config import build_section
 from slt_jax.errors import UserError
 from slt_jax.models.backbones import Frozen, load_dinov2_backbone
@@ -73,13 +73,13 @@ def test_a_name_that_fits_nothing_is_an_error(names, spec):
 
 
 def test_flags_take_the_vocabulary(tmp_path):
-    def parse(*arguments):
-        return configure(parser().parse_args(arguments))[0].model
+    def model(*arguments):
+        return configure(parse(arguments))[0].model
 
-    assert parse("--freeze-face-backbone").freeze_face_backbone is True
-    assert parse("--freeze-face-backbone", "6").freeze_face_backbone == 6
-    assert parse("--freeze-hand-left-backbone", "blocks[:6]").freeze_hand_left_backbone == "blocks[:6]"
-    assert parse("--freeze-face-backbone", '{"blocks": 6}').freeze_face_backbone == {"blocks": 6}
+    assert model("--freeze-face-backbone").freeze_face_backbone is True
+    assert model("--freeze-face-backbone", "6").freeze_face_backbone == 6
+    assert model("--freeze-hand-left-backbone", "blocks[:6]").freeze_hand_left_backbone == "blocks[:6]"
+    assert model("--freeze-face-backbone", '{"blocks": 6}').freeze_face_backbone == {"blocks": 6}
 
 
 def test_freeze_in_a_streams_mapping_acts_like_the_flag():

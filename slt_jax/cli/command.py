@@ -1,0 +1,48 @@
+"""What all commands share: the device, the cache of compiled programs, and mistakes told in one line."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from slt_jax.errors import UserError
+
+
+def run(prog: str, body: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
+    """`body(argv)`, its exit code; a UserError becomes one line on standard error and exit code 2."""
+    # What there is to know goes with the progress; standard error is for the reason of a bad end.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    try:
+        return body(argv)
+    except UserError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def choose_device(name: str) -> None:
+    """Tell JAX which platform to use; must come before its first use. Raises UserError where there is none such."""
+    kind, _, index = name.partition(":")
+    platform = {"auto": None, "cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}.get(kind, "")
+    if platform == "" or (index and (platform != "cuda" or not index.isdigit())):
+        raise UserError(f"--device {name}: use auto, cpu, gpu, cuda, cuda:N or tpu")
+    if index:
+        os.environ["CUDA_VISIBLE_DEVICES"] = index
+    import jax
+
+    if platform:
+        jax.config.update("jax_platforms", platform)
+    try:
+        jax.devices()
+    except RuntimeError:
+        extra = {"cuda": "cuda", "tpu": "tpu"}.get(platform or "", "cuda")
+        advice = f"install slt-jax[{extra}] or use --device cpu"
+        raise UserError(f"--device {name}: JAX finds no such device; {advice}") from None
+
+
+def keep_compiled_programs() -> None:
+    """Compiled programs are kept between runs in the user's cache; JAX's own variables choose another place."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "slt_jax", "xla"))

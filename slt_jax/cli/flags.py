@@ -1,0 +1,118 @@
+"""The configuration on the command line: v9's flags, made from the configuration's fields."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from slt_jax.config import SECTIONS, Config, load_config, nearest
+from slt_jax.errors import UserError
+
+# Keys whose flag differs from the key, or that have none (they are set in the file or by --set).
+FLAGS = {
+    ("data", "pin_memory"): "--no-pin-memory",
+    ("data", "mix_streams"): "--mix-stream",
+    ("optim", "grad_clip_norm"): "--clip-grad-norm",
+}
+WITHOUT_FLAG = {("model", "backbone"), ("model", "vocab_size"), ("model", "pad_token_id"), ("model", "eos_token_id")}
+
+
+class Parser(argparse.ArgumentParser):
+    """Its complaints are one line, without the page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def command_parser(prog: str, description: str) -> Parser:
+    """A parser that leaves out what is not given, so that flags can be told from defaults."""
+    return Parser(prog=prog, description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+
+
+def add_config_flags(top: argparse.ArgumentParser, sections: Sequence[str] = tuple(SECTIONS)) -> None:
+    """`--config`, `--set` and a flag for every key of `sections`."""
+    names = ", ".join(SECTIONS)
+    top.add_argument("--config", metavar="FILE", help=f"YAML or JSON with the sections {names}")
+    top.add_argument("--set", metavar="KEY=VALUE", action="append", help="a dotted key; VALUE is JSON or text; repeats")
+    for section in sections:
+        group = top.add_argument_group(section)
+        for field in dataclasses.fields(SECTIONS[section]):
+            if (section, field.name) not in WITHOUT_FLAG:
+                _add_flag(group, section, field)
+
+
+def _add_flag(group, section: str, field: dataclasses.Field) -> None:
+    dest = f"{section}.{field.name}"
+    flag = FLAGS.get((section, field.name), "--" + field.name.replace("_", "-"))
+    default = field.default if field.default_factory is dataclasses.MISSING else None
+    text = field.metadata["help"].replace("%", "%%")
+    if default not in (None, False, True, "") and "default" not in text:
+        text += f" (default: {default})"
+    kinds = getattr(field.type, "__args__", (field.type,))
+    if flag == "--no-pin-memory":
+        group.add_argument(flag, dest=dest, action="store_false", help=text)
+    elif dest == "data.mix_streams":
+        group.add_argument(flag, dest=dest, action="append", metavar="STREAM[:P]",
+                           help="permute face, hand-left, hand-right or pose across the batch with probability P")
+    elif dest == "training.compile":
+        group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
+    elif field.name.startswith("freeze_"):
+        group.add_argument(flag, dest=dest, nargs="?", const=True, type=_json_or_text, metavar="WHAT",
+                           help=f"{text}: all of it, or a number of first blocks, a name, or a JSON list or mapping")
+    elif bool in kinds and type(None) not in kinds:
+        group.add_argument(flag, dest=dest, action="store_true", help=text)
+    elif bool in kinds:
+        group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
+    elif dest == "model.decoder_kwargs":
+        group.add_argument(flag, dest=dest, metavar="JSON", type=_json_object, help=text)
+    else:
+        number = next((kind for kind in (int, float) if kind in kinds), str)
+        metavar = "TEXT" if number is str else number.__name__.upper()
+        group.add_argument(flag, dest=dest, type=number, metavar=metavar, help=text)
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return value
+
+
+def config_flags(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The configuration flags that were given: {section: {key: value}}."""
+    flags: dict[str, dict[str, Any]] = {}
+    for name, value in vars(arguments).items():
+        section, dot, key = name.partition(".")
+        if dot:
+            flags.setdefault(section, {})[key] = value
+    if streams := flags.get("data", {}).get("mix_streams"):
+        from slt_jax.data.augment import parse_mix_stream
+
+        flags["data"]["mix_streams"] = dict(parse_mix_stream(text) for text in streams)
+    return flags
+
+
+def configure(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
+    """The configuration, and what the user asked for without the defaults."""
+    settings = getattr(arguments, "set", [])
+    return load_config(getattr(arguments, "config", None), config_flags(arguments), settings)
+
+
+def parse(top: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of `top` in `argv`. Raises UserError, with the nearest flag for an unknown one."""
+    arguments, unknown = top.parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        raise UserError(f"unknown argument {flag}{nearest(flag, top._option_string_actions, listed=False)}")
+    return arguments
