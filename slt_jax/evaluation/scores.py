@@ -12,8 +12,8 @@ _BLEU, _CHRF = BLEU(), CHRF()
 def corpus_scores(references: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """`bleu`, `chrf`, `cer`, `wer` and `rouge_l` of a whole corpus, in percent.
 
-    BLEU-4 (Papineni et al. 2002) and chrF2 (Popovic 2015) as sacrebleu computes them; the error rates are edits over the
-    whole corpus divided by the reference's characters or words; ROUGE-L (Lin 2004) is the mean F1 over the clips.
+    BLEU-4 (Papineni et al. 2002) and chrF2 (Popovic 2015) as sacrebleu computes them; error rates are the edits of the
+    whole corpus over the references' characters or words; ROUGE-L (Lin 2004) is the clips' mean F1.
     """
     pairs = list(zip(references, predictions, strict=True))
     if not pairs:
