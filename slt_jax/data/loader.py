@@ -1,8 +1,7 @@
 """Batches of clips: shuffled by epoch, split by process, read by workers, resumable at any batch.
 
-A batch is one element of a Grain `MapDataset`, computed from (seed, epoch, batch number) alone. So it does not matter
-how many workers compute it, and resuming in the middle of an epoch is a slice. Clips are decoded straight into the
-batch's arrays.
+A batch is computed from (seed, epoch, batch number) alone. So it does not matter how many workers compute it, and an
+epoch can be resumed at any of its batches. Clips are decoded straight into the batch's arrays.
 """
 
 import functools
@@ -23,8 +22,6 @@ from slt_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-PREFETCH = 2  # batches decoded ahead of the training step
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -37,7 +34,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Batches:
-    """All batches of all epochs by number, as a Grain data source. Everything here travels to the workers."""
+    """All batches of all epochs by number. Everything here travels to the workers."""
 
     files: Sequence[ClipFiles]
     labels: np.ndarray
@@ -59,9 +56,6 @@ class _Batches:
         """Batches in an epoch."""
         return -(-len(self.files) // self.batch_size)
 
-    def __len__(self) -> int:
-        return self.batches << 32  # epoch follows epoch without end
-
     def __getitem__(self, index: int) -> dict[str, Any]:
         epoch, number = divmod(int(index), self.batches)
         clips, real = self._rows(epoch, number)
@@ -70,15 +64,11 @@ class _Batches:
         arrays |= {"flip": np.zeros(size, bool), "valid": real.copy(), "labels": self.labels[clips].copy()}
         rows = [row for row in range(size) if row == 0 or real[row - 1]]  # the real rows and the first that fills up
         read = functools.partial(self._read, epoch, arrays, clips)
-        try:
-            if self.threads > 1:
-                with ThreadPoolExecutor(min(self.threads, len(rows)), "slt-decode") as pool:
-                    problems = list(pool.map(read, rows))
-            else:
-                problems = [read(row) for row in rows]
-        except BaseException:
-            workers.release(arrays)
-            raise
+        if self.threads > 1:
+            with ThreadPoolExecutor(min(self.threads, len(rows)), "slt-decode") as pool:
+                problems = list(pool.map(read, rows))
+        else:
+            problems = [read(row) for row in rows]
         for row in range(rows[-1] + 1, size):
             for array in arrays.values():
                 array[row] = array[rows[-1]]
@@ -163,7 +153,6 @@ class Loader:
             threads=1 if num_workers else _cores(),
         )
         if num_workers:
-            workers.check_shared_memory(num_workers, self.batch_bytes)
             workers.close_at_exit(self)
         self._idle: tuple[tuple[int, int], Any] | None = None  # (next epoch, batch) and its waiting iterator
 
@@ -196,12 +185,6 @@ class Loader:
         try:
             for _ in range(start_batch, len(self)):
                 yield self._batch(next(iterator))
-        except RuntimeError as error:
-            iterator.close()
-            if "exit code" not in str(error):
-                raise
-            died = "a data worker died" + str(error).partition("terminated unexpectedly")[2].partition(".")[0]
-            raise UserError(f"{died}; was memory short? Try a smaller --num-workers or --batch-size") from None
         except BaseException:
             iterator.close()
             raise
@@ -221,23 +204,12 @@ class Loader:
         self.close()
 
     def _iterator(self, epoch: int, start_batch: int):
-        """Grain's iterator over the batches from here on, through this epoch and the following ones."""
+        """The batches from here on, through this epoch and the following ones."""
         if self._idle is not None and self._idle[0] == (epoch, start_batch):
             iterator, self._idle = self._idle[1], None
             return iterator
         self.close()
-        import grain  # 1.7 s of import, for those who need it
-
-        batches = grain.MapDataset.source(self._source).slice(slice(epoch * len(self) + start_batch, None))
-        if not self.num_workers:
-            return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)))
-        workers.parse_absl_flags()
-        dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        # Frames travel in shared memory; what is small is pickled.
-        options = grain.experimental.DatasetOptions(min_shm_size=1 << 20)
-        dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
-        processes = grain.MultiprocessingOptions(num_workers=self.num_workers, per_worker_buffer_size=1)
-        return iter(dataset.mp_prefetch(processes, worker_init_fn=workers.start_worker))
+        return workers.Ahead(self._source, epoch * len(self) + start_batch, self.num_workers, self.batch_bytes)
 
     def _batch(self, element: dict[str, Any]) -> Batch:
         clips = [self.clips[n] for n in element["clips"]]
@@ -246,8 +218,7 @@ class Loader:
             if video_id not in self.bad_clips:
                 self.bad_clips[video_id] = problem
                 logger.warning("clip %s is skipped, %d so far: %s", video_id, len(self.bad_clips), problem)
-        arrays = {name: workers.receive(array) for name, array in element["arrays"].items()}
-        return Batch(arrays, [clip.video_id for clip in clips], [clip.text for clip in clips])
+        return Batch(element["arrays"], [clip.video_id for clip in clips], [clip.text for clip in clips])
 
 
 def _cores() -> int:

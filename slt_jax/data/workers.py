@@ -1,70 +1,184 @@
-"""What worker processes need around Grain's `mp_prefetch`: shared memory, flags, a quiet start and a clean end."""
+"""Elements computed ahead of the one that asks for them: in a thread, or in processes that share their memory.
+
+Spawned processes of a `ProcessPoolExecutor` write big arrays into one piece of anonymous memory that the parent maps
+too. No file names it, so nothing is left behind however a process ends, and the size of /dev/shm does not matter.
+"""
 
 import atexit
 import functools
-import gc
-import multiprocessing.util  # its own exit handler must be older than ours, which runs before it
+import mmap
+import multiprocessing
 import os
-import shutil
 import signal
+import sys
+import tempfile
 import threading
 import weakref
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.reduction import DupFd
+from typing import Any
 
 import numpy as np
 
 from slt_jax.errors import UserError
 
+PREFETCH = 2  # elements computed ahead, by each process
+_ALIGNMENT = 64  # of arrays, so that a CPU device can use them where they are
+
 _to_close: weakref.WeakSet = weakref.WeakSet()
-_lent: dict[int, weakref.ref] = {}
-_in_worker = False
 
 
 def close_at_exit(closable) -> None:
-    """Call `closable.close()` while the interpreter is still whole: workers and shared memory end with the process."""
+    """Call `closable.close()` while the interpreter is still whole, so that workers end with the process."""
     _register_exit()
     _to_close.add(closable)
 
 
-def parse_absl_flags() -> None:
-    """Grain reads absl flags, which nobody parses outside an absl program."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+@functools.cache
+def _register_exit() -> None:
+    atexit.register(lambda: [closable.close() for closable in list(_to_close)])
 
 
-def check_shared_memory(num_workers: int, batch_bytes: int) -> None:
-    """A full /dev/shm (64 MiB in a plain container) kills workers by a bus error; say it before."""
-    # Per worker one batch in the making, one in the queue, two in the parent's buffer; and the one in use.
-    needed = (4 * num_workers + 1) * batch_bytes
-    if os.path.isdir("/dev/shm") and (free := shutil.disk_usage("/dev/shm").free) < needed:
-        sizes = f"{num_workers} workers need {needed / 2**20:.0f} MiB of shared memory, /dev/shm has {free / 2**20:.0f}"
-        raise UserError(f"--num-workers {num_workers}: {sizes}; use fewer workers (0 needs none) or a larger /dev/shm")
+# --- in the parent ------------------------------------------------------------------------------------------------
+
+
+class Ahead:
+    """`source[start]`, `source[start + 1]`, ... without end, computed ahead of time and in order; close it.
+
+    `source[index]` is a mapping whose arrays under `arrays` were made by `allocate`; it is pickled once a process.
+    `count` processes, or a thread of this one for 0; `element_bytes` is about what an element's arrays take.
+    """
+
+    def __init__(self, source, start: int, count: int, element_bytes: int):
+        self._next, self._waiting = start, deque()
+        self._memory = self._free = None
+        self._executor: Executor
+        if count:
+            depth = PREFETCH * count
+            # Two more than are under way: the one in use, and the one before it, which a device may still read.
+            self._memory = _Memory(element_bytes, depth + 2)
+            self._free = list(range(depth + 2))
+            self._executor = ProcessPoolExecutor(
+                count, multiprocessing.get_context("spawn"), _start, (source, self._memory)
+            )
+            self._compute = _compute
+        else:
+            depth = PREFETCH
+            self._executor = ThreadPoolExecutor(1, "slt-load")
+            self._compute = lambda index, slot: source[index]
+        for _ in range(depth):
+            self._submit()
+
+    def _submit(self) -> None:
+        slot = self._free.pop() if self._free else None
+        self._waiting.append((self._executor.submit(self._compute, self._next, slot), slot))
+        self._next += 1
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        future: Future
+        future, slot = self._waiting.popleft()
+        try:
+            element = future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a data worker died; was memory short? Try a smaller --num-workers or --batch-size"
+            ) from None
+        if slot is not None:
+            element["arrays"] = self._memory.open(slot, element["arrays"], self._free)
+        self._submit()
+        return element
+
+    def close(self) -> None:
+        """End the processes. Arrays that were handed out stay whole."""
+        self._executor.shutdown(cancel_futures=True)
+        if self._memory:
+            self._memory.close()
+
+
+class _Memory:
+    """Anonymous memory of `count` slots, the same in every process it is passed to when that is started."""
+
+    def __init__(self, slot_bytes: int, count: int):
+        page = mmap.ALLOCATIONGRANULARITY
+        self.slot_bytes = -(-slot_bytes // page + 1) * page
+        self.size = self.slot_bytes * count
+        self._descriptor = _anonymous_file()
+        os.ftruncate(self._descriptor, self.size)
+        self._map = mmap.mmap(self._descriptor, self.size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"slot_bytes": self.slot_bytes, "size": self.size, "file": DupFd(self._descriptor)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.slot_bytes, self.size, descriptor = state["slot_bytes"], state["size"], state["file"].detach()
+        self._map = mmap.mmap(descriptor, self.size)
+        os.close(descriptor)
+
+    def close(self) -> None:
+        """No process can be given this memory any more; what has it mapped keeps it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def slot(self, number: int) -> np.ndarray:
+        """The bytes of one slot, uint8."""
+        return np.frombuffer(self._map, np.uint8, self.slot_bytes, number * self.slot_bytes)
+
+    def open(self, number: int, arrays: dict[str, Any], free: list[int]) -> dict[str, np.ndarray]:
+        """Arrays described by `_describe`; the slot is `free` again when the last of them is gone."""
+        memory = self.slot(number)  # what every view of it keeps alive
+        weakref.finalize(memory, free.append, number).atexit = False
+        return {
+            name: what if isinstance(what, np.ndarray) else _view(memory, *what) for name, what in arrays.items()
+        }
+
+
+def _anonymous_file() -> int:
+    """The descriptor of a file without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("slt_jax")
+    with tempfile.TemporaryFile() as file:  # on disk, where the system has no other
+        return os.dup(file.fileno())
+
+
+def _view(memory: np.ndarray, start: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    size = int(np.prod(shape)) * dtype.itemsize
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+# --- in a worker --------------------------------------------------------------------------------------------------
+
+_source: Any = None
+_memory: _Memory | None = None
+_slot: np.ndarray | None = None  # where the element under way puts its arrays
+_used = 0
 
 
 def allocate(shape: tuple[int, ...], dtype) -> np.ndarray:
-    """An array for a batch; in a worker, one that reaches the parent without being copied."""
-    if not _in_worker:
+    """An array for an element; in a worker, one that reaches the parent without being copied."""
+    global _used
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    if _slot is None or _used + size > len(_slot):
         return np.empty(shape, dtype)
-    from grain.multiprocessing import SharedMemoryArray
-
-    return SharedMemoryArray(shape, dtype)
-
-
-def release(arrays: dict[str, np.ndarray]) -> None:
-    """Give back what `allocate` gave, where the batch does not come about."""
-    for array in arrays.values():
-        if hasattr(array, "unlink_on_del"):
-            array.unlink_on_del()
+    array = _view(_slot, _used, shape, dtype)
+    _used += -(-size // _ALIGNMENT) * _ALIGNMENT
+    return array
 
 
-def start_worker(index: int, count: int) -> None:
-    """In a new worker: leave the accelerator alone, leave Ctrl-C to the parent, and never outlive it."""
-    import jax
-
-    global _in_worker
-    _in_worker = True
-    jax.config.update("jax_platforms", "cpu")
+def _start(source, memory: _Memory) -> None:
+    """In a new process: leave the accelerator alone, leave Ctrl-C to the parent, and never outlive it."""
+    global _source, _memory
+    _source, _memory = source, memory
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_platforms", "cpu")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -75,33 +189,17 @@ def start_worker(index: int, count: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def receive(array: np.ndarray) -> np.ndarray:
-    """A worker's array as a plain one; the shared memory lives as long as anything looks at it."""
-    if hasattr(array, "shm"):
-        key = id(array)
-        _lent[key] = weakref.ref(array, lambda _: _lent.pop(key, None))
-    return np.asarray(array)
+def _compute(index: int, slot: int | None) -> dict[str, Any]:
+    global _slot, _used
+    _slot, _used = None if slot is None else _memory.slot(slot), 0
+    element = _source[index]
+    if slot is not None:
+        element["arrays"] = {name: _describe(array) for name, array in element["arrays"].items()}
+    return element
 
 
-@functools.cache
-def _register_exit() -> None:
-    atexit.register(_close_all)
-
-
-def _close_all() -> None:
-    from grain.multiprocessing import SharedMemoryArray
-
-    for closable in list(_to_close):
-        closable.close()
-    gc.collect()
-    # Grain frees shared memory in a daemon thread, which would be killed half-way through its queue.
-    pool = getattr(SharedMemoryArray, "_del_thread_pool", None)
-    if pool is not None:
-        SharedMemoryArray._del_thread_pool = None
-        pool.close()
-        pool.join()
-    # What somebody still holds is unmapped by the kernel; Grain's own destructor fails in a half-dead interpreter.
-    for reference in list(_lent.values()):
-        if (array := reference()) is not None:
-            array.shm.unlink()
-    SharedMemoryArray.__del__ = lambda self: None
+def _describe(array: np.ndarray) -> np.ndarray | tuple[int, tuple[int, ...], np.dtype]:
+    """Where in the slot an array lies; an array outside of it travels by itself."""
+    start = array.__array_interface__["data"][0] - _slot.__array_interface__["data"][0]
+    inside = start >= 0 and start + array.nbytes <= len(_slot) and array.flags.c_contiguous
+    return (start, array.shape, array.dtype) if inside else array

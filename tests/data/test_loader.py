@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slt_jax.data import workers
 from slt_jax.data.clips import BadClip, scan
 from slt_jax.data.loader import Loader
 from slt_jax.data.metadata import Clip
@@ -141,7 +140,6 @@ def test_processes_share_the_batches(split, batch_size):
 
 def test_workers_change_nothing(split):
     """Also: epoch follows epoch, resuming, early ends, an error and the memory they leave behind."""
-    before = shared_memory()
     expected = [list(loader(split, train=True, batch_size=2).epoch(epoch)) for epoch in (0, 1)]
     with loader(split, train=True, batch_size=2, num_workers=2) as training:
         for epoch in (0, 1):
@@ -152,8 +150,7 @@ def test_workers_change_nothing(split):
         iterator = training.epoch(1, 2)
         assert_equal([expected[1][2]], [next(iterator)])
         iterator.close()
-    del batches
-    wait_for(lambda: not children(os.getpid()) and shared_memory() <= before)
+    wait_for(lambda: not children(os.getpid()))
 
 
 def test_a_bad_clip_in_a_worker_is_the_same_error(split, factory, caplog):
@@ -208,14 +205,6 @@ def test_what_cannot_be_loaded(split):
         loader(([], {}, np.zeros((0, 8))))
     with pytest.raises(ValueError, match="2 rows of labels for 7 clips"):
         loader((split[0], split[1], split[2][:2]))
-
-
-def test_too_little_shared_memory_is_said_before(split, monkeypatch):
-    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1 << 10}))
-    monkeypatch.setattr(workers.os.path, "isdir", lambda _: True)
-    with pytest.raises(UserError, match=r"--num-workers 2: 2 workers need .* MiB of shared memory, /dev/shm has 0"):
-        loader(split, num_workers=2)
-    loader(split, num_workers=0)
 
 
 PROGRAM = """
@@ -278,10 +267,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("psm_*")}
-
-
 def wait_for(condition, seconds=20):
     end = time.monotonic() + seconds
     while not condition():
@@ -299,7 +284,7 @@ def test_a_dead_worker_is_an_error_with_advice(split):
     next(iterator)
     (worker,) = children(os.getpid())
     os.kill(worker, signal.SIGKILL)
-    with pytest.raises(UserError, match=r"a data worker died with exit code -9; was memory short"):
+    with pytest.raises(UserError, match=r"a data worker died; was memory short"):
         list(iterator)
 
 
