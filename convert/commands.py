@@ -27,8 +27,9 @@ from slt_jax.errors import UserError
 from slt_jax.training.checkpoint import StateStore
 from slt_jax.training.freeze import trained_paths
 from slt_jax.training.optim import build_optimizer
+from slt_jax.training.position import Position
 from slt_jax.training.scaler import scaler_state
-from slt_jax.training.start import Position, assemble, trained_with_v9_masks
+from slt_jax.training.start import assemble, trained_with_v9_masks
 from slt_jax.training.workdir import state_folder
 
 LARGE = 64 << 20  # bytes from which on a bar is shown
@@ -72,8 +73,7 @@ def to_jax(source: Source, target: Path, *, model: Mapping | None, dtype: np.dty
             state["optimizer"] = from_torch(saved, state["optimizer"], list(state["trained"]), optimizer, entries)
     state["step"] = np.int32(np.max(state["optimizer"]["step"], initial=0))
     rest = source.rest
-    best = float(rest.get("best_val", rest.get("val_loss", float("inf"))))
-    position = Position(epoch=0 if weights_only else int(rest.get("epoch", 0)), best_val=best)
+    position = Position.from_checkpoint(rest | {"epoch": 0} if weights_only else rest)
     store = StateStore(target)
     try:
         store.save(jax.tree.map(jnp.asarray, state), notes(config, plan, position))

@@ -20,6 +20,7 @@ from slt_jax.config import build_config
 from slt_jax.errors import UserError
 from slt_jax.training.checkpoint import Exporter, saved_model
 from slt_jax.training.optim import build_optimizer, learning_rate
+from slt_jax.training.position import Position
 from slt_jax.training.workdir import state_folder
 
 # Entries of training runs other than v9's.
@@ -113,13 +114,12 @@ def _model_type(folder: Path) -> str:
 def _open_states(folder: Path) -> Source:
     """The newest state under `folder`, as the checkpoint that training would have written."""
     state, notes, plan = saved_model(folder)
-    config, position = build_config(notes["config"]), notes["position"]
+    config, position = build_config(notes["config"]), Position.from_notes(notes)
     _, entries = plan.structure()
     exporter = Exporter(plan, entries, build_optimizer(config.optim), config.optim.lr, notes["config"])
     content = exporter.content(
-        jax.device_get(state), epoch=position["epoch"],
-        lr=learning_rate(config.optim, config.training.epochs, position["epoch"]),
-        val_loss=position["best_val"], best_val=position["best_val"],
+        jax.device_get(state), position, val_loss=position.best_val,
+        lr=learning_rate(config.optim, config.training.epochs, position.epoch),
     )
     tensors = content.pop("model_state")
     return Source(folder, "folder of training states (Orbax) of slt_jax: encoder and decoder", tensors, content)

@@ -120,6 +120,10 @@ class TrainingConfig:
     compile: bool = option(False, "torch only; JAX always compiles")
     compile_mode: str | None = option(None, "torch only; has no effect here")
     init_checkpoint: str | None = option(None, "start from these weights (.pt, Orbax folder or work-dir)")
+    eval_bleu_every: int = option(0, "epochs between scores of real translations by BLEU and chrF (0: never)")
+    eval_bleu_clips: int = option(64, "validation clips that are translated for these scores")
+    best_metric: str = option("loss", "what best.pt is chosen by: loss, bleu or chrf of the validation split")
+    early_stop_patience: int | None = option(None, "stop after so many evaluations in a row without a new best")
 
 
 @dataclass(frozen=True)
@@ -247,6 +251,7 @@ CHOICES = {
     "data.precision": ("amp", "fp16", "fp32", "float32"),
     "optim.optimizer": ("adamw", "adam", "sgd"),
     "optim.scheduler": ("none", "steplr", "cosine"),
+    "training.best_metric": ("loss", "bleu", "chrf"),
 }
 PROJECTORS = ("auto", "mlp", "identity")
 AT_LEAST_ONE = {
@@ -256,13 +261,13 @@ AT_LEAST_ONE = {
         "temporal_layers", "temporal_dim_feedforward", "decoder_layers", "decoder_heads", "vocab_size",
     ),
     "optim": ("scheduler_step_size", "scheduler_tmax"),
-    "training": ("epochs", "grad_accum_steps"),
+    "training": ("epochs", "grad_accum_steps", "eval_bleu_clips", "early_stop_patience"),
 }
 NOT_NEGATIVE = {
     "data": ("num_workers", "seed"),
     "model": (),
     "optim": ("lr", "weight_decay", "momentum"),
-    "training": (),
+    "training": ("eval_bleu_every",),
 }
 FRACTIONS = {
     "data": ("flip_probability",),
@@ -293,6 +298,8 @@ def _check_values(name: str, section: Any) -> None:
                 raise UserError(f"{name}.{attribute} must be {text}, not {value!r}")
     if name == "optim" and section.grad_clip_norm is not None and section.grad_clip_norm <= 0:
         raise UserError(f"optim.grad_clip_norm must be above 0, not {section.grad_clip_norm!r}; leave it out for none")
+    if name == "training" and section.best_metric != "loss" and not section.eval_bleu_every:
+        raise UserError(f"--best-metric {section.best_metric} needs translations to score: give --eval-bleu-every 1")
     if name == "model":
         _check_model(section)
 

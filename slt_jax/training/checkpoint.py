@@ -18,6 +18,7 @@ from slt_jax.config import build_config
 from slt_jax.errors import UserError
 from slt_jax.training import scaler
 from slt_jax.training.optim import Optimizer
+from slt_jax.training.position import Position
 from slt_jax.training.step import TrainState
 from slt_jax.training.workdir import state_folder
 
@@ -123,11 +124,11 @@ class Exporter:
     initial_lr: float
     config: dict[str, Any]
 
-    def write(self, path: Path, state: TrainState, *, epoch: int, lr: float, val_loss: float, best_val: float) -> None:
-        """One checkpoint: `epoch` is the number of finished epochs, `lr` that of the next one."""
-        write_pt(path, self.content(state, epoch=epoch, lr=lr, val_loss=val_loss, best_val=best_val))
+    def write(self, path: Path, state: TrainState, position: Position, *, lr: float, val_loss: float) -> None:
+        """One checkpoint after the epoch that `position` tells; `lr` is that of the next one."""
+        write_pt(path, self.content(state, position, lr=lr, val_loss=val_loss))
 
-    def content(self, state: TrainState, *, epoch: int, lr: float, val_loss: float, best_val: float) -> dict[str, Any]:
+    def content(self, state: TrainState, position: Position, *, lr: float, val_loss: float) -> dict[str, Any]:
         """What `write` writes."""
         host = jax.device_get(state)
         params: dict[str, np.ndarray] = host["trained"] | host["frozen"]
@@ -135,11 +136,13 @@ class Exporter:
             host["optimizer"], list(host["trained"]), self.optimizer, lr, self.initial_lr, self.entries
         )
         return {
-            "epoch": epoch,
+            "epoch": position.epoch,
             "model_state": to_state(params, self.entries),
             "optimizer_state": optimizer_state,
             "val_loss": val_loss,
-            "best_val": best_val,
+            "best_val": position.best_val,
+            "best_scores": position.best_scores,
+            "since_best": position.since_best,
             "scaler_state": scaler.to_torch(host["scaler"]),
             "config": self.config,
             "architecture": self.plan.record(),

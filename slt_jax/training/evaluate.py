@@ -40,13 +40,15 @@ def validate(
     return totals
 
 
-def translate_samples(
-    compiled: Compiled, state: TrainState, loader: Loader, tokenizer, mesh: Mesh, count: int, max_length: int
+def translate_clips(
+    compiled: Compiled, state: TrainState, *, loader: Loader, tokenizer, mesh: Mesh, max_length: int, count: int,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> list[tuple[str, str]]:
-    """(reference, greedy translation) of the first clips of a split."""
+    """(reference, greedy translation) of the first `count` clips of a split; fewer where `stopped()` says so."""
     pairs: list[tuple[str, str]] = []
     params = state["trained"] | state["frozen"]
-    for batch in loader.epoch():
+    batches = loader.epoch()
+    while len(pairs) < count and not stopped() and (batch := next(batches, None)):
         encoded, frames = compiled.encode(params, place_batch(batch.arrays, mesh))
         decoder = compiled.structure.merge(params).decoder.model
         tokens = generate_tokens(decoder, encoded, frames, max_length=max_length, min_length=2)
@@ -54,6 +56,5 @@ def translate_samples(
         translations = decode(tokenizer, np.asarray(tokens)[valid])
         references = [text for text, real in zip(batch.texts, valid, strict=True) if real]
         pairs += zip(references, translations, strict=True)
-        if len(pairs) >= count:
-            break
+    batches.close()
     return pairs[:count]

@@ -16,22 +16,23 @@ from jax.sharding import Mesh
 
 from convert.checkpoint import Blueprint, plan_model
 from convert.compatibility import v9_notes
-from slt_jax.config import Config
+from slt_jax.config import Config, TrainingConfig
 from slt_jax.data.splits import open_splits
 from slt_jax.errors import UserError
+from slt_jax.evaluation.scores import corpus_scores
 from slt_jax.files import copy_file
 from slt_jax.training.checkpoint import Exporter, StateStore, open_checkpoint
 from slt_jax.training.compiled import Compiled, Prepare
-from slt_jax.training.evaluate import translate_samples, validate
+from slt_jax.training.evaluate import translate_clips, validate
 from slt_jax.training.freeze import trained_paths, training_table
 from slt_jax.training.ledger import Ledger
 from slt_jax.training.metrics import Totals
 from slt_jax.training.optim import Optimizer, build_optimizer, learning_rate
+from slt_jax.training.position import Position
 from slt_jax.training.progress import Progress, say
 from slt_jax.training.sharding import check_batch_size, device_mesh, place_batch
 from slt_jax.training.signals import StopSignal
 from slt_jax.training.start import (
-    Position,
     abstract_state,
     find_resume,
     initial_state,
@@ -113,18 +114,21 @@ def train(
         structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed, on_device,
         scaled=dtype == jnp.float16,
     ))
-    samples = partial(
-        translate_samples, compiled, loader=splits.val, tokenizer=splits.tokenizer, mesh=mesh, count=SAMPLES,
+    translate = partial(
+        translate_clips, compiled, loader=splits.val, tokenizer=splits.tokenizer, mesh=mesh,
         max_length=config.data.max_target_length,
     )
 
     # --- epochs -----------------------------------------------------------------------------------------------------
     store, tracker, record = StateStore(workdir.checkpoints), Tracker(config.data.tensorboard), None
-    step, saved = int(state["step"]), time.monotonic()
-    epochs = config.training.epochs
+    step, saved, translations = int(state["step"]), time.monotonic(), []
+    epochs, patience = config.training.epochs, config.training.early_stop_patience
     try:
         with StopSignal() as stop:
             for epoch in range(position.epoch, epochs):
+                if patience and position.since_best >= patience:
+                    say(f"stopping early: no better {config.training.best_metric} in {position.since_best} evaluations")
+                    break
                 lr = learning_rate(config.optim, epochs, epoch)
                 ledger = Ledger(Totals(**position.totals), scaled=compiled.functions.scaled)
                 with Progress(f"epoch {epoch + 1}/{epochs}", len(splits.train), position.batch) as progress:
@@ -151,13 +155,17 @@ def train(
                 ledger.settle()
                 position = dataclasses.replace(position, totals=ledger.totals.to_dict())
                 val = validate(compiled, state, splits.val, splits.tokenizer, mesh, lambda: bool(stop))
+                scored = is_scored(config.training, epoch)
+                count = config.training.eval_bleu_clips if scored else SAMPLES if tracker else 0
+                translations = translate(state, count=count, stopped=lambda: bool(stop))
                 if stop:
                     store.save(state, notes(config, plan, position))
                     raise Interrupted(stop.number)
 
                 # The epoch is whole: its files first, then the state that says it is done.
-                best = val.mean_loss < position.best_val
-                position = Position(epoch=epoch + 1, best_val=min(val.mean_loss, position.best_val))
+                scores = corpus_scores(*zip(*translations, strict=True)) if scored else {}
+                scores = {name: scores[name] for name in ("bleu", "chrf") if scored}
+                position, best = position.after_epoch(val.mean_loss, scores, config.training.best_metric)
                 record = {
                     "epoch": epoch + 1,
                     "train_loss": ledger.totals.mean_loss,
@@ -165,6 +173,7 @@ def train(
                     "val_loss": val.mean_loss,
                     "val_perplexity": val.perplexity,
                     "val_cer": val.character_error_rate,
+                    **{f"val_{name}": score for name, score in scores.items()},
                     "lr": lr,
                     "steps": step,
                     "seconds": round(progress.seconds, 3),
@@ -172,10 +181,8 @@ def train(
                     "data_wait_seconds": round(progress.waited, 3),
                     "compilations": compiled.count(),
                 }
-                exporter.write(
-                    workdir.last, state, epoch=epoch + 1, lr=learning_rate(config.optim, epochs, epoch + 1),
-                    val_loss=val.mean_loss, best_val=position.best_val,
-                )
+                next_lr = learning_rate(config.optim, epochs, epoch + 1)
+                exporter.write(workdir.last, state, position, lr=next_lr, val_loss=val.mean_loss)
                 if best:
                     copy_file(workdir.last, workdir.best)
                 workdir.write_metrics(record)
@@ -184,10 +191,10 @@ def train(
                 say(summary(record, epochs, best))
                 if tracker:
                     tracker.scalars({f"epoch/{name}": value for name, value in record.items()}, epoch + 1)
-                    tracker.translations(samples(state), epoch + 1)
+                    tracker.translations(translations[:SAMPLES], epoch + 1)
                     tracker.flush()
         if record:
-            for reference, translation in samples(state):
+            for reference, translation in (translations or translate(state, count=SAMPLES))[:SAMPLES]:
                 say(f"  reference:   {reference}\n  translation: {translation}")
         else:
             say(f"nothing to train: {position.epoch} epochs are done, --epochs is {epochs}")
@@ -199,6 +206,12 @@ def train(
         tracker.close()
         splits.train.close()
         splits.val.close()
+
+
+def is_scored(training: TrainingConfig, epoch: int) -> bool:
+    """Whether real translations are scored after this epoch (counted from 0): every so often, and after the last."""
+    done, every = epoch + 1, training.eval_bleu_every
+    return bool(every) and (done % every == 0 or done == training.epochs)
 
 
 def grouped(batches: Iterable, size: int) -> Iterator[list]:
@@ -246,9 +259,10 @@ def announce(
 
 
 def summary(record: Mapping[str, Any], epochs: int, best: bool) -> str:
+    scores = f"BLEU {record['val_bleu']:.1f}, chrF {record['val_chrf']:.1f}, " if "val_bleu" in record else ""
     return (
         f"epoch {record['epoch']}/{epochs}: train loss {record['train_loss']:.4f}, val loss {record['val_loss']:.4f}"
-        f"{' (best)' if best else ''}, CER {record['val_cer']:.3f}, lr {record['lr']:.3g}, "
+        f"{' (best)' if best else ''}, CER {record['val_cer']:.3f}, {scores}lr {record['lr']:.3g}, "
         f"{record['clips_per_second']:.2f} clips/s, {record['seconds']:.0f} s, "
         f"{record['data_wait_seconds'] / max(record['seconds'], 1e-9):.0%} waiting for data"
     )

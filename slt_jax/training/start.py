@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,12 @@ from slt_jax.models.params import Params, split_model
 from slt_jax.models.vit import ViTConfig
 from slt_jax.training.checkpoint import StateStore
 from slt_jax.training.optim import Optimizer
+from slt_jax.training.position import Position
 from slt_jax.training.progress import say
 from slt_jax.training.scaler import scaler_state
 from slt_jax.training.sharding import replicated
 from slt_jax.training.step import TrainState
 from slt_jax.training.workdir import WorkDir, state_folder
-
-
-@dataclass
-class Position:
-    """How far a run has come; JSON beside every saved state."""
-
-    epoch: int = 0  # finished epochs
-    batch: int = 0  # batches taken from the epoch under way
-    totals: dict[str, float] = field(default_factory=dict)  # its running sums
-    best_val: float = float("inf")
-
-    @classmethod
-    def from_notes(cls, notes: Mapping[str, Any]) -> "Position":
-        return cls(**notes["position"])
 
 
 def with_tokenizer(config: Config, tokenizer) -> Config:
@@ -182,9 +168,8 @@ def resume_checkpoint(
     rest = checkpoint.rest
     if "optimizer_state" in rest:
         state["optimizer"] = from_torch(rest["optimizer_state"], like["optimizer"], trained, optimizer, entries)
-    epoch = int(rest.get("epoch", 0))
-    position = Position(epoch=epoch, best_val=float(rest.get("best_val", rest.get("val_loss", float("inf")))))
-    return place_state(state | {"step": np.int32(epoch * steps_per_epoch)}, mesh), position
+    position = Position.from_checkpoint(rest)
+    return place_state(state | {"step": np.int32(position.epoch * steps_per_epoch)}, mesh), position
 
 
 def trained_with_v9_masks(saved: Mapping[str, Any]) -> bool:

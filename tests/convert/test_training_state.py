@@ -11,6 +11,7 @@ from slt_jax.api import model_inputs
 from slt_jax.training.checkpoint import Exporter
 from slt_jax.training.freeze import trained_paths
 from slt_jax.training.optim import Optimizer
+from slt_jax.training.position import Position
 from slt_jax.training.sharding import device_mesh
 from slt_jax.training.start import initial_state, resume_checkpoint
 from slt_jax.training.step import StepFunctions
@@ -69,7 +70,7 @@ def test_torch_continues_what_was_continued_here(name, tmp_path):
             state, metrics = step(state, model_inputs(golden.batch(f"b{i % 2}")), lr)
             losses.append(float(metrics["loss"]))
     exporter = Exporter(plan, entries, optimizer, settings["lr"], checkpoint.config)
-    exporter.write(tmp_path / "last.pt", state, epoch=1, lr=lr.item(), val_loss=1.5, best_val=1.25)
+    exporter.write(tmp_path / "last.pt", state, Position(epoch=1, best_val=1.25), lr=lr.item(), val_loss=1.5)
 
     # Back in torch, by its safe loading and strictly, as v9 does it.
     ours = torch.load(tmp_path / "last.pt", weights_only=True)
