@@ -49,9 +49,9 @@ def generate(
 ) -> np.ndarray:
     """Token ids (B, <= max_length), int32, of frames `encoded` (B, T, d_model); the start token is the first.
 
-    `max_length` counts the start token, `max_new_tokens` does not and wins. What is None comes from `model.config`;
-    `forced_eos_token_id=()` turns off a forced end that the config asks for. See `seq2seq` for what `model` must
-    offer; without `decode_step` the whole prefix is run for every token.
+    `max_length` counts the start token, `max_new_tokens` does not and wins; a decoder with fewer positions ends where
+    they do. What is None comes from `model.config`; `forced_eos_token_id=()` turns off a forced end that the config
+    asks for. See `seq2seq` for what `model` must offer; without `decode_step` the whole prefix is run for every token.
     """
     config = getattr(model, "config", {})
 
@@ -64,6 +64,7 @@ def generate(
     if start is None or pad is None:
         raise ValueError("generation needs decoder_start_token_id and pad_token_id, as arguments or in the config")
     max_length = max_length if max_new_tokens is None else max_new_tokens + 1
+    max_length = min(max_length, config.get("max_position_embeddings", max_length) + 1)
     if max_length < 2 or num_beams < 1:
         raise ValueError(f"max_length {max_length} must be at least 2 and num_beams {num_beams} at least 1")
     settings = Settings(

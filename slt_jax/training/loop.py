@@ -34,6 +34,7 @@ from slt_jax.training.sharding import check_batch_size, device_mesh, place_batch
 from slt_jax.training.signals import StopSignal
 from slt_jax.training.start import (
     abstract_state,
+    check_target_length,
     find_resume,
     initial_state,
     resume_checkpoint,
@@ -82,6 +83,7 @@ def train(
     splits = open_splits(config, workdir.tokenizer, tokenizer_beside(origin))
     config = with_tokenizer(config, splits.tokenizer)
     plan = plan_model(config.model)
+    check_target_length(plan, config.data.max_target_length)
     dtype = {"amp": jnp.bfloat16, "fp16": jnp.float16}.get(config.data.precision, jnp.float32)
     structure, entries = plan.structure(dtype=dtype)
     jax.config.update("jax_default_matmul_precision", "highest" if dtype == jnp.float32 else None)

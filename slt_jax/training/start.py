@@ -46,6 +46,16 @@ def with_tokenizer(config: Config, tokenizer) -> Config:
     return dataclasses.replace(config, model=model)
 
 
+def check_target_length(plan: Blueprint, max_target_length: int) -> None:
+    """BART has a table of positions, which targets must not outgrow."""
+    positions = (plan.decoder or {}).get("max_position_embeddings")
+    if positions and max_target_length > positions:
+        raise UserError(
+            f"--max-target-length {max_target_length} is more than the decoder's {positions} positions "
+            f"(max_position_embeddings); use at most {positions}"
+        )
+
+
 def starting_params(
     plan: Blueprint, entries: list[Entry], seed: int, checkpoint: Checkpoint | None, *, strict: bool
 ) -> Mapping[str, Any]:

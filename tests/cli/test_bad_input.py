@@ -76,6 +76,9 @@ FLAGS = {
     "decoder kwargs kind": (["--set", "model.decoder_kwargs=3"], ["model.decoder_kwargs"]),
     "decoder kwargs model": (["--decoder-kwargs", '{"model_type": "gpt2"}'], ["gpt2"]),
     "decoder kwargs width": (["--decoder-kwargs", '{"d_model": 48}'], ["d_model", "48", "32"]),
+    "decoder positions": (
+        ["--decoder-kwargs", '{"model_type": "bart", "max_position_embeddings": 8}'], ["--max-target-length 16", "8"]
+    ),
     "decoder vocabulary": (["--decoder-kwargs", '{"vocab_size": 20}'], ["vocab_size", "20"]),
     "vocabulary": (["--set", "model.vocab_size=20"], ["vocab_size", "20"]),
     "two decoders": (["--decoder-model", "x", "--decoder-config", "y"], ["--decoder-model", "--decoder-config"]),
