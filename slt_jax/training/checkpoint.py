@@ -1,7 +1,7 @@
 """Training state on disk: Orbax for resuming exactly, `.pt` for exchange with v9."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from slt_jax.training.optim import Optimizer
 from slt_jax.training.position import Position
 from slt_jax.training.step import TrainState
 from slt_jax.training.workdir import state_folder
+
+logger = logging.getLogger(__name__)
 
 
 class StateStore:
@@ -44,8 +46,27 @@ class StateStore:
         return self._manager.latest_step()
 
     def restore(self, like: TrainState | None = None) -> tuple[TrainState, dict[str, Any]]:
-        """The newest state with its notes, in the shapes and places of `like` (see `abstract_state`)."""
-        number = self.latest()
+        """The newest whole state with its notes, in the shapes and places of `like` (see `abstract_state`)."""
+        return self._newest(lambda number: self._restore(number, like))
+
+    def notes(self) -> dict[str, Any]:
+        """What was noted beside the newest state."""
+        items = ocp.args.Composite(notes=ocp.args.JsonRestore())
+        return self._newest(lambda number: self._manager.restore(number, args=items)["notes"])
+
+    def _newest(self, read: Callable[[int], Any]) -> Any:
+        """What `read` makes of the newest state, or where that is damaged of the one before it."""
+        for number in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return read(number)
+            except UserError:
+                raise
+            except Exception as error:  # Orbax and TensorStore raise what they like on damaged files
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+                logger.warning("%s: is damaged and passed over (%s)", self.folder / str(number), reason)
+        raise UserError(f"--resume {self.folder}: none of its states can be read")
+
+    def _restore(self, number: int, like: TrainState | None) -> tuple[TrainState, dict[str, Any]]:
         if like is not None:
             saved, wanted = _shapes(self._manager.item_metadata(number)["state"]), _shapes(like)
             wrong = [path for path in sorted(saved.keys() | wanted.keys()) if saved.get(path) != wanted.get(path)]
@@ -59,10 +80,6 @@ class StateStore:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), notes=ocp.args.JsonRestore())
         restored = self._manager.restore(number, args=items)
         return restored["state"], restored["notes"]
-
-    def notes(self) -> dict[str, Any]:
-        """What was noted beside the newest state."""
-        return self._manager.restore(self.latest(), args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
 
     def wait(self) -> None:
         self._manager.wait_until_finished()

@@ -39,7 +39,6 @@ from slt_jax.training.start import (
     initial_state,
     resume_checkpoint,
     resume_states,
-    saved_config,
     starting_params,
     tokenizer_beside,
     trained_with_v9_masks,
@@ -93,8 +92,8 @@ def train(
     optimizer = build_optimizer(config.optim)
     position = Position()
     if source and source.is_dir():
-        config = with_hand_masks(config, origin, saved_config(source))
-        state, position = resume_states(source, abstract_state(plan, trained, optimizer, mesh))
+        state, position, earlier = resume_states(source, abstract_state(plan, trained, optimizer, mesh))
+        config = with_hand_masks(config, origin, earlier)
     else:
         checkpoint = open_checkpoint(origin) if origin else None
         config = with_hand_masks(config, origin, checkpoint.config if checkpoint else None)

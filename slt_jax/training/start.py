@@ -149,17 +149,11 @@ def tokenizer_beside(path: str | Path | None) -> Path | None:
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
-def saved_config(folder: Path) -> dict[str, Any]:
-    """The configuration under which the newest state under `folder` was saved."""
-    with StateStore(folder, read_only=True) as store:
-        return store.notes()["config"]
-
-
-def resume_states(folder: Path, like: TrainState) -> tuple[TrainState, Position]:
-    """The newest state under `folder`, exactly as it was saved; `like` as from `abstract_state`."""
+def resume_states(folder: Path, like: TrainState) -> tuple[TrainState, Position, dict[str, Any]]:
+    """The newest state under `folder`, exactly as it was saved, and its configuration; `like`: see `abstract_state`."""
     with StateStore(folder, read_only=True) as store:
         state, notes = store.restore(like)
-    return state, Position.from_notes(notes)
+    return state, Position.from_notes(notes), notes["config"]
 
 
 def resume_checkpoint(

@@ -219,6 +219,25 @@ def test_a_state_of_another_model_is_refused(corpus, finished, tmp_path, capsys)
         assert len(error.splitlines()) == 1, error
 
 
+@pytest.mark.parametrize("part", ["state", "notes"])
+def test_a_damaged_state_gives_way_to_the_one_before(corpus, finished, tmp_path, capsys, caplog, part):
+    work_dir = tmp_path / "run"
+    shutil.copytree(finished, work_dir)
+    damaged = work_dir / "checkpoints" / "2"
+    for path in (damaged / part).rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+    assert main(corpus.flags(work_dir, "--resume")) == 0
+    said = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith(f"{damaged}: is damaged and passed over (")
+    assert "1 epochs and 0 batches are done" in capsys.readouterr().out
+    assert_same_run(work_dir, finished)
+    shutil.rmtree(work_dir / "checkpoints" / "3")
+    assert main(corpus.flags(work_dir, "--resume")) == 2
+    assert "none of its states can be read" in capsys.readouterr().err
+
+
 def test_resume_does_not_mix_runs(corpus, finished, tmp_path, capsys):
     work_dir = tmp_path / "run"
     shutil.copytree(finished, work_dir)

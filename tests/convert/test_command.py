@@ -18,7 +18,7 @@ from convert.checkpoint import blueprint, read_checkpoint
 from slt_jax.training.freeze import trained_paths
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.sharding import device_mesh
-from slt_jax.training.start import abstract_state, resume_states, saved_config
+from slt_jax.training.start import abstract_state, resume_states
 from tests.convert.models import settings, tiny
 from tests.parity.goldens import GOLDENS, needs_goldens
 
@@ -169,12 +169,11 @@ def test_to_jax_is_a_state_that_training_resumes(files):
     structure, entries = plan.structure()
     trained = trained_paths(plan.config, {entry.path for entry in entries}, structure.buffers)
     like = abstract_state(plan, trained, Optimizer("adamw"), device_mesh())
-    state, position = resume_states(files / "states", like)
+    state, position, config = resume_states(files / "states", like)
     assert (position.epoch, position.best_val, int(state["step"])) == (4, 1.25, 7)
     assert float(state["scaler"]["scale"]) == 1024.0
     assert int(state["scaler"]["_growth_tracker"]) == 9
     assert set(np.asarray(state["optimizer"]["step"]).tolist()) == {7.0}
-    config = saved_config(files / "states")
     assert config["data"]["v9_hand_masks"] is True
     assert (config["optim"]["lr"], config["optim"]["weight_decay"], config["data"]["batch_size"]) == (1e-3, 0.02, 2)
     translator = slt_jax.load(files / "states")
