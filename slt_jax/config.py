@@ -154,7 +154,7 @@ def load_config(
     for section, values in flags.items():
         merged.setdefault(section, {}).update(values)
     for setting in settings:
-        _apply_setting(merged, setting)
+        apply_setting(merged, setting)
     return build_config(merged), merged
 
 
@@ -202,7 +202,8 @@ def read_config_file(path: str | Path) -> dict:
     return {section: dict(values or {}) for section, values in (tree or {}).items()}
 
 
-def _apply_setting(tree: dict, setting: str) -> None:
+def apply_setting(tree: dict, setting: str) -> None:
+    """Put "a.b=VALUE" into nested mappings; VALUE is JSON or text."""
     key, separator, text = setting.partition("=")
     parts = key.strip().split(".")
     if not separator or len(parts) < 2:

@@ -31,6 +31,11 @@ class Clip:
     frame_count: int | None = None
     extra: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
+    def columns(self) -> dict[str, str]:
+        """Every column of the row but id and text, by its name in lower case."""
+        numbers = {"fps": self.fps, "duration": self.duration, "frame_count": self.frame_count}
+        return self.extra | {name: f"{value:g}" for name, value in numbers.items() if value is not None}
+
 
 def read_metadata(path: str | Path) -> dict[str, Clip]:
     """All clips of a metadata CSV by id, in the order of the file."""

@@ -1,4 +1,4 @@
-"""Validation during training: teacher-forced loss and CER, and a few real translations to read."""
+"""Validation during training: teacher-forced loss and CER."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,6 @@ from jax.sharding import Mesh
 
 from slt_jax.data.loader import Loader
 from slt_jax.data.text import decode
-from slt_jax.models.decoders import generate_tokens
 from slt_jax.training.compiled import Compiled
 from slt_jax.training.ledger import check_finite
 from slt_jax.training.loss import IGNORE
@@ -38,23 +37,3 @@ def validate(
             if stopped():
                 break
     return totals
-
-
-def translate_clips(
-    compiled: Compiled, state: TrainState, *, loader: Loader, tokenizer, mesh: Mesh, max_length: int, count: int,
-    stopped: Callable[[], bool] = lambda: False,
-) -> list[tuple[str, str]]:
-    """(reference, greedy translation) of the first `count` clips of a split; fewer where `stopped()` says so."""
-    pairs: list[tuple[str, str]] = []
-    params = state["trained"] | state["frozen"]
-    batches = loader.epoch()
-    while len(pairs) < count and not stopped() and (batch := next(batches, None)):
-        encoded, frames = compiled.encode(params, place_batch(batch.arrays, mesh))
-        decoder = compiled.structure.merge(params).decoder.model
-        tokens = generate_tokens(decoder, encoded, frames, max_length=max_length, min_length=2)
-        valid = batch.arrays["valid"]
-        translations = decode(tokenizer, np.asarray(tokens)[valid])
-        references = [text for text, real in zip(batch.texts, valid, strict=True) if real]
-        pairs += zip(references, translations, strict=True)
-    batches.close()
-    return pairs[:count]

@@ -5,7 +5,7 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from convert.compatibility import v9_notes
 from slt_jax.config import Config, TrainingConfig
 from slt_jax.data.splits import open_splits
 from slt_jax.errors import UserError
+from slt_jax.evaluation.results import Prediction
 from slt_jax.evaluation.scores import corpus_scores
+from slt_jax.evaluation.translate import BatchDecoder, Search, translate
 from slt_jax.files import copy_file
 from slt_jax.training.checkpoint import Exporter, StateStore, open_checkpoint
 from slt_jax.training.compiled import Compiled, Prepare
-from slt_jax.training.evaluate import translate_clips, validate
+from slt_jax.training.evaluate import validate
 from slt_jax.training.freeze import trained_paths, training_table
 from slt_jax.training.ledger import Ledger
 from slt_jax.training.metrics import Totals
@@ -115,10 +117,14 @@ def train(
         structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed, on_device,
         scaled=dtype == jnp.float16,
     ))
-    translate = partial(
-        translate_clips, compiled, loader=splits.val, tokenizer=splits.tokenizer, mesh=mesh,
-        max_length=config.data.max_target_length,
-    )
+    search = Search(max_length=config.data.max_target_length)
+
+    def translations_of(state: TrainState, count: int) -> list[Prediction]:
+        """The first clips of the validation split; fewer once a signal came."""
+        params = state["trained"] | state["frozen"]
+        decoder = structure.merge(params).decoder.model
+        batches = BatchDecoder(partial(compiled.encode, params), decoder, mesh, search)
+        return translate(splits.val, batches, splits.tokenizer, limit=count, stopped=lambda: bool(stop))
 
     # --- epochs -----------------------------------------------------------------------------------------------------
     store, tracker, record = StateStore(workdir.checkpoints), Tracker(config.data.tensorboard), None
@@ -158,14 +164,13 @@ def train(
                 val = validate(compiled, state, splits.val, splits.tokenizer, mesh, lambda: bool(stop))
                 scored = is_scored(config.training, epoch)
                 count = config.training.eval_bleu_clips if scored else SAMPLES if tracker else 0
-                translations = translate(state, count=count, stopped=lambda: bool(stop))
+                translations = translations_of(state, count) if count else []
                 if stop:
                     store.save(state, notes(config, plan, position))
                     raise Interrupted(stop.number)
 
                 # The epoch is whole: its files first, then the state that says it is done.
-                scores = corpus_scores(*zip(*translations, strict=True)) if scored else {}
-                scores = {name: scores[name] for name in ("bleu", "chrf") if scored}
+                scores = text_scores(translations) if scored else {}
                 position, best = position.after_epoch(val.mean_loss, scores, config.training.best_metric)
                 record = {
                     "epoch": epoch + 1,
@@ -195,8 +200,8 @@ def train(
                     tracker.translations(translations[:SAMPLES], epoch + 1)
                     tracker.flush()
         if record:
-            for reference, translation in (translations or translate(state, count=SAMPLES))[:SAMPLES]:
-                say(f"  reference:   {reference}\n  translation: {translation}")
+            for sample in (translations or translations_of(state, SAMPLES))[:SAMPLES]:
+                say(f"  reference:   {sample.reference}\n  translation: {sample.prediction}")
         else:
             say(f"nothing to train: {position.epoch} epochs are done, --epochs is {epochs}")
         kept = (path for path in (workdir.best, workdir.last, workdir.metrics, workdir.checkpoints) if path.exists())
@@ -213,6 +218,11 @@ def is_scored(training: TrainingConfig, epoch: int) -> bool:
     """Whether real translations are scored after this epoch (counted from 0): every so often, and after the last."""
     done, every = epoch + 1, training.eval_bleu_every
     return bool(every) and (done % every == 0 or done == training.epochs)
+
+
+def text_scores(translations: Sequence[Prediction]) -> dict[str, float]:
+    scores = corpus_scores([t.reference for t in translations], [t.prediction for t in translations])
+    return {name: scores[name] for name in ("bleu", "chrf")}
 
 
 def grouped(batches: Iterable, size: int) -> Iterator[list]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from slt_jax.evaluation.results import Prediction
+
 
 class Tracker:
     """Writes scalars and texts; without a folder it does nothing."""
@@ -22,10 +24,10 @@ class Tracker:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
-    def translations(self, pairs: Sequence[tuple[str, str]], epoch: int) -> None:
-        """`pairs` of (reference, prediction) as a table."""
+    def translations(self, samples: Sequence[Prediction], epoch: int) -> None:
+        """References and predictions as a table."""
         if self._writer:
-            rows = [f"| {reference} | {prediction} |" for reference, prediction in pairs]
+            rows = [f"| {sample.reference} | {sample.prediction} |" for sample in samples]
             table = "\n".join(["| reference | prediction |", "|---|---|", *rows])
             self._writer.add_text("val/translations", table, epoch)
 

@@ -1,0 +1,100 @@
+"""`slt-eval`, also `python tools/eval_slt_multistream_v9.py`: v9's command line."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slt_jax.cli import flags
+from slt_jax.cli.command import choose_device, keep_compiled_programs, run
+from slt_jax.config import DataConfig
+from slt_jax.errors import UserError
+from slt_jax.evaluation.request import REPORTS, Request, merge_settings
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+COLUMNS = {
+    "BLEU": "bleu", "chrF": "chrf", "CER": "cer", "WER": "wer", "ROUGE-L": "rouge_l", "ms/clip": "latency_avg_ms",
+    "std": "latency_std_ms", "p50": "latency_p50_ms", "p95": "latency_p95_ms", "min": "latency_min_ms",
+    "max": "latency_max_ms",
+}  # fmt: skip
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What to evaluate, and every data and model key as a flag."""
+    top = flags.command_parser(
+        "slt-eval",
+        "Translate the clips of an index and score the translations. Model settings come from the checkpoint, and what "
+        "is not given of the data too; --set wins over flags, flags over --config.",
+    )
+    top.add_argument("--checkpoint", metavar="PT", nargs="+", action="extend",
+                     help="one or several: .pt files, work-dirs (their best weights), folders of saved states")
+    top.add_argument("--eval-index", metavar="CSV", help="the clips' ids")
+    top.add_argument("--output-csv", metavar="CSV",
+                     help="the predictions; report.json, report.csv and report.html are written beside it")
+    top.add_argument("--num-beams", type=int, metavar="INT", help="beams of the search (default: 1, greedy)")
+    top.add_argument("--max-new-tokens", type=int, metavar="INT",
+                     help="longest translation in tokens (default: --max-target-length with the start token)")
+    top.add_argument("--split-by", metavar="COLUMN", help="also scores for each value of a column of the metadata")
+    top.add_argument("--log-level", type=str.upper, choices=LOG_LEVELS, help="(default: WARNING)")
+    flags.add_config_flags(top, ("data", "model"))
+    return flags.parse(top, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 2 a mistake in the input, 130 stopped by Ctrl-C."""
+    return run("slt-eval", _evaluate, argv)
+
+
+def _evaluate(argv: Sequence[str] | None) -> int:
+    arguments = parse(argv)
+    logging.getLogger().setLevel(getattr(arguments, "log_level", "WARNING"))
+    for flag in ("checkpoint", "eval_index", "output_csv"):
+        if not getattr(arguments, flag, None):
+            raise UserError(f"--{flag.replace('_', '-')} is not given")
+    data, model = merge_settings(
+        getattr(arguments, "config", None), flags.config_flags(arguments), getattr(arguments, "set", [])
+    )
+    request = Request(
+        checkpoints=tuple(map(Path, arguments.checkpoint)), eval_index=Path(arguments.eval_index),
+        output_csv=Path(arguments.output_csv), data=data, model=model, num_beams=getattr(arguments, "num_beams", 1),
+        max_new_tokens=getattr(arguments, "max_new_tokens", None), split_by=getattr(arguments, "split_by", None),
+    )
+    choose_device(data.get("device", DataConfig.device))
+    keep_compiled_programs()
+    from slt_jax.evaluation.evaluate import evaluate
+
+    try:
+        report = evaluate(request)
+    except KeyboardInterrupt:
+        print("slt-eval: interrupted; the predictions of the checkpoints that were finished are kept", file=sys.stderr)
+        return 130
+    folder = request.output_csv.parent
+    written = [*(checkpoint["predictions"] for checkpoint in report["checkpoints"]), *REPORTS]
+    print("\n".join(table(report)))
+    print(f"written: {', '.join(str(folder / name) for name in written)}")
+    return 0
+
+
+def table(report: Mapping[str, Any]) -> list[str]:
+    """A line a checkpoint, one a group of it, and for several checkpoints their mean and deviation."""
+    rows = [("", "clips", *COLUMNS)]
+    for checkpoint in report["checkpoints"]:
+        rows.append(_row(checkpoint["checkpoint"], checkpoint["clips"], checkpoint["metrics"]))
+        rows += [_row(f"  {name}", group["clips"], group) for name, group in checkpoint["groups"].items()]
+    if len(report["checkpoints"]) > 1:
+        for kind in ("mean", "std"):
+            rows.append(_row(kind, "", {key: values[kind] for key, values in report["aggregate"].items()}))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    seconds = sum(checkpoint["compile_seconds"] for checkpoint in report["checkpoints"])
+    return [*lines, f"compiled in {seconds:.1f} s, which no time per clip contains"]
+
+
+def _row(name: str, clips: int | str, values: Mapping[str, float]) -> tuple[str, ...]:
+    return (name, str(clips), *(f"{values[key]:.2f}" if key in values else "" for key in COLUMNS.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The model of a checkpoint, and what the user says of it.
+
+The checkpoint knows best: a setting given for it must be the one it has, and only what it does not say is taken from
+the user. Decoders and backbones are compared by what they are, not by where they were read from.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from convert.checkpoint import Blueprint, Checkpoint, blueprint
+from convert.dinov2 import vit_sizes
+from convert.infer import BACKBONES, STREAMS, infer_fields
+from slt_jax.config import build_section
+from slt_jax.errors import UserError
+from slt_jax.evaluation.request import ModelWish
+from slt_jax.models.backbones import STREAM_KEYS, free_vit, parse_backbone
+from slt_jax.models.decoders import decoder_settings
+from slt_jax.models.vit import ViTConfig
+
+DECODER_KEYS = ("decoder_model", "decoder_config", "decoder_class")
+BACKBONE_KEYS = ("backbone", *STREAM_KEYS)
+# Of a HuggingFace configuration: where it comes from, not what it builds.
+ORIGIN = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "tie_word_embeddings"}
+
+
+def agreed_blueprint(checkpoint: Checkpoint, wish: ModelWish) -> Blueprint:
+    """The checkpoint's model. Raises UserError naming flag, both values and the file where `wish` contradicts it."""
+    return blueprint(checkpoint, additions(checkpoint, wish) or None)
+
+
+def additions(checkpoint: Checkpoint, wish: ModelWish) -> dict[str, Any]:
+    """Of what the user says, the settings that the checkpoint does not know itself."""
+    told = infer_fields(checkpoint.state)
+    projectors = told.pop("projector")
+    told.pop("projector_dropout", None)  # its weights know that there was dropout, not how much
+    said = told | {key: value for key, value in checkpoint.model_fields.items() if value is not None}
+    added = {}
+    for key, value in wish.over(said).items():
+        if value is None or _same(value, said.get(key)):
+            continue
+        if key in DECODER_KEYS:
+            new = _decoder_is_new(checkpoint, said, key, value, wish)
+        elif key in BACKBONE_KEYS:
+            new = _backbone_is_new(checkpoint, key, value, wish)
+        elif key == "projector":
+            new = _projector_is_new(checkpoint, value, projectors, wish)
+        elif key in said and key != "local_files_only":
+            _contradiction(checkpoint, wish.name(key), value, said[key])
+        else:
+            new = True
+        if new:
+            added[key] = value
+    return added
+
+
+def _contradiction(checkpoint: Checkpoint, flag: str, asked: Any, known: Any) -> NoReturn:
+    raise UserError(f"{flag} {asked} contradicts {checkpoint.path}, which has {known}; leave {flag} out")
+
+
+def _same(value: Any, known: Any) -> bool:
+    """Also where YAML has text for a number."""
+    try:
+        return value == known or float(value) == float(known)
+    except (TypeError, ValueError):
+        return False
+
+
+def _projector_is_new(checkpoint: Checkpoint, value: Any, known: str | Mapping[str, str], wish: ModelWish) -> bool:
+    """Never: the weights tell; `auto` agrees with everything."""
+    for stream in STREAMS:
+        asked = value.get(stream, "auto") if isinstance(value, Mapping) else value
+        if asked != "auto" and asked != (known.get(stream) if isinstance(known, Mapping) else known):
+            _contradiction(checkpoint, wish.name("projector"), value, known)
+    return False
+
+
+def _backbone_is_new(checkpoint: Checkpoint, key: str, value: Any, wish: ModelWish) -> bool:
+    """Unless the file records its backbones: weights tell everything of a ViT but its heads."""
+    sizes = free_vit(value) if key == "backbone" else parse_backbone(value, f"model.{key}").sizes
+    record = checkpoint.rest.get("architecture")
+    for index, stream in enumerate(STREAM_KEYS):
+        if key not in ("backbone", stream) or sizes is None:
+            continue
+        if isinstance(record, Mapping):
+            known = record["backbones"][index]
+        elif isinstance(sizes, ViTConfig):
+            known = dataclasses.asdict(vit_sizes(checkpoint.state, f"encoder.{BACKBONES[index]}.", num_heads=1))
+            del known["num_heads"]
+        else:
+            continue
+        asked = dataclasses.asdict(sizes)
+        for name, size in known.items():
+            if asked.get(name) != size:
+                _contradiction(checkpoint, wish.name(key), f"{value} ({name} {asked.get(name)})", f"{name} {size}")
+    return record is None
+
+
+def _decoder_is_new(checkpoint: Checkpoint, said: Mapping[str, Any], key: str, value: Any, wish: ModelWish) -> bool:
+    """Where the configuration that the file was trained with is not there any more."""
+    others = {name: known for name, known in said.items() if name not in DECODER_KEYS}
+    record = checkpoint.rest.get("architecture")
+    if isinstance(record, Mapping):
+        known = record["decoder"]
+    else:
+        try:
+            known = decoder_settings(build_section("model", said))
+        except UserError:
+            return True
+    asked = decoder_settings(build_section("model", others | {key: value}))
+    names = ("decoder_class",) if "decoder_class" in {*known, *asked} else sorted(known.keys() & asked.keys() - ORIGIN)
+    for name in names:
+        if not _alike(known.get(name), asked.get(name)):
+            given = f"{value} ({name} {asked.get(name)})"
+            _contradiction(checkpoint, wish.name(key), given, f"{name} {known.get(name)}")
+    return not isinstance(record, Mapping)
+
+
+def _alike(known: Any, asked: Any) -> bool:
+    """Lists and tuples are alike; mappings are left out of records."""
+    if isinstance(known, Mapping) or isinstance(asked, Mapping):
+        return True
+    return known == asked or (isinstance(known, list | tuple) and list(known) == list(asked or ()))

@@ -1,0 +1,178 @@
+"""The checkpoints of an evaluation, opened and settled: what can be wrong with one is said here."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from convert.checkpoint import Blueprint, Checkpoint, load_params
+from convert.state_dict import Entry
+from slt_jax.config import DataConfig, ModelConfig, build_section
+from slt_jax.data.splits import tokenizer_of_decoder
+from slt_jax.data.text import load_tokenizer
+from slt_jax.errors import UserError
+from slt_jax.evaluation.agreement import agreed_blueprint
+from slt_jax.evaluation.clips import FOLDERS
+from slt_jax.evaluation.request import Request
+from slt_jax.evaluation.translate import Search
+from slt_jax.models.params import Structure
+from slt_jax.training.checkpoint import open_checkpoint
+from slt_jax.training.progress import say
+from slt_jax.training.start import tokenizer_beside, trained_with_v9_masks
+from slt_jax.training.workdir import WorkDir
+
+logger = logging.getLogger(__name__)
+
+# What an evaluation does as the run did that made the checkpoint. The rest belongs to the machine or has to be asked.
+INHERITED = (*FOLDERS, "precision", "batch_size", "val_batch_size", "max_target_length", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint that is ready to be evaluated."""
+
+    label: str
+    path: Path
+    checkpoint: Checkpoint
+    data: DataConfig
+    plan: Blueprint
+    structure: Structure
+    entries: list[Entry]
+    tokenizer: Any
+    search: Search
+
+    @property
+    def model(self) -> ModelConfig:
+        return self.plan.config
+
+    @property
+    def batch_size(self) -> int:
+        return self.data.val_batch_size or self.data.batch_size
+
+    def params(self) -> dict[str, np.ndarray]:
+        """The weights by path, read from the file."""
+        return load_params(self.checkpoint, self.entries)
+
+    def curves(self) -> list[dict[str, Any]]:
+        """The records of `metrics.jsonl` in the work-dir, none where there is none."""
+        for folder in (self.path, self.path.absolute().parent):
+            try:
+                if records := WorkDir(folder).read_metrics():
+                    return records
+            except (OSError, ValueError) as error:
+                logger.warning("%s: is left aside (%s)", WorkDir(folder).metrics, error)
+        return []
+
+
+def open_candidates(request: Request) -> list[Candidate]:
+    """All checkpoints of the request, to be evaluated on the same clips. Raises UserError naming flag and file."""
+    paths = request.checkpoints
+    for number, path in enumerate(paths):
+        if any(path.resolve() == other.resolve() for other in paths[:number]):
+            raise UserError(f"--checkpoint {path}: is given twice")
+    candidates = [_open(path, label, request) for path, label in zip(paths, labels(paths), strict=True)]
+    first = candidates[0]
+    for other in candidates[1:]:
+        for key, part in (*((key, "data") for key in FOLDERS), ("pose_landmarks", "model")):
+            mine, theirs = (getattr(getattr(candidate, part), key) for candidate in (first, other))
+            if mine != theirs:
+                advice = "give the flag" if part == "data" else "evaluate them one by one"
+                both = f"{first.path} was trained with {mine}, {other.path} with {theirs}"
+                raise UserError(f"--{key.replace('_', '-')}: {both}; {advice}")
+    return candidates
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """A short name for each path, fit for a file name: its own, with as many folders before it as tell it apart."""
+    parts = [Path(os.path.abspath(path)).parts[1:] for path in paths]
+    parts = [(*part[:-1], part[-1].removesuffix(".pt").removesuffix(".pth")) for part in parts]
+    names = [part[-1] for part in parts]
+    for count in range(2, max(map(len, parts)) + 1):
+        folded = [name.casefold() for name in names]
+        names = [
+            "_".join(part[-count:]) if folded.count(name.casefold()) > 1 else name
+            for part, name in zip(parts, names, strict=True)
+        ]
+    folded = [name.casefold() for name in names]
+    return [f"{name}_{n}" if folded.count(name.casefold()) > 1 else name for n, name in enumerate(names, 1)]
+
+
+def compute_dtype(precision: str):
+    return {"amp": jnp.bfloat16, "fp16": jnp.float16}.get(precision, jnp.float32)
+
+
+def _open(path: Path, label: str, request: Request) -> Candidate:
+    checkpoint = open_checkpoint(path)
+    data = _data(checkpoint, request.data)
+    if checkpoint.encoder_only:
+        raise UserError(f"{path}: holds an encoder without a decoder, which cannot translate")
+    plan = agreed_blueprint(checkpoint, request.model)
+    structure, entries = plan.structure(dtype=compute_dtype(data.precision))
+    load_params(checkpoint, entries)  # strict: what does not fit is said before anything is compiled
+    if data.v9_hand_masks is None:
+        masks = trained_with_v9_masks(checkpoint.config)
+        data = dataclasses.replace(data, v9_hand_masks=masks)
+        if masks:
+            say(
+                f"{path} was trained with v9's hand masks, which hide every hand: evaluating with them "
+                f"(--set data.v9_hand_masks=false shows it hands)"
+            )
+    tokenizer = _tokenizer(path, plan, data, request)
+    return Candidate(
+        label, path, checkpoint, data, plan, structure, entries, tokenizer, _search(path, plan, data, request)
+    )
+
+
+def _data(checkpoint: Checkpoint, given: Mapping[str, Any]) -> DataConfig:
+    """The data settings: as given, else those that the checkpoint was trained with."""
+    saved = checkpoint.config.get("data")
+    saved = saved if isinstance(saved, Mapping) else {}
+    known = {key: saved[key] for key in INHERITED if saved.get(key) is not None}
+    if "batch_size" in given:
+        known.pop("val_batch_size", None)
+    return build_section("data", known | given)
+
+
+def _tokenizer(path: Path, plan: Blueprint, data: DataConfig, request: Request) -> Any:
+    """As given, else the one beside the checkpoint, else the one it was trained with, else the decoder's own."""
+    beside = tokenizer_beside(path)
+    named = request.data.get("tokenizer") or beside or data.tokenizer or tokenizer_of_decoder(plan.config.decoder_model)
+    if not named:
+        raise UserError(f"--tokenizer is not given, and there is none beside {path}; name the one it was trained with")
+    tokenizer = load_tokenizer(named, local_files_only=plan.config.local_files_only)
+    size, vocabulary = tokenizer.vocab_size, plan.decoder.get("kwargs", plan.decoder)["vocab_size"]
+    # Decoders made by others have room for more tokens than their tokenizer has; so may a run's own.
+    roomy = plan.config.decoder_model or plan.config.decoder_config or named == beside
+    if size > vocabulary or (size < vocabulary and not roomy):
+        raise UserError(
+            f"--tokenizer {named}: its vocabulary of {size} does not fit the {vocabulary} of {path}; "
+            f"name the tokenizer that it was trained with"
+        )
+    return tokenizer
+
+
+def _search(path: Path, plan: Blueprint, data: DataConfig, request: Request) -> Search:
+    """How long texts may be: `--max-new-tokens`, else `max_target_length` with the start token, as training shows."""
+    if request.max_new_tokens is not None:
+        flag, given, longest = "--max-new-tokens", True, request.max_new_tokens + 1
+    else:
+        flag, given, longest = "--max-target-length", "max_target_length" in request.data, data.max_target_length
+    if longest < 2:
+        raise UserError(f"{flag} {longest}: leaves no room after the start token; use 2 or more")
+    positions = plan.decoder.get("max_position_embeddings") if "decoder_class" not in plan.decoder else None
+    if positions is not None and plan.decoder["model_type"] in ("bart", "mbart") and longest > positions + 1:
+        if given:
+            raise UserError(
+                f"{flag}: {longest - 1} tokens after the start token are more than the {positions} positions of "
+                f"{path}; use --max-new-tokens {positions} or less"
+            )
+        say(f"{path} has {positions} positions: texts end there")
+        longest = positions + 1
+    return Search(max_length=longest, num_beams=request.num_beams)
+

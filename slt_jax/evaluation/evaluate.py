@@ -1,0 +1,131 @@
+"""An evaluation from top to bottom: checkpoints, clips, translations, scores, reports."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from slt_jax.data.augment import prepare
+from slt_jax.errors import UserError
+from slt_jax.evaluation.checkpoints import Candidate, compute_dtype, open_candidates
+from slt_jax.evaluation.clips import EvaluationClips, batch_rows, bucket_loader, length_buckets, open_clips
+from slt_jax.evaluation.page import write_page
+from slt_jax.evaluation.report import aggregate, checkpoint_report, write_predictions, write_report_csv
+from slt_jax.evaluation.request import Request
+from slt_jax.evaluation.results import Prediction
+from slt_jax.evaluation.translate import BatchDecoder, translate
+from slt_jax.files import write_json
+from slt_jax.models.params import Params, Structure
+from slt_jax.training.progress import Progress, say
+from slt_jax.training.sharding import check_batch_size, device_mesh, replicated
+
+
+def evaluate(request: Request) -> dict[str, Any]:
+    """Translate the clips of the index with every checkpoint, write the reports and return that of report.json.
+
+    Raises UserError before anything is compiled; but for images whose ends alone are whole, which are found when read.
+    """
+    # --- the checkpoints and the clips: what can be wrong is said here ------------------------------------------------
+    candidates = open_candidates(request)
+    first = candidates[0]
+    mesh = device_mesh()
+    for candidate in candidates:
+        check_batch_size("--batch-size", candidate.batch_size, mesh)
+    found = open_clips(request.eval_index, first.data, first.model.pose_landmarks)
+    groups = found.groups(request.split_by) if request.split_by else {}
+    say(
+        f"{counted(len(found.clips), 'clip')}, {counted(len(candidates), 'checkpoint')}, "
+        f"{mesh.size} x {jax.devices()[0].device_kind}"
+    )
+
+    # --- translations -------------------------------------------------------------------------------------------------
+    results: dict[str, list[Prediction]] = {}
+    checkpoints = []
+    for candidate in candidates:
+        predictions, skipped, compile_seconds = translate_split(candidate, found, mesh)
+        predictions = [dataclasses.replace(p, group=groups.get(p.video_id)) for p in predictions]
+        name = request.output_csv.name
+        if len(candidates) > 1:
+            name = f"{request.output_csv.stem}__{candidate.label}{request.output_csv.suffix}"
+        write_predictions(request.output_csv.with_name(name), predictions)
+        results[candidate.label] = predictions
+        checkpoints.append({
+            "checkpoint": candidate.label,
+            "path": str(candidate.path),
+            "predictions": name,
+            "epoch": candidate.checkpoint.rest.get("epoch"),
+            **checkpoint_report(predictions),
+            "compile_seconds": round(compile_seconds, 3),
+            "skipped": skipped,
+            "settings": {
+                "num_beams": candidate.search.num_beams, "max_length": candidate.search.max_length,
+                "min_length": candidate.search.min_length, "precision": candidate.data.precision,
+                "batch_size": candidate.batch_size, "v9_hand_masks": candidate.data.v9_hand_masks,
+            },
+        })  # fmt: skip
+
+    # --- reports ------------------------------------------------------------------------------------------------------
+    report = {
+        "aggregate": aggregate(checkpoints),
+        "checkpoints": checkpoints,
+        "eval_index": str(request.eval_index),
+        "split_by": request.split_by,
+        "devices": f"{mesh.size} x {jax.devices()[0].device_kind}",
+    }
+    folder = request.output_csv.parent
+    write_json(folder / "report.json", report)
+    write_report_csv(folder / "report.csv", report)
+    curves = {candidate.label: candidate.curves() for candidate in candidates}
+    title = f"Evaluation of {request.eval_index.name}"
+    write_page(folder / "report.html", title=title, report=report, results=results, files=found.files, curves=curves)
+    return report
+
+
+def translate_split(
+    candidate: Candidate, found: EvaluationClips, mesh: Mesh
+) -> tuple[list[Prediction], dict[str, str], float]:
+    """One checkpoint's translations in the order of the index, the clips it could not read, seconds of compilation."""
+    float32 = compute_dtype(candidate.data.precision) == jnp.float32
+    jax.config.update("jax_default_matmul_precision", "highest" if float32 else None)
+    params = jax.device_put(candidate.params(), replicated(mesh))
+    batches = BatchDecoder(
+        partial(_encode, candidate.structure, bool(candidate.data.v9_hand_masks), params),
+        candidate.structure.merge(params).decoder.model, mesh, candidate.search, warm_up=True,
+    )
+    buckets = length_buckets(found.frames, candidate.model.sequence_length, candidate.batch_size)
+    rows = {length: batch_rows(len(ids), candidate.batch_size, mesh.size) for length, ids in buckets.items()}
+    skipped, translated = dict(found.skipped), {}
+    total = sum(math.ceil(len(ids) / rows[length]) for length, ids in buckets.items())
+    with Progress(candidate.label, total) as progress:
+        for length, ids in buckets.items():
+            chosen = set(ids)
+            clips = [clip for clip in found.clips if clip.video_id in chosen]
+            with bucket_loader(
+                clips, found.files, candidate.data, candidate.model, length=length, rows=rows[length]
+            ) as loader:
+                for prediction in translate(loader, batches, candidate.tokenizer, progress=progress):
+                    translated[prediction.video_id] = prediction
+                skipped |= loader.bad_clips
+    if not translated:
+        raise UserError(f"{candidate.path}: no clip of the split could be read")
+    predictions = [translated[clip.video_id] for clip in found.clips if clip.video_id in translated]
+    return predictions, skipped, batches.compile_seconds
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _encode(
+    structure: Structure, v9_hand_masks: bool, params: Params, batch: Mapping[str, Array]
+) -> tuple[Array, Array]:
+    """Encoded frames (B, T, d_model) and which of them are real (B, T)."""
+    inputs = prepare(batch, v9_hand_masks=v9_hand_masks)
+    return structure.merge(params).encoder(inputs), inputs["pad_mask"]

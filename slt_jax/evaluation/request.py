@@ -1,0 +1,78 @@
+"""What the user asks of an evaluation, before any checkpoint has been opened."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slt_jax.config import apply_setting, load_config, read_config_file
+from slt_jax.errors import UserError
+
+REPORTS = ("report.json", "report.csv", "report.html")  # written beside the predictions
+
+
+@dataclass(frozen=True)
+class ModelWish:
+    """What file, flags and --set say of the model; all of it must agree with the checkpoints."""
+
+    values: Mapping[str, Any]  # of file and flags
+    flags: frozenset[str]  # the keys that were flags
+    settings: tuple[str, ...]  # of --set, "model.KEY=VALUE"
+
+    def over(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        """All that is asked for; a dotted --set changes a part of a mapping in `known`."""
+        tree = {"model": {key: value for key, value in known.items() if isinstance(value, Mapping)} | self.values}
+        for setting in self.settings:
+            apply_setting(tree, setting)
+        return tree["model"]
+
+    def name(self, key: str) -> str:
+        """How the user wrote a key."""
+        return "--" + key.replace("_", "-") if key in self.flags else f"model.{key}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """An evaluation as asked for; `data` holds the keys of that section that were given, without defaults."""
+
+    checkpoints: tuple[Path, ...]
+    eval_index: Path
+    output_csv: Path
+    data: Mapping[str, Any]
+    model: ModelWish
+    num_beams: int = 1
+    max_new_tokens: int | None = None
+    split_by: str | None = None
+
+    def __post_init__(self):
+        for flag, value in (("--num-beams", self.num_beams), ("--max-new-tokens", self.max_new_tokens)):
+            if value is not None and value < 1:
+                raise UserError(f"{flag} must be at least 1, not {value}")
+        flag = f"--output-csv {self.output_csv}"
+        if self.output_csv.is_dir():
+            raise UserError(f"{flag}: is a folder; name a file in it")
+        if self.output_csv.name in REPORTS:
+            raise UserError(f"{flag}: this is the name of a report that is written beside it; choose another")
+        folder = next(parent for parent in self.output_csv.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"{flag}: no file can be made in {folder}")
+
+
+
+def merge_settings(
+    file: str | Path | None, flags: Mapping[str, Mapping[str, Any]], settings: Sequence[str]
+) -> tuple[dict[str, Any], ModelWish]:
+    """The data keys that --config, flags and --set give, checked, and what they say of the model.
+
+    The model is not checked here: half of what it needs is in the checkpoint. Raises UserError for an unknown section
+    or a wrong value outside of it.
+    """
+    tree = read_config_file(file) if file else {}
+    for section, values in flags.items():
+        tree.setdefault(section, {}).update(values)
+    model = tree.pop("model", {})
+    ours = tuple(setting for setting in settings if setting.startswith("model."))
+    wish = ModelWish(model, frozenset(flags.get("model", {})), ours)
+    _, merged = load_config(None, tree, [setting for setting in settings if setting not in ours])
+    return merged.get("data", {}), wish
