@@ -1,0 +1,48 @@
+"""`python tools/plot_metrics.py RUN...`: the curves of one or several runs as PNG and SVG."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from slt_jax.cli import flags
+from slt_jax.cli.command import run
+from slt_jax.errors import UserError
+from slt_jax.pictures.metrics import plot, read_runs
+
+KINDS = (".png", ".svg")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Which runs, and what to write."""
+    top = flags.command_parser("plot_metrics", "Plot loss, scores, learning rate and throughput of runs by epoch.")
+    top.add_argument("runs", metavar="RUN", nargs="+", help="a work-dir or its metrics.jsonl")
+    top.add_argument("--output", metavar="FILE", help="FILE.png and FILE.svg are written (default: metrics.png, .svg)")
+    return flags.parse(top, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 2 a mistake in the input."""
+    return run("plot_metrics", _plot, argv)
+
+
+def _plot(argv: Sequence[str] | None) -> int:
+    arguments = parse(argv)
+    output = Path(getattr(arguments, "output", "metrics.png"))
+    if output.suffix.lower() not in KINDS:
+        raise UserError(f"--output {output}: name a file that ends in .png or .svg; both are written")
+    targets = [output.with_suffix(kind) for kind in KINDS]
+    if any(target.is_dir() for target in targets):
+        raise UserError(f"--output {output}: is a folder; name a file in it")
+    runs = read_runs(arguments.runs)
+    try:
+        plot(runs, targets)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror or error})") from None
+    print("\n".join(f"{label}: {len(records)} epoch{'s' * (len(records) > 1)}" for label, records in runs.items()))
+    print(f"written: {', '.join(map(str, targets))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

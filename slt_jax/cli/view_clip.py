@@ -1,0 +1,99 @@
+"""`python tools/view_clip.py VIDEO_ID`: a clip as a contact sheet and as a film."""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from slt_jax.cli import flags
+from slt_jax.cli.command import run
+from slt_jax.config import nearest
+from slt_jax.data.clips import ClipFiles, StreamDirs, scan
+from slt_jax.errors import UserError
+from slt_jax.files import replacing
+from slt_jax.pictures.clip import open_clip
+from slt_jax.pictures.film import write_gif, write_mp4
+from slt_jax.pictures.sheet import clip_sheet, describe
+
+KINDS = (".png", ".gif", ".mp4")
+ROOT = {"face": "face", "hand_left": "hand_l", "hand_right": "hand_r", "pose": "pose"}
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Which clip, where its streams are, and what to write."""
+    top = flags.command_parser(
+        "view_clip",
+        "Draw a clip's face, hands and pose: a contact sheet (png) and a film (mp4; gif where PyAV is absent).",
+    )
+    top.add_argument("video_id", metavar="VIDEO_ID", help="the clip's id, as its files are named")
+    top.add_argument("--root", metavar="DIR", help="a folder with face/, hand_l/, hand_r/ and pose/")
+    for stream in ROOT:
+        top.add_argument(f"--{stream.replace('_', '-')}-dir", metavar="DIR", help="in place of the one in --root")
+    top.add_argument("--output", metavar="FILE", help="only this one: .png, .gif or .mp4 (default: a .png and a film)")
+    top.add_argument("--fps", type=float, help="frames a second of the film (default: the pose file's, else 25)")
+    top.add_argument("--columns", type=int, metavar="INT", help="frames on the sheet (default: 12)")
+    return flags.parse(top, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 2 a mistake in the input."""
+    return run("view_clip", _view, argv)
+
+
+def _view(argv: Sequence[str] | None) -> int:
+    arguments = parse(argv)
+    fps, columns = getattr(arguments, "fps", None), getattr(arguments, "columns", 12)
+    if fps is not None and not 0 < fps <= 1000:
+        raise UserError(f"--fps {fps:g}: must be above 0 and at most 1000")
+    if not 1 <= columns <= 200:
+        raise UserError(f"--columns {columns}: must be 1 to 200")
+    targets = _targets(arguments)
+    files = _find(arguments.video_id, _folders(arguments))
+    clip = open_clip(files)
+    for target in targets:
+        try:
+            if target.suffix.lower() == ".png":
+                with replacing(target) as file:
+                    clip_sheet(files, columns=columns).save(file, "PNG")
+            else:
+                rate = fps or clip.fps or 25.0
+                write = write_mp4 if target.suffix.lower() == ".mp4" else write_gif
+                write(target, clip, rate)
+        except OSError as error:
+            raise UserError(f"--output {target}: cannot be written ({error.strerror or error})") from None
+    print(f"{files.video_id}: {describe(clip)}")
+    print(f"written: {', '.join(map(str, targets))}")
+    return 0
+
+
+def _targets(arguments: argparse.Namespace) -> list[Path]:
+    if output := getattr(arguments, "output", None):
+        if Path(output).suffix.lower() not in KINDS:
+            raise UserError(f"--output {output}: name a file that ends in {', '.join(KINDS)}")
+        if Path(output).is_dir():
+            raise UserError(f"--output {output}: is a folder; name a file in it")
+        return [Path(output)]
+    moving = ".mp4" if importlib.util.find_spec("av") else ".gif"
+    return [Path(arguments.video_id + kind) for kind in (".png", moving)]
+
+
+def _folders(arguments: argparse.Namespace) -> StreamDirs:
+    """The four folders, each of its own flag or else in `--root`."""
+    root = getattr(arguments, "root", None)
+    if root and not Path(root).is_dir():
+        raise UserError(f"--root {root}: no such directory")
+    inside = {stream: str(Path(root) / name) if root else "" for stream, name in ROOT.items()}
+    return StreamDirs(**{stream: getattr(arguments, f"{stream}_dir", inside[stream]) for stream in ROOT}).checked()
+
+
+def _find(video_id: str, dirs: StreamDirs) -> ClipFiles:
+    files = scan(dirs, [video_id])[video_id]
+    if files.pose is None and files.last_frame() < 0:
+        known = [path.stem for path in Path(dirs.pose).glob("*.npz")]
+        raise UserError(f"{video_id}: no file of this clip in the four folders{nearest(video_id, known, listed=False)}")
+    return files
+
+
+if __name__ == "__main__":
+    sys.exit(main())

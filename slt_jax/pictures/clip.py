@@ -1,0 +1,111 @@
+"""What there is to see of a clip: its crops, its pose, and where each hand's crop comes from."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from slt_jax.data.clips import _POSE_ERRORS, BadClip, ClipFiles, Frames, decode_image, read_pose
+from slt_jax.pictures.skeleton import Figure, usual_names
+
+HANDS = ("hand_l", "hand_r")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip that can be drawn, frame by frame."""
+
+    files: ClipFiles
+    total: int  # frames
+    pose: np.ndarray  # float32 (T, L, 3), maybe shorter than the clip
+    figure: Figure
+    missing: dict[str, np.ndarray | None]  # by hand, bool (T,): what the pose file says
+    sources: dict[str, tuple[str, ...]]  # by hand, a word a frame; none where the file does not say
+    fps: float | None
+
+    def has(self, stream: str, frame: int) -> bool:
+        """Whether there is a crop of the frame."""
+        return frame in self._frames(stream).numbers
+
+    def _frames(self, stream: str) -> Frames:
+        return getattr(self.files, stream)
+
+    def crop(self, stream: str, frame: int, size: int) -> np.ndarray | None:
+        """uint8 (size, size, 3), None where there is no file. Raises BadClip where it is damaged."""
+        frames = self._frames(stream)
+        if not self.has(stream, frame):
+            return None
+        position = int(np.searchsorted(frames.numbers, frame))
+        pixels = np.empty((size, size, 3), np.uint8)
+        decode_image(frames.path(self.files.video_id, position), pixels)
+        return pixels
+
+    def hidden(self, hand: str, frame: int) -> bool:
+        """Whether the pose file calls the hand missing; the model does not see it then."""
+        said = self.missing[hand]
+        return said is not None and frame < len(said) and bool(said[frame])
+
+    def source(self, hand: str, frame: int) -> str:
+        """Where the crop comes from, in the extractor's word; empty where nobody says."""
+        said = self.sources[hand]
+        return said[frame] if frame < len(said) else ""
+
+    def points(self, frame: int) -> np.ndarray | None:
+        """The landmarks (L, 3) of a frame, None where the pose is shorter than the clip."""
+        return self.pose[frame] if frame < len(self.pose) else None
+
+    def seen(self, hand: str) -> float:
+        """The share of frames that show the model a hand."""
+        numbers = self._frames(hand).numbers
+        return sum(not self.hidden(hand, int(number)) for number in numbers) / self.total
+
+
+def open_clip(files: ClipFiles) -> Clip:
+    """Read the pose file and count the frames; no picture is decoded.
+
+    Raises UserError where the pose cannot be used or there is nothing to see.
+    """
+    arrays = _arrays(files.pose) if files.pose else {}
+    shape = arrays["pose"].shape if "pose" in arrays else ()
+    landmarks = shape[-1] // 3 if shape else 0
+    pose, missing = read_pose(files, landmarks)
+    total = max(len(pose), files.last_frame() + 1)
+    if total == 0:
+        raise BadClip(f"{files.video_id}: no frame in any stream and no pose")
+    pose = pose.reshape(len(pose), landmarks, 3)
+    figure = Figure.of(pose, _landmark_names(arrays, landmarks))
+    sources = {hand: _words(arrays.get(f"source_{hand}")) for hand in HANDS}
+    return Clip(files, total, pose, figure, missing, sources, _rate(arrays.get("fps")))
+
+
+def _arrays(path: str) -> dict[str, np.ndarray]:
+    """All arrays of a pose file that can be read; what else is wrong with it, `read_pose` tells."""
+    arrays = {}
+    with suppress(*_POSE_ERRORS), open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        for name in archive.files:
+            with suppress(ValueError):  # an array of objects, which only its writer can read
+                arrays[name] = archive[name]
+    return arrays
+
+
+def _landmark_names(arrays: Mapping[str, np.ndarray], landmarks: int) -> tuple[str, ...]:
+    """As the file says, else those of the usual set of so many landmarks."""
+    said = _words(arrays.get("landmarks"))
+    return said if len(said) == landmarks else usual_names(landmarks)
+
+
+def _words(array: np.ndarray | None) -> tuple[str, ...]:
+    """An array of texts, bytes or small numbers as texts."""
+    if array is None or array.dtype.kind not in "USiu":
+        return ()
+    words = array.reshape(-1).tolist()
+    return tuple(word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words)
+
+
+def _rate(array: np.ndarray | None) -> float | None:
+    """Frames a second, where the file has a sensible number."""
+    if array is None or array.size != 1 or array.dtype.kind not in "iuf":
+        return None
+    rate = float(array.reshape(()))
+    return rate if 0 < rate <= 1000 else None

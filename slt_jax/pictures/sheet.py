@@ -1,0 +1,49 @@
+"""A contact sheet: one clip as one picture, for a person to judge at a glance."""
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from slt_jax.data.clips import ClipFiles
+from slt_jax.pictures.clip import Clip, open_clip
+from slt_jax.pictures.lettering import draw_text, text_width
+from slt_jax.pictures.tiles import ROWS, frame_tiles, paste_column, source_colours
+
+_INK, _FAINT = "black", "#666666"
+
+
+def clip_sheet(files: ClipFiles, *, columns: int = 12, cell: int = 96) -> Image.Image:
+    """Rows face, left, right and pose over at most `columns` evenly chosen frames, `cell` pixels each.
+
+    Missing crops are grey; a crop that the pose file calls missing is pale and struck out; where the pose file says
+    whence a hand's crop comes, a corner has that source's colour. Raises UserError where a file cannot be read.
+    """
+    clip = open_clip(files)
+    frames = np.linspace(0, clip.total - 1, min(columns, clip.total)).round().astype(int).tolist()
+    colours = source_colours(clip)
+    size = max(12, cell // 7)
+    title, label = f"{files.video_id}   {describe(clip)}", round(text_width("right", size)) + 12
+    top = 2 * size + 18
+    foot = size + 10 if colours else 4
+    key = [(word, round(text_width(word, size)) + 2 * size + 8) for word in colours]
+    width = max(label + len(frames) * cell, round(text_width(title, size)) + 12, label + sum(w for _, w in key))
+    sheet = Image.new("RGB", (width, top + len(ROWS) * cell + foot), "white")
+    draw_text(sheet, (6, 4), title, size)
+    for row, name in enumerate(ROWS):
+        draw_text(sheet, (6, top + row * cell + (cell - size) // 2 - 2), name, size)
+    for column, frame in enumerate(frames):
+        x = label + column * cell
+        draw_text(sheet, (x + 2, top - size - 5), str(frame), size, _FAINT)
+        paste_column(sheet, (x, top), frame_tiles(clip, frame, cell - 2, colours), cell)
+    x, y = label, top + len(ROWS) * cell + 2
+    for word, step in key:
+        ImageDraw.Draw(sheet).rectangle((x, y + 2, x + size - 2, y + size), fill=colours[word], outline=_FAINT)
+        draw_text(sheet, (x + size + 4, y), word, size, _INK)
+        x += step
+    return sheet
+
+
+def describe(clip: Clip) -> str:
+    """How long the clip is and how often the model sees its hands."""
+    rate = f" at {clip.fps:g} fps" if clip.fps else ""
+    left, right = (f"{clip.seen(hand):.0%}" for hand in ("hand_l", "hand_r"))
+    return f"{clip.total} frame{'s' * (clip.total > 1)}{rate}, left hand {left}, right hand {right}"

@@ -1,0 +1,67 @@
+"""The squares that contact sheets and films are made of."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from slt_jax.pictures.clip import Clip
+from slt_jax.pictures.skeleton import draw_skeleton
+
+ROWS = ("face", "left", "right", "pose")
+MISSING = (235, 235, 235)
+# Colours that are told apart also without red and green; the more trust a crop deserves, the cooler.
+SOURCES = {
+    "holistic": (0, 114, 178), "hands": (86, 180, 233), "retry": (0, 158, 115), "pose": (240, 190, 40),
+    "hold": (213, 94, 0), "none": MISSING,
+}  # fmt: skip
+_OTHERS = ((204, 121, 167), (120, 94, 240), (90, 90, 90), (150, 120, 60))
+
+
+def photo(pixels: np.ndarray | None, size: int) -> Image.Image:
+    """A crop, uint8 (H, W, 3), as a square; grey where there is none."""
+    if pixels is None:
+        return Image.new("RGB", (size, size), MISSING)
+    return Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def paste_column(sheet: Image.Image, at: tuple[int, int], tiles: Sequence[Image.Image], cell: int) -> None:
+    """Tiles below each other, one every `cell` pixels."""
+    x, y = at
+    for row, tile in enumerate(tiles):
+        sheet.paste(tile, (x, y + row * cell))
+
+
+def frame_tiles(clip: Clip, frame: int, size: int, colours: dict[str, tuple[int, int, int]]) -> list[Image.Image]:
+    """Face, left hand, right hand and pose of a frame; hands carry the colour of their source in a corner."""
+    face, left, right = (clip.crop(stream, frame, size) for stream in ("face", "hand_l", "hand_r"))
+    tiles = [photo(face, size)]
+    for hand, crop in (("hand_l", left), ("hand_r", right)):
+        tile = photo(crop, size)
+        if crop is not None and clip.hidden(hand, frame):
+            tile = _struck_out(tile)
+        if crop is not None and (source := clip.source(hand, frame)):
+            mark = max(5, size // 8)
+            ImageDraw.Draw(tile).rectangle((0, 0, mark, mark), fill=colours[source], outline="white")
+        tiles.append(tile)
+    points = clip.points(frame)
+    tiles.append(photo(None, size) if points is None else draw_skeleton(points, size, clip.figure))
+    return tiles
+
+
+def source_colours(clip: Clip) -> dict[str, tuple[int, int, int]]:
+    """A colour for each word of where crops come from: for the usual ones always the same."""
+    words = dict.fromkeys(word for said in clip.sources.values() for word in said if word)
+    strange = [word for word in words if word not in SOURCES]
+    return {
+        word: SOURCES.get(word) or _OTHERS[strange.index(word) % len(_OTHERS)]
+        for word in sorted(words, key=lambda word: (*SOURCES, *strange).index(word))
+    }
+
+
+def _struck_out(tile: Image.Image) -> Image.Image:
+    """A picture that is there, but not shown to the model."""
+    tile = Image.blend(tile.convert("L").convert("RGB"), Image.new("RGB", tile.size, MISSING), 0.6)
+    side = tile.width - 1
+    ImageDraw.Draw(tile).line([(0, side), (side, 0)], fill=(150, 150, 150), width=2)
+    return tile
