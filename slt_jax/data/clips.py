@@ -22,7 +22,7 @@ STREAMS = ("face", "hand_l", "hand_r")
 MIN_CONFIDENCE = 0.25
 
 _FRAME = re.compile(r"(.+)_f(\d+)(\.(?:jpe?g|png))", re.IGNORECASE | re.DOTALL)
-_POSE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+POSE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 class BadClip(UserError):
@@ -173,10 +173,12 @@ def read_pose(files: ClipFiles, num_landmarks: int) -> tuple[np.ndarray, dict[st
             for hand in missing:
                 if f"miss_{hand}" in archive.files and archive[f"miss_{hand}"].size:
                     missing[hand] = archive[f"miss_{hand}"].reshape(-1).astype(bool)
-    except _POSE_ERRORS as error:
+    except POSE_ERRORS as error:
         raise BadClip(f"{files.pose}: cannot be read as an npz file with a key pose ({_one_line(error)})") from None
     if pose.ndim != 2:
         raise BadClip(f"{files.pose}: pose has the shape {pose.shape}, expected (frames, {3 * num_landmarks})")
+    if pose.shape[1] % 3:
+        raise BadClip(f"{files.pose}: pose has {pose.shape[1]} columns, which are not x, y and confidence of landmarks")
     if pose.shape[1] != 3 * num_landmarks:
         found = f"{pose.shape[1] / 3:g} landmarks ({pose.shape[1]} columns)"
         raise UserError(f"{files.pose}: {found}, expected {num_landmarks}; set --pose-landmarks to what the files hold")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slt_jax.data.clips import _POSE_ERRORS, BadClip, ClipFiles, Frames, decode_image, read_pose
+from slt_jax.data.clips import POSE_ERRORS, BadClip, ClipFiles, Frames, decode_image, read_pose
 from slt_jax.pictures.skeleton import Figure, usual_names
 
 HANDS = ("hand_l", "hand_r")
@@ -82,7 +82,7 @@ def open_clip(files: ClipFiles) -> Clip:
 def _arrays(path: str) -> dict[str, np.ndarray]:
     """All arrays of a pose file that can be read; what else is wrong with it, `read_pose` tells."""
     arrays = {}
-    with suppress(*_POSE_ERRORS), open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+    with suppress(*POSE_ERRORS), open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
         for name in archive.files:
             with suppress(ValueError):  # an array of objects, which only its writer can read
                 arrays[name] = archive[name]
