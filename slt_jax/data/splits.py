@@ -1,13 +1,13 @@
 """From a configuration to the loaders of its training and validation splits."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slt_jax.config import Config
-from slt_jax.data.clips import ClipFiles, StreamDirs, read_pose, scan
+from slt_jax.data.clips import BadClip, ClipFiles, StreamDirs, read_pose, scan
 from slt_jax.data.loader import Loader
 from slt_jax.data.metadata import Clip, read_index, read_metadata, select
 from slt_jax.data.quality import check_images, report_quality
@@ -47,10 +47,11 @@ def open_splits(
     train = select(read_index(data.train_index), metadata, f"--train-index {data.train_index}")
     val = select(read_index(data.val_index), metadata, f"--val-index {data.val_index}")
     files = scan(dirs, [clip.video_id for clip in (*train, *val)])
-    train, val = (_usable(clips, files, config) for clips in (train, val))
-    for clips, flag in ((train, "--train-index"), (val, "--val-index")):
-        if not clips:
-            raise UserError(f"{flag}: no clip of the split can be read")
+    landmarks, skip = config.model.pose_landmarks, data.skip_bad_clips
+    train, val = (
+        usable(clips, files, landmarks, flag, skip_bad_clips=skip).clips
+        for clips, flag in ((train, "--train-index"), (val, "--val-index"))
+    )
     report_quality([*train, *val], files, strict=data.strict_quality)
 
     named = data.tokenizer or earlier_tokenizer or tokenizer_of_decoder(config.model.decoder_model)
@@ -74,28 +75,44 @@ def open_splits(
     )
 
 
-def _usable(clips: Sequence[Clip], files: dict[str, ClipFiles], config: Config) -> list[Clip]:
-    """The clips whose files can be used, as far as a quick look tells: every pose is read, images by their ends.
+@dataclass(frozen=True)
+class Usable:
+    """The clips of a split that can be read: in their order, their numbers of frames, and why others cannot."""
 
-    So a wrong landmark count or a damaged file is said before anything is compiled.
+    clips: list[Clip]
+    frames: dict[str, int]
+    skipped: dict[str, str]
+
+
+def usable(
+    clips: Sequence[Clip], files: Mapping[str, ClipFiles], landmarks: int, flag: str, *, skip_bad_clips: bool
+) -> Usable:
+    """Which clips' files can be used, as far as a quick look tells: every pose is read, images by their ends.
+
+    So a wrong landmark count or a damaged file is said before anything is compiled. Raises BadClip at the first that
+    cannot be used unless bad clips are skipped, UserError naming `flag` where none is left.
     """
-    usable, left = [], IMAGES_LOOKED_AT
-    for number, clip in enumerate(clips):
+    found, left = Usable([], {}, {}), IMAGES_LOOKED_AT
+    for clip in clips:
         own = files[clip.video_id]
         try:
-            if own.pose is None and own.last_frame() < 0:
-                raise UserError(f"clip {clip.video_id} has neither frames nor pose in the data folders")
-            if own.pose is not None:
-                read_pose(own, config.model.pose_landmarks)
+            poses, _ = read_pose(own, landmarks)
+            frames = max(len(poses), own.last_frame() + 1)
+            if frames == 0:
+                raise BadClip(f"clip {clip.video_id} has neither frames nor pose in the data folders")
             if left > 0:
                 left -= check_images(own)
-        except UserError as error:
-            if not config.data.skip_bad_clips or "--pose-landmarks" in str(error):
+        except BadClip as error:
+            if not skip_bad_clips:
                 raise
-            logger.warning("clip %s is skipped, %d so far: %s", clip.video_id, number + 1 - len(usable), error)
+            found.skipped[clip.video_id] = str(error)
+            logger.warning("clip %s is skipped, %d so far: %s", clip.video_id, len(found.skipped), error)
         else:
-            usable.append(clip)
-    return usable
+            found.clips.append(clip)
+            found.frames[clip.video_id] = frames
+    if not found.clips:
+        raise UserError(f"{flag}: no clip of the split can be read")
+    return found
 
 
 def tokenizer_of_decoder(decoder_model: str | None) -> str | None:

@@ -1,7 +1,6 @@
 """The clips of an evaluation: which they are, how long, and in batches of like length."""
 
 import itertools
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from slt_jax.config import DataConfig, ModelConfig, nearest
-from slt_jax.data.clips import BadClip, ClipFiles, StreamDirs, read_pose, scan
+from slt_jax.data.clips import ClipFiles, StreamDirs, scan
 from slt_jax.data.loader import Loader
 from slt_jax.data.metadata import Clip, read_index, read_metadata, select
-from slt_jax.data.quality import check_images, report_quality
+from slt_jax.data.quality import report_quality
+from slt_jax.data.splits import usable
 from slt_jax.data.text import IGNORE
 from slt_jax.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 FOLDERS = ("face_dir", "hand_left_dir", "hand_right_dir", "pose_dir", "metadata_csv")
 NO_GROUP = "(empty)"
@@ -55,31 +53,9 @@ def open_clips(index: str | Path, data: DataConfig, landmarks: int) -> Evaluatio
     metadata = read_metadata(data.metadata_csv)
     listed = select(read_index(index), metadata, f"--eval-index {index}")
     files = scan(dirs, [clip.video_id for clip in listed])
-    clips, frames, skipped = [], {}, {}
-    for clip in listed:
-        try:
-            frames[clip.video_id] = _frames(files[clip.video_id], landmarks)
-        except BadClip as error:
-            if not data.skip_bad_clips:
-                raise
-            skipped[clip.video_id] = str(error)
-            logger.warning("clip %s is skipped, %d so far: %s", clip.video_id, len(skipped), error)
-        else:
-            clips.append(clip)
-    if not clips:
-        raise UserError(f"--eval-index {index}: no clip of the split can be read")
-    report_quality(clips, files, strict=data.strict_quality)
-    return EvaluationClips(clips, files, frames, skipped)
-
-
-def _frames(files: ClipFiles, landmarks: int) -> int:
-    """How many frames a clip has. Raises BadClip where it has none or its files are damaged."""
-    poses, _ = read_pose(files, landmarks)
-    check_images(files)
-    frames = max(len(poses), files.last_frame() + 1)
-    if frames == 0:
-        raise BadClip(f"clip {files.video_id} has neither frames nor pose in the data folders")
-    return frames
+    found = usable(listed, files, landmarks, f"--eval-index {index}", skip_bad_clips=data.skip_bad_clips)
+    report_quality(found.clips, files, strict=data.strict_quality)
+    return EvaluationClips(found.clips, files, found.frames, found.skipped)
 
 
 def length_buckets(frames: Mapping[str, int], sequence_length: int, batch_size: int) -> dict[int, list[str]]:
