@@ -74,9 +74,11 @@ def to_jax(source: Source, target: Path, *, model: Mapping | None, dtype: np.dty
     state["step"] = np.int32(np.max(state["optimizer"]["step"], initial=0))
     rest = source.rest
     position = Position.from_checkpoint(rest | {"epoch": 0} if weights_only else rest)
+    with bar(f"reading {source.path.name}", _size(state)) as progress:
+        state = jax.tree.map(lambda leaf: _read(leaf, progress), state)
     store = StateStore(target)
     try:
-        store.save(jax.tree.map(jnp.asarray, state), notes(config, plan, position))
+        store.save(state, notes(config, plan, position))
         store.wait()
     finally:
         store.close()
@@ -138,5 +140,16 @@ def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
         yield progress.update
 
 
+def _read(leaf: Any, progress: Callable[[int], None]) -> jax.Array:
+    """A leaf in memory; one of the file's is only mapped so far."""
+    if not isinstance(leaf, np.ndarray):
+        return jnp.asarray(leaf)
+    array = jnp.array(leaf).block_until_ready()
+    progress(leaf.nbytes)
+    return array
+
+
 def _size(*trees: Any) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(trees) if isinstance(leaf, np.ndarray))
+    """Bytes of all arrays; tied ones, which a file holds once, count once."""
+    arrays = [leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, np.ndarray)]
+    return sum({(array.ctypes.data, array.nbytes): array.nbytes for array in arrays}.values())

@@ -7,13 +7,13 @@ writes, torch_unpickle.py reads) and the raw bytes of each storage. Linux and ma
 import os
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from convert.torch_pickle import Pickler, plan_storages, survey
 from convert.torch_unpickle import Unpickler
-from convert.torch_zip import ALIGNMENT, Archive, Bad, ZipWriter, replacing
+from convert.torch_zip import ALIGNMENT, Archive, Bad, ZipWriter
 from slt_jax.errors import UserError
+from slt_jax.files import replacing
 
 
 class TorchFileError(UserError):
@@ -62,7 +62,8 @@ def write_pt(path: str | os.PathLike, obj: Any, *, progress: Callable[[int], Non
     try:
         places, storages = plan_storages(survey(obj))
         pickled = Pickler(places).dump(obj)
-        with replacing(Path(os.path.realpath(path))) as file:
+        os.stat(os.path.dirname(os.path.realpath(path)))  # a folder that is not there is a mistake, and not to be made
+        with replacing(path) as file:
             archive = ZipWriter(file, progress)
             archive.add("data.pkl", len(pickled), [pickled])
             archive.add("byteorder", 6, [b"little"])

@@ -9,17 +9,13 @@
 All sizes and offsets here are in bytes.
 """
 
-import fcntl
 import os
-import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from mmap import ACCESS_COPY, MAP_ANONYMOUS, MAP_PRIVATE
 from mmap import mmap as MemoryMap
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -206,48 +202,3 @@ class ZipWriter:
     def _write(self, data: memoryview | bytes) -> None:
         self.file.write(data)
         self.at += len(data)
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `target` once it is whole and on disk; after an error nothing changed.
-
-    The new file is locked while it is written, so that the next writer can tell what a killed one left
-    behind, and remove it, from what another one is still writing.
-    """
-    _remove_abandoned(target)
-    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    with open(temporary, "xb") as file:
-        try:
-            _try_lock(file)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    directory = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the new name, too, survives a power cut
-    finally:
-        os.close(directory)
-
-
-def _try_lock(file: BinaryIO) -> bool:
-    """Lock a file for as long as it is open; False where another writer has it or the file system has no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Delete the unfinished files of writers of `target` that no longer run."""
-    pattern = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.tmp")
-    for name in os.listdir(target.parent):
-        if pattern.fullmatch(name):
-            with suppress(OSError), open(target.with_name(name), "rb+") as file:
-                if _try_lock(file):
-                    os.unlink(file.name)

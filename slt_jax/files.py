@@ -1,28 +1,65 @@
-"""Files that are never half written."""
+"""Files that are never half written, on Linux and macOS."""
 
+import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
+
+LONGEST_PREFIX = 230  # bytes of a name that a temporary name repeats, which may have 255
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of `path` when the block ends well; until then `path` stays as it is."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A new binary file that takes the place of `path` once it is whole and on disk; after an error nothing changed.
+
+    Missing folders are made, and where `path` is a link, what it leads to is replaced. The new file is locked while
+    it is written, so that the next writer can tell what a killed one left behind, and remove it, from what another
+    one is still writing.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = "." + os.fsencode(target.name)[:LONGEST_PREFIX].decode(errors="ignore")
+    _remove_abandoned(target.parent, prefix)
+    temporary = target.with_name(f"{prefix}.{os.urandom(4).hex()}.tmp")
+    with open(temporary, "xb") as file:
+        try:
+            _try_lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too, survives a power cut
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(folder)
+
+
+def _try_lock(file: IO) -> bool:
+    """Lock a file for as long as it is open; False where another writer has it or the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_abandoned(folder: Path, prefix: str) -> None:
+    """Delete the unfinished files of writers that no longer run."""
+    pattern = re.compile(re.escape(prefix) + r"\.[0-9a-f]{8}\.tmp")
+    for name in os.listdir(folder):
+        if pattern.fullmatch(name):
+            with suppress(OSError), open(folder / name, "rb+") as file:
+                if _try_lock(file):
+                    os.unlink(file.name)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -39,17 +39,17 @@ class Clip:
 
 def read_metadata(path: str | Path) -> dict[str, Clip]:
     """All clips of a metadata CSV by id, in the order of the file."""
-    delimiter = _delimiter(path, ID_COLUMNS)
-    rows = _rows(path, delimiter)
+    delimiter = find_delimiter(path, ID_COLUMNS)
+    rows = read_rows(path, delimiter)
     _, header = next(rows, (0, []))
-    id_column, text_column = _find(header, ID_COLUMNS), _find(header, TEXT_COLUMNS)
+    id_column, text_column = find_column(header, ID_COLUMNS), find_column(header, TEXT_COLUMNS)
     if id_column is None or text_column is None:
         wanted = "id or video_id" if id_column is None else "texto or text"
         raise UserError(f"{path}: the header has no column {wanted} (found: {', '.join(header) or 'an empty file'})")
 
     clips: dict[str, Clip] = {}
     for line, cells in rows:
-        cells = _fit(path, line, cells, len(header), text_column, delimiter)
+        cells = fit_cells(path, line, cells, len(header), text_column, delimiter)
         video_id = cells[id_column].strip()
         if not video_id:
             raise UserError(f"{path}, line {line}: the id is empty")
@@ -63,10 +63,10 @@ def read_metadata(path: str | Path) -> dict[str, Clip]:
 
 def read_index(path: str | Path) -> list[str]:
     """The video ids of a split, in the order of the file; with or without a header or pandas' row numbers."""
-    rows = list(_rows(path, _delimiter(path, INDEX_COLUMNS)))
+    rows = list(read_rows(path, find_delimiter(path, INDEX_COLUMNS)))
     if not rows:
         raise UserError(f"{path}: the index names no clips")
-    column = _find(rows[0][1], INDEX_COLUMNS)
+    column = find_column(rows[0][1], INDEX_COLUMNS)
     if len(rows[0][1]) > 1 and [cells[0].strip() for _, cells in rows] == [str(n) for n in range(len(rows))]:
         column = 1  # pandas' row numbers, without a header
     elif column is not None:
@@ -102,23 +102,23 @@ def _refuse(ids: list[str], total: int, split_name: str, what: str) -> None:
 
 
 def _clip(video_id: str, text: str, named: dict[str, str]) -> Clip:
-    duration = _number(named.get("duration", ""))
+    duration = parse_number(named.get("duration", ""))
     if duration is None:  # damaged or empty: the subtitle's limits, where the corpus has them, say it too
-        start, end = _number(named.get("start", "")), _number(named.get("end", ""))
+        start, end = parse_number(named.get("start", "")), parse_number(named.get("end", ""))
         duration = end - start if start is not None and end is not None and end > start else None
-    frames = _number(named.get("frame_count", ""))
+    frames = parse_number(named.get("frame_count", ""))
     used = {*ID_COLUMNS, *TEXT_COLUMNS, "fps", "duration", "frame_count"}
     return Clip(
         video_id=video_id,
         text=text,
-        fps=_number(named.get("fps", "")),
+        fps=parse_number(named.get("fps", "")),
         duration=duration,
         frame_count=None if frames is None else round(frames),
         extra={name: value for name, value in named.items() if name not in used},
     )
 
 
-def _number(cell: str) -> float | None:
+def parse_number(cell: str) -> float | None:
     """A finite number, also with a decimal comma; `None` for empty or damaged cells such as 6.359.999.990."""
     if cell.count(",") == 1 and "." not in cell:
         cell = cell.replace(",", ".")
@@ -129,7 +129,7 @@ def _number(cell: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _find(header: list[str], names: tuple[str, ...]) -> int | None:
+def find_column(header: list[str], names: tuple[str, ...]) -> int | None:
     """The column with the first of `names`; of several columns with one name, the last."""
     lowered = [cell.strip().lower() for cell in header]
     for name in names:
@@ -138,7 +138,7 @@ def _find(header: list[str], names: tuple[str, ...]) -> int | None:
     return None
 
 
-def _fit(path: str | Path, line: int, cells: list[str], width: int, text_column: int, delimiter: str) -> list[str]:
+def fit_cells(path: str | Path, line: int, cells: list[str], width: int, text_column: int, delimiter: str) -> list[str]:
     """As many cells as the header: short rows are filled up, an unquoted `;` in a last text column is put back."""
     while len(cells) > width and not cells[-1].strip():
         cells = cells[:-1]
@@ -150,17 +150,17 @@ def _fit(path: str | Path, line: int, cells: list[str], width: int, text_column:
     return [*cells, *[""] * (width - len(cells))]
 
 
-def _delimiter(path: str | Path, columns: tuple[str, ...]) -> str:
+def find_delimiter(path: str | Path, columns: tuple[str, ...]) -> str:
     """The separator under which the first line is a header with one of `columns`; without a header, the one in use."""
     first = next((line for line in _text(path).splitlines() if line.strip()), "")
     for delimiter in DELIMITERS:
         cells = next(csv.reader([first], delimiter=delimiter), [])
-        if len(cells) > 1 and _find(cells, columns) is not None:
+        if len(cells) > 1 and find_column(cells, columns) is not None:
             return delimiter
     return next((d for d in DELIMITERS if d in first), ";")
 
 
-def _rows(path: str | Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: str | Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of every row that holds something; the number is that of the row's first line."""
     text = _text(path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)

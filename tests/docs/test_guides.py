@@ -36,6 +36,9 @@ def test_data_and_training_guides_run(tmp_path):
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "run" / "best.pt").exists()
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+    check = [sys.executable, "tools/ci_validate_metrics.py", "run", "configs/debug_reference.json"]
+    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
 def test_the_table_of_flags_is_the_configurations():

@@ -1,0 +1,156 @@
+"""`python tools/ci_validate_metrics.py RUN REFERENCE`: did a training go as it went before?
+
+The reference is a JSON object, one entry a metric of `metrics.jsonl`:
+
+    {"val_loss": {"value": 3.6, "tolerance": 0.05, "relative": true, "direction": "lower", "epoch": 2}}
+
+`tolerance` (0) is absolute, or with `relative` a fraction of the value. `direction` says what is better: `lower` fails
+above the value, `higher` below it, `both` (default) on either side. `epoch` is a number or `last` (default).
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from slt_jax.cli import flags
+from slt_jax.cli.command import run
+from slt_jax.config import nearest
+from slt_jax.errors import UserError
+from slt_jax.pictures.metrics import Records, read_records
+
+NAME = "ci_validate_metrics"
+DIRECTIONS = ("lower", "higher", "both")
+HEADER = ("metric", "epoch", "found", "reference", "allowed", "result")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a metric should be; `epoch` None stands for the last."""
+
+    value: float
+    tolerance: float = 0.0
+    relative: bool = False
+    direction: str = "both"
+    epoch: int | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest value that pass."""
+        room = self.tolerance * (abs(self.value) if self.relative else 1.0)
+        least = -math.inf if self.direction == "lower" else self.value - room
+        greatest = math.inf if self.direction == "higher" else self.value + room
+        return least, greatest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`found` None: the run has no such number; `epoch` None: nor such an epoch."""
+
+    metric: str
+    expected: Expected
+    epoch: int | None
+    found: float | None
+
+    @property
+    def passed(self) -> bool:
+        least, greatest = self.expected.bounds
+        return self.found is not None and math.isfinite(self.found) and least <= self.found <= greatest
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    top = flags.command_parser(NAME, "Compare a run's metrics with reference values. Exit code 1: one is off.")
+    top.add_argument("metrics", metavar="RUN", type=Path, help="a metrics.jsonl, or the work-dir that holds it")
+    top.add_argument("reference", metavar="REFERENCE", type=Path,
+                     help="JSON: {METRIC: {value, tolerance, relative, direction, epoch}}")
+    return flags.parse(top, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 all as expected, 1 a metric is off or missing, 2 a mistake in the input."""
+    return run(NAME, _validate, argv)
+
+
+def _validate(argv: Sequence[str] | None) -> int:
+    arguments = parse(argv)
+    path = arguments.metrics
+    records = read_records(path / "metrics.jsonl" if path.is_dir() else path)
+    outcomes = compare(records, read_reference(arguments.reference))
+    print("\n".join(table(outcomes)))
+    failed = [outcome.metric for outcome in outcomes if not outcome.passed]
+    print(f"{path}: " + (f"off: {', '.join(failed)}" if failed else f"all {len(outcomes)} as expected"))
+    return 1 if failed else 0
+
+
+def read_reference(path: Path) -> dict[str, Expected]:
+    """Raises UserError naming the file and the key that is wrong."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: must be an object of metrics, as {{\"val_loss\": {{\"value\": 3.6}}}}")
+    return {metric: _expected(f"{path}: {metric}", given) for metric, given in content.items()}
+
+
+def _expected(where: str, given: Any) -> Expected:
+    if not isinstance(given, dict):
+        raise UserError(f"{where}: must be an object with a value")
+    known = [field.name for field in fields(Expected)]
+    for key in given:
+        if key not in known:
+            raise UserError(f"{where}: unknown key '{key}'{nearest(key, known)}")
+    given = given | ({"epoch": None} if given.get("epoch") == "last" else {})
+    for key, wrong, text in (
+        ("value", not _is_number(given.get("value")), "a finite number"),
+        ("tolerance", not _is_number(given.get("tolerance", 0)) or given.get("tolerance", 0) < 0, "0 or more"),
+        ("relative", not isinstance(given.get("relative", False), bool), "true or false"),
+        ("direction", given.get("direction", "both") not in DIRECTIONS, f"one of {', '.join(DIRECTIONS)}"),
+        ("epoch", type(given.get("epoch")) not in (int, type(None)), "a number or last"),
+    ):
+        if wrong:
+            raise UserError(f"{where}: {key} must be {text}, not {json.dumps(given.get(key))}")
+    return Expected(**given)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def compare(records: Records, reference: dict[str, Expected]) -> list[Outcome]:
+    outcomes = []
+    for metric, expected in reference.items():
+        wanted = records[-1]["epoch"] if expected.epoch is None else expected.epoch
+        record = next((record for record in records if record["epoch"] == wanted), None)
+        found = record.get(metric) if record else None
+        number = isinstance(found, int | float) and not isinstance(found, bool)
+        outcomes.append(Outcome(metric, expected, record and record["epoch"], float(found) if number else None))
+    return outcomes
+
+
+def table(outcomes: Sequence[Outcome]) -> list[str]:
+    rows = [HEADER]
+    for outcome in outcomes:
+        least, greatest = outcome.expected.bounds
+        if least == greatest:
+            allowed = f"{least:.6g}"
+        elif math.isfinite(least) and math.isfinite(greatest):
+            allowed = f"{least:.6g} to {greatest:.6g}"
+        else:
+            allowed = f"up to {greatest:.6g}" if math.isfinite(greatest) else f"from {least:.6g}"
+        epoch = f"{outcome.expected.epoch}: none" if outcome.epoch is None else f"{outcome.epoch}"
+        found = "missing" if outcome.found is None else f"{outcome.found:.6g}"
+        result = "ok" if outcome.passed else "FAIL"
+        rows.append((outcome.metric, epoch, found, f"{outcome.expected.value:.6g}", allowed, result))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

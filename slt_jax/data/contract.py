@@ -1,0 +1,258 @@
+"""Does a data set keep the contract of docs/data.md? Every file of every clip is looked at, and nothing is changed.
+
+An error is what training would stumble over or learn wrongly from; a warning is legal and worth a look.
+"""
+
+import os
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from slt_jax.data.clips import STREAMS, BadClip, ClipFiles, Frames, StreamDirs, decode_image, scan
+from slt_jax.data.metadata import Clip, read_index, read_metadata
+from slt_jax.data.quality import WHOLE, check_clip
+from slt_jax.errors import UserError
+
+ERROR, WARNING = "error", "warning"
+HANDS = ("hand_l", "hand_r")
+FARTHEST = 10.0  # pictures or shoulder widths away; a landmark beyond is in pixels or nonsense
+FPS_TOLERANCE = 1.0
+THREADS = 8  # they wait for the disk, mostly
+# What quality.check_clip finds, and how bad it is.
+SEVERITY = {
+    "pose missing": WARNING, "pose unreadable": ERROR, "face frames missing": WARNING,
+    "pose shorter than the images": ERROR, "fps differs from the metadata": WARNING,
+    "frame_count differs from the metadata": WARNING,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong; `clip` is an id, or names the file or folder where it is no single clip."""
+
+    severity: str
+    clip: str
+    kind: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One clip: frames in all, images of each stream, frames that show each hand, landmarks (0 without a pose)."""
+
+    frames: int
+    images: Mapping[str, int]
+    hands: Mapping[str, int]
+    landmarks: int
+    findings: Sequence[Finding]
+
+
+@dataclass
+class Report:
+    findings: list[Finding] = field(default_factory=list)
+    clips: dict[str, Examined] = field(default_factory=dict)
+
+    def count(self, severity: str) -> int:
+        return sum(finding.severity == severity for finding in self.findings)
+
+
+def check_data_set(
+    dirs: StreamDirs, metadata_csv: str | Path, indices: Mapping[str, str | Path], *, landmarks: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Check the tables against each other, then all clips that one of them names.
+
+    `indices` by the split's name; `landmarks` of a frame (None: as most clips have). Raises UserError for a folder or
+    file that is not there, since then there is nothing to check.
+    """
+    dirs = dirs.checked()
+    for name, path in (("--metadata-csv", metadata_csv), *((f"index {name}", path) for name, path in indices.items())):
+        if not os.path.isfile(path):
+            raise UserError(f"{name} {path}: no such file")
+    report = Report()
+    try:
+        metadata = read_metadata(metadata_csv)
+    except UserError as error:
+        metadata = {}
+        report.findings.append(Finding(ERROR, Path(metadata_csv).name, "metadata cannot be read", str(error)))
+    splits = {}
+    for name, path in indices.items():
+        try:
+            splits[name] = read_index(path)
+        except UserError as error:
+            report.findings.append(Finding(ERROR, Path(path).name, "index cannot be read", str(error)))
+    report.findings += _check_tables(metadata, splits)
+
+    ids = dict.fromkeys([video_id for members in splits.values() for video_id in members] + list(metadata))
+    report.clips = examine_all(scan(dirs, ids), [metadata.get(i) or Clip(i, "") for i in ids], progress)
+    report.findings += [finding for examined in report.clips.values() for finding in examined.findings]
+    report.findings += _check_landmarks(report.clips, landmarks)
+    return report
+
+
+def examine_all(
+    files: Mapping[str, ClipFiles], clips: Sequence[Clip], progress: Callable[[int, int], None]
+) -> dict[str, Examined]:
+    """`examine` every clip, by its id; `progress(done, total)` after each."""
+    examined = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting = [pool.submit(examine, files[clip.video_id], clip) for clip in clips]
+        try:
+            for clip, future in zip(clips, waiting, strict=True):
+                examined[clip.video_id] = future.result()
+                progress(len(examined), len(clips))
+        except BaseException:  # Ctrl-C does not wait for the rest
+            pool.shutdown(cancel_futures=True)
+            raise
+    return examined
+
+
+def _check_tables(metadata: Mapping[str, Clip], splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    owner: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    for split, ids in splits.items():
+        for video_id in ids:
+            if (other := owner.setdefault(video_id, split)) != split:
+                yield Finding(ERROR, video_id, "in two splits", f"{other} and {split}")
+            if not metadata:
+                continue
+            if video_id not in metadata:
+                yield Finding(ERROR, video_id, "in an index without metadata", split)
+                continue
+            text = metadata[video_id].text
+            if not text:
+                yield Finding(ERROR, video_id, "empty text", split)
+            elif (first := texts.setdefault(text, video_id)) != video_id:
+                where = "of the same split" if owner[first] == split else f"of {owner[first]}"
+                yield Finding(WARNING, video_id, "text used before", f"by {first} {where}")
+    for video_id in metadata if splits else ():
+        if video_id not in owner:
+            yield Finding(WARNING, video_id, "in no index")
+
+
+def _check_landmarks(clips: Mapping[str, Examined], wanted: int | None) -> Iterator[Finding]:
+    """One model reads all clips, so all have as many landmarks."""
+    counts = defaultdict(int)
+    for examined in clips.values():
+        if examined.landmarks:
+            counts[examined.landmarks] += 1
+    usual = wanted or max(counts, key=counts.__getitem__, default=0)
+    for video_id, examined in clips.items():
+        if examined.landmarks not in (0, usual):
+            expected = f"expected {usual}" if wanted else f"most clips have {usual}"
+            yield Finding(ERROR, video_id, "number of landmarks", f"{examined.landmarks}, {expected}")
+
+
+def examine(files: ClipFiles, clip: Clip) -> Examined:
+    """All that the files of one clip tell, each image by its header and both ends."""
+    found: list[Finding] = []
+
+    def add(severity: str, kind: str, detail: str = "") -> None:
+        found.append(Finding(severity, files.video_id, kind, detail))
+
+    images = {stream: len(getattr(files, stream).numbers) for stream in STREAMS}
+    hands = {hand: images[hand] for hand in HANDS}
+    frames, landmarks = files.last_frame() + 1, 0
+    if not any(images.values()) and files.pose is None:
+        add(ERROR, "no files")
+        return Examined(0, images, hands, 0, found)
+    for problem in check_clip(files, clip, FPS_TOLERANCE):
+        kind, _, detail = problem.partition(": ")
+        if images["face"] or kind != "face frames missing":
+            add(SEVERITY[kind], kind, detail)
+    for stream, count in images.items():
+        if not count:
+            add(ERROR if stream == "face" else WARNING, f"no {stream} images")
+        else:
+            found += _check_images(files.video_id, stream, getattr(files, stream))
+    if files.pose is not None:
+        try:
+            rows, landmarks, missing = _check_pose(files.pose, add)
+            frames = max(frames, rows)
+            for hand, said in missing.items():  # an image may be there and show no hand
+                hands[hand] -= int(np.isin(getattr(files, hand).numbers, np.flatnonzero(said)).sum())
+        except BadClip as error:
+            if not any(finding.kind == "pose unreadable" for finding in found):
+                add(ERROR, "pose unreadable", str(error))
+    return Examined(frames, images, hands, landmarks, found)
+
+
+def _check_images(video_id: str, stream: str, frames: Frames) -> Iterator[Finding]:
+    """At most one finding of a kind: a clip that was written wrongly has hundreds alike."""
+    if frames.names is not None:
+        yield Finding(WARNING, video_id, f"{stream} names", f"{frames.names[0]}: not all are <id>_f%06d.jpg")
+    sizes, bad, grey = defaultdict(int), [], 0
+    for position in range(len(frames.numbers)):
+        try:
+            size, colour = _look(frames.path(video_id, position))
+        except BadClip as error:
+            bad.append(error)
+            continue
+        sizes[size] += 1
+        grey += not colour
+    if bad:
+        more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+        yield Finding(ERROR, video_id, f"{stream} images unreadable", f"{bad[0]}{more}")
+    shown = ", ".join(f"{width} x {height} ({count})" for (width, height), count in sorted(sizes.items())[:4])
+    if len(sizes) > 1:
+        yield Finding(WARNING, video_id, f"{stream} images of several sizes", shown)
+    if any(width != height for width, height in sizes):
+        yield Finding(WARNING, video_id, f"{stream} images not square", shown)
+    if grey:
+        yield Finding(WARNING, video_id, f"{stream} images not RGB", f"{grey} of {len(frames.numbers)}")
+
+
+def _look(path: str) -> tuple[tuple[int, int], bool]:
+    """(width, height) of an image, and whether it is in colour. Raises BadClip where it cannot be read whole."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BadClip(f"{path}: {error.strerror}") from None
+    if not any(data.startswith(start) and data.endswith(end) for start, end in WHOLE):
+        decode_image(path, np.empty((8, 8, 3), np.uint8))  # bytes after the end are harmless: the decoder decides
+    try:
+        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+        return (width, height), colour in ("YCbCr", "RGB")
+    except ValueError:
+        pass
+    try:
+        with Image.open(path) as image:
+            return image.size, image.mode == "RGB"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise BadClip(f"{path}: cannot be read as an image") from None
+
+
+def _check_pose(path: str, add: Callable[..., None]) -> tuple[int, int, dict[str, np.ndarray]]:
+    """Frames and landmarks of a pose file, and where it says hands are missing. Raises BadClip if it is unreadable."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            pose = archive["pose"]
+            missing = {hand: archive[f"miss_{hand}"].reshape(-1) for hand in HANDS if f"miss_{hand}" in archive.files}
+    except (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, BadZipFile, zlib.error) as error:
+        raise BadClip(f"{path}: {' '.join(str(error).split())}") from None
+    if pose.dtype != np.float32:
+        add(WARNING, "pose type", f"{pose.dtype}, the contract says float32")
+    if pose.ndim != 2 or not pose.size or pose.shape[1] % 3 or pose.dtype.kind not in "fiu":
+        add(ERROR, "pose shape", f"{pose.dtype} {pose.shape}, expected float32 (frames, 3 x landmarks)")
+        return 0, 0, missing
+    points = pose.astype(np.float64).reshape(len(pose), -1, 3)
+    if lost := int((~np.isfinite(points)).any(-1).sum()):
+        add(ERROR, "pose not finite", f"{lost} of {points[..., 0].size} landmarks")
+    points[~np.isfinite(points)] = 0
+    confidence, far = points[..., 2], np.abs(points[..., :2]).max()
+    if confidence.min() < 0 or confidence.max() > 1:
+        add(ERROR, "pose confidence", f"{confidence.min():g} to {confidence.max():g}, expected 0 to 1")
+    if far > FARTHEST:
+        add(ERROR, "pose out of range", f"x or y up to {far:g}, where 0 to 1 is the picture: are these pixels?")
+    for hand, said in missing.items():
+        if len(said) not in (0, len(pose)):
+            add(WARNING, f"miss_{hand}", f"{len(said)} values for {len(pose)} frames")
+    return len(pose), points.shape[1], missing

@@ -1,0 +1,184 @@
+"""A corpus of long videos with subtitles: its CSV row by row, repaired where the file itself says how.
+
+Spreadsheets damage such files: 165.33 becomes `16.532.999.999.999.900`, a text that begins with `-` becomes `#NAME?`.
+LSA-T's column `split` holds the subtitle lines of each clip, [(text, start, end), ...], which say both again.
+Nothing is guessed: a row that stays without text or times is dropped, and its reason kept.
+"""
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slt_jax.data import metadata
+from slt_jax.errors import UserError
+
+SHORTEST, LONGEST = 0.2, 300.0  # seconds a clip may take
+VIDEO_COLUMNS = ("video", "video_name", "source_video")
+CLOSE = 0.01  # seconds; durations that differ by more are not the same
+# Used up here, or (the gaps between clips) damaged beyond use and known from the times anyway.
+USED_COLUMNS = {*metadata.ID_COLUMNS, *metadata.TEXT_COLUMNS, *VIDEO_COLUMNS, "start", "end", "duration", "split",
+                "prev_delta", "post_delta", "fps", "frame_count"}  # fmt: skip
+_SPREADSHEET_ERROR = re.compile(r"#\s?[¡¿]?(NOMBRE|NAME|REF|VALUE|VALOR|DIV/0|NUM|NULL|NULO|N/A|N/D|CALC)[?!]?")
+
+
+@dataclass(frozen=True)
+class CorpusClip:
+    """A usable row. Times are seconds in the video; None for a video that is one clip as a whole."""
+
+    line: int
+    video_id: str
+    text: str
+    video: str
+    start: float | None
+    end: float | None
+    split: str  # the file's own, as it stands
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def duration(self) -> float | None:
+        return None if self.start is None or self.end is None else self.end - self.start
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A cell that was read otherwise than it stands; `source` says where its value is from."""
+
+    line: int
+    video_id: str
+    column: str
+    found: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A row that is not used: `reason` is one of a few, `detail` what the row holds."""
+
+    line: int
+    video_id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass
+class Corpus:
+    clips: list[CorpusClip] = field(default_factory=list)
+    repairs: list[Repair] = field(default_factory=list)
+    drops: list[Drop] = field(default_factory=list)
+    rows: int = 0
+
+
+class _Unusable(Exception):
+    """The reason why a row is dropped, and what it holds."""
+
+
+def read_corpus(path: str | Path) -> Corpus:
+    """Every row of a corpus CSV, as a clip or as dropped. Columns and separators as `read_metadata` takes them.
+
+    Without a column `video` the id names the video. Raises UserError for a file that is no such table at all.
+    """
+    delimiter = metadata.find_delimiter(path, metadata.ID_COLUMNS)
+    rows = metadata.read_rows(path, delimiter)
+    _, header = next(rows, (0, []))
+    columns = metadata.ID_COLUMNS, metadata.TEXT_COLUMNS
+    id_column, text_column = (metadata.find_column(header, names) for names in columns)
+    if id_column is None or text_column is None:
+        wanted = "id or video_id" if id_column is None else "texto or text"
+        raise UserError(f"{path}: the header has no column {wanted} (found: {', '.join(header) or 'an empty file'})")
+
+    corpus = Corpus()
+    first: dict[str, CorpusClip] = {}
+    for line, cells in rows:
+        corpus.rows += 1
+        video_id = cells[id_column].strip() if id_column < len(cells) else ""
+        try:
+            if not video_id:
+                raise _Unusable("no id")
+            try:
+                cells = metadata.fit_cells(path, line, cells, len(header), text_column, delimiter)
+            except UserError:
+                detail = f"{len(cells)} cells where the header has {len(header)}"
+                raise _Unusable("more cells than columns", detail) from None
+            named = {name.strip().lower(): cell.strip() for name, cell in zip(header, cells, strict=True)}
+            clip, repairs = _clip(line, video_id, cells[text_column], named)
+            if (known := first.setdefault(video_id, clip)) is not clip:
+                same = (known.text, known.video, known.start) == (clip.text, clip.video, clip.start)
+                values = "the same values" if same else "other values"
+                raise _Unusable("id used before", f"on line {known.line}, with {values}")
+        except _Unusable as reason:
+            corpus.drops.append(Drop(line, video_id, *reason.args))
+        else:
+            corpus.clips.append(clip)
+            corpus.repairs += repairs
+    if not corpus.rows:
+        raise UserError(f"{path}: the file has a header and no rows")
+    return corpus
+
+
+def _clip(line: int, video_id: str, text: str, named: Mapping[str, str]) -> tuple[CorpusClip, list[Repair]]:
+    repairs = []
+    lines = _subtitles(named.get("split", ""))
+
+    def repair(column: str, found: str, value: str, source: str) -> None:
+        repairs.append(Repair(line, video_id, column, found, value, source))
+
+    text = " ".join(text.split())
+    if _SPREADSHEET_ERROR.fullmatch(text):
+        if not lines:
+            raise _Unusable("no text", f"a spreadsheet's error: {text}")
+        found, text = text, " ".join(" ".join(said for said, _, _ in lines).split())
+        repair("text", found, text, "subtitle lines")
+    if not text:
+        raise _Unusable("no text")
+    video_column = next((name for name in VIDEO_COLUMNS if name in named), None)
+    video = named[video_column] if video_column else video_id
+
+    if not {"start", "end"} & named.keys():
+        start = end = None
+    else:
+        given = {column: named.get(column, "") for column in ("start", "end")}
+        start, end = (metadata.parse_number(given[column]) for column in given)
+        if None in (start, end) and lines:
+            start = lines[0][1] if start is None else start
+            end = lines[-1][2] if end is None else end
+            for column, value in (("start", start), ("end", end)):
+                if metadata.parse_number(given[column]) is None:
+                    repair(column, given[column], f"{value:.3f}", "subtitle lines")
+        _check_times(given, start, end)
+        found = named.get("duration", "")
+        written = metadata.parse_number(found)
+        if "duration" in named and (written is None or abs(written - (end - start)) > CLOSE):
+            repair("duration", found, f"{end - start:.3f}", "end - start")
+    if not video:
+        raise _Unusable("no video")
+    extra = {name: value for name, value in named.items() if name and name not in USED_COLUMNS}
+    split = "" if lines else named.get("split", "")
+    return CorpusClip(line, video_id, text, video, start, end, split, extra), repairs
+
+
+def _check_times(given: Mapping[str, str], start: float | None, end: float | None) -> None:
+    shown = f"start {given['start'] or 'empty'}, end {given['end'] or 'empty'}"
+    if not any(given.values()):
+        raise _Unusable("no start and end")
+    if start is None or end is None:
+        raise _Unusable("start or end cannot be read", shown)
+    if start < 0:
+        raise _Unusable("start before the video", shown)
+    if end <= start:
+        raise _Unusable("end not after start", shown)
+    if not SHORTEST <= end - start <= LONGEST:
+        raise _Unusable("absurd duration", f"{end - start:g} s, outside {SHORTEST:g} to {LONGEST:g}")
+
+
+def _subtitles(cell: str) -> list[tuple[str, float, float]]:
+    """The subtitle lines that a cell holds, none where it holds something else."""
+    if not cell.startswith("["):
+        return []
+    try:
+        lines = ast.literal_eval(cell)
+        return [(str(text), float(start), float(end)) for text, start, end in lines]
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return []
