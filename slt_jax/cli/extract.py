@@ -1,0 +1,110 @@
+"""`slt-extract`, also `python tools/extract_rois_v2.py`: videos become the streams that training reads."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from slt_jax.cli import flags
+from slt_jax.cli.command import run
+from slt_jax.errors import UserError
+from slt_jax.media.jobs import find_videos
+from slt_jax.media.landmarks import BY_NUMBER
+from slt_jax.media.settings import Settings
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """v9's flags, with its two positional arguments also as flags."""
+    top = flags.command_parser(
+        "slt-extract", "Cut videos of signing into face, hands and pose: the streams that slt-train reads."
+    )
+    top.add_argument("videos_dir", nargs="?", help="folder of videos (its subfolders too), or one video")
+    top.add_argument("out_root", nargs="?", help="folder for face, hand_l, hand_r, pose and metadata.jsonl")
+    top.add_argument("--videos", metavar="DIR", help="the same as the first argument")
+    top.add_argument("--output", metavar="DIR", help="the same as the second")
+    top.add_argument("--metadata", metavar="PATH", help="the record of all clips (default: OUTPUT/metadata.jsonl)")
+    top.add_argument("--workers", type=int, metavar="N", help="processes (default: 1; 0: this one)")
+    top.add_argument("--resume", action="store_true", help="keep clips that are whole and made with these settings")
+    top.add_argument("--overwrite", action="store_true", help="make clips anew that are there already")
+    add_setting_flags(top)
+    return flags.parse(top, argv)
+
+
+def add_setting_flags(top: argparse.ArgumentParser) -> None:
+    """The flags of `settings`."""
+    group = top.add_argument_group("extraction")
+    group.add_argument("--fps", type=float, metavar="F", help="frames a second that are written (default: 25)")
+    group.add_argument("--fps-limit", type=float, metavar="F",
+                       help="the video's own rate where it is below F, else F (instead of a fixed rate)")
+    group.add_argument("--landmarks", metavar="SET", help="13 (default), 14, 17, or the name of a set (docs/video.md)")
+    group.add_argument("--pose", metavar="SPACE", help="signing (default: about the shoulders, in their widths) or raw")
+    group.add_argument("--crop-size", type=int, metavar="PX", help="side of the pictures (default: 224)")
+    group.add_argument("--min-confidence", type=float, metavar="P", help="of people, faces and wrists (default: 0.5)")
+    group.add_argument("--image-format", metavar="FORMAT", help="jpg (default) or png")
+    group.add_argument("--signer-box", type=_box, metavar="L,T,R,B",
+                       help="where the signer is, in pixels or fractions of the picture")
+    group.add_argument("--mirrored", action="store_true", help="the video is mirrored, as selfies are")
+    group.add_argument("--face-blur", action="store_true", help="blur the face in every crop")
+
+
+def settings(arguments: argparse.Namespace, **defaults) -> Settings:
+    """The settings that the flags ask for; `defaults` stand for flags that were not given."""
+    names = Settings.__dataclass_fields__
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    if "landmarks" in given:
+        given["landmarks"] = BY_NUMBER.get(given["landmarks"], given["landmarks"])
+    return Settings(**(defaults | given))
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        box = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LEFT,TOP,RIGHT,BOTTOM")
+    return box
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 some videos failed, 2 a mistake in the input, 130 stopped by Ctrl-C."""
+    return run("slt-extract", _extract, argv)
+
+
+def _extract(argv: Sequence[str] | None) -> int:
+    from slt_jax.media.run import extract_videos
+
+    arguments = parse(argv)
+    given = vars(arguments)
+    videos = _one_of(given, "--videos", "videos", "videos_dir", "a folder of videos")
+    output = _one_of(given, "--output", "output", "out_root", "a folder for the streams")
+    if "resume" in given and "overwrite" in given:
+        raise UserError("--resume keeps what --overwrite would replace; give one")
+    wished = settings(arguments)
+    try:
+        records = extract_videos(
+            find_videos(videos), output, wished, given.get("workers", 1), resume="resume" in given,
+            overwrite="overwrite" in given, metadata=given.get("metadata"),
+        )
+    except KeyboardInterrupt:
+        print("slt-extract: stopped; continue with --resume", file=sys.stderr)
+        return 128 + signal.SIGINT
+    failed = [record for record in records if record["status"] != "ok"]
+    frames = sum(record.get("frames", 0) for record in records)
+    print(f"{len(records) - len(failed)} of {len(records)} videos, {frames} frames: {output}")
+    if failed:
+        shown = ", ".join(record["video_id"] for record in failed[:5]) + (", ..." if len(failed) > 5 else "")
+        print(f"slt-extract: {len(failed)} failed: {shown}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _one_of(given: dict, flag: str, name: str, place: str, what: str) -> str:
+    values = [value for value in (given.get(name), given.get(place)) if value is not None]
+    if len(values) != 1:
+        problem = "is not given" if not values else "is given twice"
+        raise UserError(f"{flag} ({what}) {problem}")
+    return values[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""`slt-translate`, also `python tools/translate_video.py`: a video file becomes text."""
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from slt_jax.cli import flags
+from slt_jax.cli.command import choose_device, keep_compiled_programs, run
+from slt_jax.cli.extract import add_setting_flags, settings
+from slt_jax.errors import UserError
+from slt_jax.files import replacing
+from slt_jax.media.video import facts
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    top = flags.command_parser("slt-translate", "Translate a video of signing into text.")
+    top.add_argument("video", help="the video file")
+    top.add_argument("--checkpoint", metavar="PATH", help="a .pt, a work-dir or a folder of Orbax states")
+    top.add_argument("--tokenizer", metavar="DIR", help="default: the one beside the checkpoint")
+    top.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (default: 4)")
+    top.add_argument("--window", type=float, metavar="SECONDS",
+                     help="translate pieces of this length (default: what the model takes, cut at pauses)")
+    top.add_argument("--json", action="store_true", help="print one JSON object with the segments")
+    top.add_argument("--srt", metavar="FILE", help="also write subtitles")
+    top.add_argument("--device", metavar="NAME", help="auto (default), cpu, gpu or cuda[:N], tpu")
+    add_setting_flags(top)
+    return flags.parse(top, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 2 a mistake in the input or a video that cannot be used, 130 stopped by Ctrl-C."""
+    return run("slt-translate", _translate, argv)
+
+
+def _translate(argv: Sequence[str] | None) -> int:
+    arguments = parse(argv)
+    given = vars(arguments)
+    if "checkpoint" not in given:
+        raise UserError("--checkpoint is not given")
+    window = given.get("window")
+    if window is not None and not 0 < window < 86400:
+        raise UserError(f"--window {window:g}: must be above 0 seconds")
+    subtitles = Path(given["srt"]) if "srt" in given else None
+    if subtitles is not None and (subtitles.is_dir() or not subtitles.absolute().parent.is_dir()):
+        raise UserError(f"--srt {subtitles}: is a folder, or its folder does not exist")
+    settings(arguments)  # its mistakes, and the video's, are told before a model is loaded
+    facts(given["video"])
+    choose_device(given.get("device", "auto"))
+    keep_compiled_programs()
+    from slt_jax.media.translate import open_translator, srt
+
+    model = open_translator(given["checkpoint"], num_beams=given.get("num_beams", 4), tokenizer=given.get("tokenizer"))
+    wished = settings(arguments, **model.defaults())
+    notes = model.check(wished)
+    if model.v9_hand_masks:
+        notes.append(f"{given['checkpoint']} was trained with v9's hand masks: it is shown no hands")
+    for note in notes:
+        print(f"slt-translate: note: {note}", file=sys.stderr)
+
+    segments = []
+    try:
+        for segment in model.translate(given["video"], wished, window=window, progress=sys.stderr.isatty()):
+            segments.append(segment)
+            if "json" not in given and segment.text:
+                print(segment.text, flush=True)
+    except KeyboardInterrupt:
+        print("slt-translate: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    if "json" in given:
+        text = " ".join(segment.text for segment in segments if segment.text)
+        said = {"video": given["video"], "text": text, "segments": [dataclasses.asdict(s) for s in segments]}
+        print(json.dumps(said, ensure_ascii=False, indent=2))
+    if subtitles is not None:
+        with replacing(subtitles) as file:
+            file.write(srt(segments).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

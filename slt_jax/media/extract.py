@@ -1,0 +1,197 @@
+"""One video becomes streams in a folder: `face`, `hand_l` and `hand_r` pictures and one pose file.
+
+The video is read once, a few pictures at a time; only points and boxes of all frames are kept.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slt_jax.data.clips import STREAMS
+from slt_jax.files import replacing
+from slt_jax.media import landmarks
+from slt_jax.media.crops import LOOKAHEAD, Square, blurred, cut, encoded, smoothed
+from slt_jax.media.detect import Body
+from slt_jax.media.hands import SIDES, HandFinder, shoulder_width, wrist_inside
+from slt_jax.media.settings import Settings
+from slt_jax.media.signer import SAMPLES, Choice, Follower, choose_signer
+from slt_jax.media.video import BadVideo, facts, pictures, samples
+
+FACE_SCALE = 1.5  # a crop's side against the widest extent of the face's points
+HEAD_SCALE = 2.2  # the same for the pose's points of the head, which end at the ears
+BLUR_SCALE = 1.2  # what is blurred, against the crop
+FACE_HOLD_SECONDS = 1.0
+# (centre, side) in seconds: a head is calm, a hand is not.
+SMOOTHING = {"face": (0.08, 0.08), "hand_l": (0.03, 0.08), "hand_r": (0.03, 0.08)}
+
+
+@dataclass
+class _Tracks:
+    """What was found, frame by frame; boxes and poses in pixels of the upright picture."""
+
+    poses: list[np.ndarray]
+    squares: dict[str, list[Square | None]]
+    sources: dict[str, list[str]]
+    cut: dict[str, list[Square | None]]
+
+
+def extract(
+    video: str | Path, video_id: str, folder: Path, settings: Settings, detector,
+    *, start: float | None = None, end: float | None = None, progress: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Write the streams of `video` under `folder` and return what a record of it says.
+
+    `start` and `end` in seconds; `progress(frames written, frames expected)` is called now and then. Raises BadVideo
+    where the video cannot be used, also where nobody is in it.
+    """
+    known = facts(video)
+    fps = settings.rate(known.fps)
+    span = {"start": start, "end": end, "mirrored": settings.mirrored}
+    length = (end if end is not None else known.duration or 0.0) - (start or 0.0)
+    detector.reset()
+    looked = list(samples(video, SAMPLES, **span))
+    if not looked:
+        raise BadVideo(f"{video}: no picture can be read")
+    choice = choose_signer(looked, detector, settings.signer_box)
+    height, width = looked[0].shape[:2]
+    del looked
+
+    for stream in (*STREAMS, "pose"):
+        (folder / stream).mkdir(parents=True, exist_ok=True)
+    tracks = _Tracks([], {s: [] for s in STREAMS}, {s: [] for s in STREAMS}, {s: [] for s in STREAMS})
+    finder = _Finder(detector, settings, choice)
+    waiting: deque[tuple[int, np.ndarray]] = deque()
+    for picture in pictures(video, fps, **span):
+        if picture.image.shape[:2] != (height, width):
+            raise BadVideo(f"{video}: the size of the picture changes from {width} x {height} on the way")
+        finder.look(picture.image, picture.number / fps, picture.fresh, tracks)
+        waiting.append((picture.number, picture.image))
+        if len(waiting) > LOOKAHEAD:
+            _write(folder, video_id, *waiting.popleft(), tracks, settings, fps)
+        progress(picture.number + 1, max(round(length * fps), picture.number + 1))
+    while waiting:
+        _write(folder, video_id, *waiting.popleft(), tracks, settings, fps)
+    if not any(pose[:, 2].any() for pose in tracks.poses):
+        raise BadVideo(f"{video}: nobody is found in it; --signer-box says where to look")
+    _write_pose(folder / "pose" / f"{video_id}.npz", tracks, settings, fps, width, height)
+    return _facts(tracks, choice, settings, fps, known.fps, width, height)
+
+
+class _Finder:
+    """Fills the tracks, one picture after the other."""
+
+    def __init__(self, detector, settings: Settings, choice: Choice):
+        self._detector, self._region = detector, choice.region
+        self._hands = HandFinder(detector, settings.min_confidence)
+        self._min_confidence = settings.min_confidence
+        self._follower = Follower()
+        self._face: tuple[float, Square] | None = None
+
+    def look(self, image: np.ndarray, time: float, fresh: bool, tracks: _Tracks) -> None:
+        if not fresh:  # the same picture once more
+            tracks.poses.append(tracks.poses[-1])
+            for stream in STREAMS:
+                tracks.squares[stream].append(tracks.squares[stream][-1])
+                tracks.sources[stream].append(tracks.sources[stream][-1])
+            return
+        body = self._body(image, time)
+        found = {side: (hand.square, hand.source) for side, hand in self._hands.find(image, body, time).items()}
+        found["face"] = self._face_square(body, time)
+        for stream in STREAMS:
+            square, source = found.get(stream) or (None, "")
+            tracks.squares[stream].append(square)
+            tracks.sources[stream].append(source)
+        tracks.poses.append(np.zeros((33, 3), np.float32) if body is None else body.pose)
+
+    def _body(self, image: np.ndarray, time: float) -> Body | None:
+        """The signer in pixels of the whole picture."""
+        left, top, right, bottom = self._region
+        body = self._detector.body(np.ascontiguousarray(image[top:bottom, left:right]))
+        if body is None:
+            return None
+        corner = np.array([left, top], np.float32)
+        pose = body.pose.copy()
+        pose[:, :2] += corner
+        others = (None if points is None else points + corner for points in (body.face, body.hand_l, body.hand_r))
+        body = Body(pose, *others)
+        if not self._follower.accepts(body, time):
+            self._detector.reset()  # it would go on with the wrong person
+            return None
+        return body
+
+    def _face_square(self, body: Body | None, time: float) -> tuple[Square, str] | None:
+        found = None
+        if body is not None and body.face is not None:
+            found = Square.around(body.face, FACE_SCALE), "holistic"
+        elif body is not None and body.pose[landmarks.NOSE, 2] >= self._min_confidence:
+            head = Square.around(body.pose[list(landmarks.HEAD)], HEAD_SCALE)
+            found = Square(head.x, head.y, max(head.side, 0.6 * shoulder_width(body.pose))), "pose"
+        elif self._face and time - self._face[0] <= FACE_HOLD_SECONDS:
+            return self._face[1], "hold"
+        if found:
+            self._face = time, found[0]
+        return found
+
+
+def _write(
+    folder: Path, video_id: str, number: int, image: np.ndarray, tracks: _Tracks, settings: Settings, fps: float
+) -> None:
+    """Cut and write the pictures of one frame."""
+    squares = {}
+    for stream in STREAMS:
+        centre, side = (fps * seconds for seconds in SMOOTHING[stream])
+        squares[stream] = smoothed(tracks.squares[stream], number, centre=centre, side=side)
+        tracks.cut[stream].append(squares[stream])
+    if settings.face_blur:
+        # Where the face is not found, hands must not show it either: the last place known is blurred.
+        known = next((s for s in reversed(tracks.squares["face"][: number + 1]) if s), None)
+        if face := squares["face"] or known:
+            image = blurred(image, Square(face.x, face.y, BLUR_SCALE * face.side))
+    for stream, square in squares.items():
+        if square is not None:
+            path = folder / stream / f"{video_id}_f{number:06d}.{settings.image_format}"
+            path.write_bytes(encoded(cut(image, square, settings.crop_size), settings.image_format))
+
+
+def _write_pose(path: Path, tracks: _Tracks, settings: Settings, fps: float, width: int, height: int) -> None:
+    """The pose file; its keys are told in docs/video.md."""
+    poses = np.array(tracks.poses)
+    raw = landmarks.raw_space(width, height)
+    space = raw if settings.pose == "raw" else landmarks.signing_space(poses, settings.min_confidence)
+    used = space or raw
+    arrays: dict[str, Any] = {
+        "pose": landmarks.choose(poses, settings.landmarks, space),
+        "landmarks": np.array(landmarks.names(settings.landmarks)),
+        "landmark_set": np.array(settings.landmarks),
+        "pose_space": np.array(settings.pose),
+        # Pixels = origin + unit * value, in a picture of this size.
+        "space_origin": np.array(used.origin), "space_unit": np.array(used.unit),
+        "picture_size": np.array([width, height]),
+        "fps": np.array(fps),
+    }  # fmt: skip
+    for side in SIDES:
+        arrays[f"miss_{side}"] = np.array([not source for source in tracks.sources[side]])
+        arrays[f"wrist_in_{side}"] = np.array([wrist_inside(pose, side, width, height) & pose[:, 2].any()
+                                               for pose in poses])  # fmt: skip
+    for stream in STREAMS:
+        arrays[f"source_{stream}"] = np.array(tracks.sources[stream], "U8")
+        boxes = [square.corners() if square else (np.nan,) * 4 for square in tracks.cut[stream]]
+        arrays[f"box_{stream}"] = np.array(boxes, np.float32)
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _facts(tracks: _Tracks, choice: Choice, settings: Settings, fps, own_fps, width: int, height: int) -> dict:
+    frames = len(tracks.poses)
+    return {
+        "frames": frames, "fps": fps, "duration": round(frames / fps, 4), "source_fps": own_fps,
+        "width": width, "height": height, "landmarks": settings.landmarks, "pose": settings.pose,
+        "people": choice.people, "region": list(choice.region),
+        "pose_frames": sum(bool(pose[:, 2].any()) for pose in tracks.poses),
+        "sources": {stream: dict(sorted(Counter(s or "none" for s in tracks.sources[stream]).items()))
+                    for stream in STREAMS},
+    }  # fmt: skip

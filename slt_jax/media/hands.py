@@ -1,0 +1,169 @@
+"""Where the hands are: each belongs to the pose wrist that is nearest, never to a label.
+
+For each hand the first of these that finds it decides (its name is the frame's source):
+
+- `holistic`: Holistic's hand;
+- `hands`: the hand detector on the signer's upper body, when Holistic lost a hand whose wrist is in the picture;
+- `retry`: the hand detector again, on a crop about that wrist;
+- `pose`: a box about the pose's wrist and finger bases, where the pose is sure of the wrist;
+- `hold`: the last box, for a fifth of a second.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from slt_jax.media.crops import Square, cut
+from slt_jax.media.detect import Body, wrist_inside
+from slt_jax.media.landmarks import FINGER_BASES, LEFT_SHOULDER, RIGHT_SHOULDER, WRIST
+
+SIDES = ("hand_l", "hand_r")
+DETECTED = ("holistic", "hands", "retry")
+
+HAND_SCALE = 1.6  # a crop's side against the widest extent of the hand's points
+REACH = 0.5  # shoulder widths that a hand's wrist may lie from the pose's
+UPPER_BODY = 4.0  # side of the picture given to the hand detector, in shoulder widths
+RETRY = 1.4  # side of the crop about a wrist, in shoulder widths
+DETECTOR_SIDE = 256  # pixels: more than the hand detector looks at
+HOLD_SECONDS = 0.2
+# After so many searches in a row that found nothing near a resting wrist, only every so manieth frame is searched.
+PATIENCE, REST_INTERVAL = 3, 4
+RESTING = 0.08  # shoulder widths a frame
+
+
+@dataclass(frozen=True)
+class Hand:
+    square: Square
+    source: str
+
+
+@dataclass
+class _Side:
+    """What is remembered of one hand."""
+
+    last: Square | None = None
+    last_time: float = -1e9
+    side: float | None = None  # running size of the crop
+    failures: int = 0
+    wrist: np.ndarray | None = None
+
+
+@dataclass
+class HandFinder:
+    """Both hands of one signer, frame after frame; a new one for each video."""
+
+    detector: object
+    min_confidence: float
+    _sides: dict[str, _Side] = field(default_factory=lambda: {side: _Side() for side in SIDES})
+
+    def find(self, image: np.ndarray, body: Body | None, time: float) -> dict[str, Hand]:
+        """The hands that were found; `body` in pixels of `image`, `time` in seconds."""
+        found: dict[str, Hand] = {}
+        if body is not None:
+            found = self._detect(image, body)
+        for side in SIDES:
+            memory = self._sides[side]
+            if side not in found and body is not None and (box := self._pose_box(image, body, side)):
+                found[side] = Hand(box, "pose")
+            if side in found:
+                memory.last, memory.last_time = found[side].square, time
+            elif memory.last and time - memory.last_time <= HOLD_SECONDS and not self._gone(image, body, side):
+                found[side] = Hand(memory.last, "hold")
+        return found
+
+    def _detect(self, image: np.ndarray, body: Body) -> dict[str, Hand]:
+        height, width = image.shape[:2]
+        scale = shoulder_width(body.pose)
+        hands = [hand for hand in (body.hand_l, body.hand_r) if hand is not None]
+        found = assign(hands, body.pose, scale)
+        sources = dict.fromkeys(found, "holistic")
+        wanted = [
+            side for side in SIDES
+            if side not in found and wrist_inside(body.pose, side, width, height) and self._worth_a_search(body, side)
+        ]  # fmt: skip
+        if wanted:
+            shoulders = body.pose[[LEFT_SHOULDER, RIGHT_SHOULDER], :2].mean(0)
+            view = Square(float(shoulders[0]), float(shoulders[1] + 0.6 * scale), UPPER_BODY * scale)
+            self._search(image, view, body, wanted, "hands", found, sources)
+        for side in wanted:
+            if side not in found:
+                self._search(image, Square(*_middle(body.pose, side), RETRY * scale), body, [side], "retry", found,
+                             sources)  # fmt: skip
+            self._sides[side].failures = 0 if side in found else self._sides[side].failures + 1
+        squares = {}
+        for side, hand in found.items():
+            memory, square = self._sides[side], on_own_side(Square.around(hand, HAND_SCALE), body.pose, side)
+            memory.side = square.side if memory.side is None else 0.9 * memory.side + 0.1 * square.side
+            memory.failures = 0
+            squares[side] = Hand(square, sources[side])
+        for side in SIDES:
+            self._sides[side].wrist = body.pose[WRIST[side], :2] / scale
+        return squares
+
+    def _search(self, image, view: Square, body: Body, sides, source: str, found: dict, sources: dict) -> None:
+        """Add to `found` what the hand detector sees in `view` of the hands `sides`."""
+        size = min(max(round(view.side), 32), DETECTOR_SIDE)
+        corner, unit = np.array(view.corners()[:2], np.float32), view.side / size
+        seen = [hand * unit + corner for hand in self.detector.hands(cut(image, view, size))]
+        for side, hand in assign(seen, body.pose, shoulder_width(body.pose)).items():
+            if side in sides and side not in found:
+                found[side], sources[side] = hand, source
+
+    def _worth_a_search(self, body: Body, side: str) -> bool:
+        memory = self._sides[side]
+        if memory.failures < PATIENCE or memory.wrist is None:
+            return True
+        wrist = body.pose[WRIST[side], :2] / shoulder_width(body.pose)
+        if np.linalg.norm(wrist - memory.wrist) > RESTING or memory.failures % REST_INTERVAL == 0:
+            return True
+        memory.failures += 1
+        return False
+
+    def _pose_box(self, image: np.ndarray, body: Body, side: str) -> Square | None:
+        height, width = image.shape[:2]
+        x, y = _middle(body.pose, side)
+        sure = body.pose[WRIST[side], 2] >= self.min_confidence
+        if not (sure and wrist_inside(body.pose, side, width, height) and 0 <= x < width and 0 <= y < height):
+            return None
+        return Square(x, y, self._sides[side].side or 0.75 * shoulder_width(body.pose))
+
+    def _gone(self, image: np.ndarray, body: Body | None, side: str) -> bool:
+        """Whether the pose says that the hand has left the picture."""
+        return body is not None and not wrist_inside(body.pose, side, image.shape[1], image.shape[0])
+
+
+def assign(hands: list[np.ndarray], pose: np.ndarray, scale: float) -> dict[str, np.ndarray]:
+    """{side: hand}: each hand goes to the nearest wrist within reach, and each wrist takes its nearest hand."""
+    nearest: dict[str, tuple[float, int]] = {}
+    for number, hand in enumerate(hands):
+        distances = {side: float(np.linalg.norm(hand[0, :2] - pose[WRIST[side], :2])) for side in SIDES}
+        side = min(distances, key=distances.get)
+        if distances[side] <= REACH * scale:
+            nearest[side] = min(nearest.get(side, (np.inf, -1)), (distances[side], number))
+    return {side: hands[number] for side, (_, number) in nearest.items()}
+
+
+def on_own_side(square: Square, pose: np.ndarray, side: str) -> Square:
+    """A square whose middle is nearer to its own wrist: of folded hands each crop shows its own best."""
+    own, other = (pose[WRIST[name], :2] for name in (side, "hand_r" if side == "hand_l" else "hand_l"))
+    towards = (own - other) / max(float(np.linalg.norm(own - other)), 1e-6)
+    across = float(np.dot((square.x, square.y) - (own + other) / 2, towards))
+    clear = 0.05 * square.side
+    if across >= clear:
+        return square
+    x, y = np.array((square.x, square.y)) + (clear - across) * towards
+    return Square(float(x), float(y), square.side)
+
+
+def shoulder_width(pose: np.ndarray) -> float:
+    """In pixels; a signer who turns aside stays as wide as the head and the trunk say."""
+    width = np.linalg.norm(pose[LEFT_SHOULDER, :2] - pose[RIGHT_SHOULDER, :2])
+    head = np.linalg.norm(pose[0, :2] - pose[[LEFT_SHOULDER, RIGHT_SHOULDER], :2].mean(0))
+    return float(max(width, head, 1.0))
+
+
+def _middle(pose: np.ndarray, side: str) -> tuple[float, float]:
+    """The middle of the hand by the pose, a little beyond the finger bases' half way."""
+    wrist, bases = pose[WRIST[side], :2], pose[list(FINGER_BASES[side]), :2].mean(0)
+    x, y = wrist + 0.8 * (bases - wrist)
+    return float(x), float(y)

@@ -1,0 +1,118 @@
+"""What is to be extracted, what an earlier run has done already, and the record of it all."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slt_jax.data.clips import STREAMS
+from slt_jax.errors import UserError
+from slt_jax.files import write_json_lines
+from slt_jax.media.settings import Settings
+from slt_jax.media.video import SUFFIXES
+
+_FRAME = re.compile(r"(.+)_f\d+\.(?:jpe?g|png)", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip: a video or the part of it from `start` to `end`, in seconds from the video's start."""
+
+    video: str | Path
+    video_id: str
+    start: float | None = None
+    end: float | None = None
+
+    def key(self, settings: Settings) -> dict[str, Any]:
+        """What the files of this clip depend on; equal keys mean equal files."""
+        try:
+            stat = os.stat(self.video)
+        except OSError:
+            return {}
+        return {"settings": settings.key(), "bytes": stat.st_size, "modified": stat.st_mtime_ns,
+                "start": self.start, "end": self.end}  # fmt: skip
+
+
+def find_videos(folder: str | Path) -> list[Job]:
+    """A job for every video under `folder`, in the order of their paths; the ids are the names without endings.
+
+    Raises UserError where there is none, or two have one name.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        return check_jobs([Job(folder, folder.stem)])
+    if not folder.is_dir():
+        raise UserError(f"--videos {folder}: no such folder or video")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise UserError(f"--videos {folder}: holds no video ({', '.join(SUFFIXES)})")
+    return check_jobs([Job(path, path.stem) for path in paths])
+
+
+def check_jobs(jobs: Sequence[Job]) -> list[Job]:
+    """Raises UserError where an id is given twice or cannot be the name of a file."""
+    known: dict[str, Job] = {}
+    for job in jobs:
+        if not job.video_id or "/" in job.video_id or "\0" in job.video_id or len(job.video_id.encode()) > 240:
+            raise UserError(f"{job.video}: {job.video_id!r} cannot be part of a file name")
+        if other := known.get(job.video_id):
+            raise UserError(f"{other.video} and {job.video} would both be clip {job.video_id}; rename one")
+        known[job.video_id] = job
+    return list(jobs)
+
+
+class Record:
+    """`metadata.jsonl`: one line a clip, the last one said counts; a line is added as soon as a clip is done."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.clips: dict[str, dict[str, Any]] = {}
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            lines = []
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--metadata {self.path}: cannot be read ({error})") from None
+        for line in lines:
+            try:
+                said = json.loads(line)
+                self.clips[said["video_id"]] = said
+            except (ValueError, TypeError, KeyError):
+                continue  # the end of a run that was killed while it wrote
+
+    def add(self, said: dict[str, Any]) -> None:
+        self.clips[said["video_id"]] = said
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(said, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """One line a clip, in the order of the ids."""
+        if self.clips:
+            write_json_lines(self.path, [self.clips[video_id] for video_id in sorted(self.clips)])
+
+
+def files_on_disk(out_root: Path, video_ids: Iterable[str]) -> dict[str, dict[str, list[str]]]:
+    """{video id: {stream: names}} of the files there are, from one listing of each folder; `pose` holds one or none."""
+    found = {video_id: {stream: [] for stream in (*STREAMS, "pose")} for video_id in video_ids}
+    for stream in (*STREAMS, "pose"):
+        if not (out_root / stream).is_dir():
+            continue
+        with os.scandir(out_root / stream) as entries:
+            for entry in entries:
+                match = _FRAME.fullmatch(entry.name)
+                video_id = entry.name.removesuffix(".npz") if stream == "pose" else match and match[1]
+                if video_id in found:
+                    found[video_id][stream].append(entry.name)
+    return found
+
+
+def is_done(said: Mapping[str, Any] | None, key: Mapping[str, Any], files: Mapping[str, list[str]]) -> bool:
+    """Whether a record of a clip still holds: written under this key, and every file of it is there."""
+    if not said or said.get("status") != "ok" or not key or said.get("key") != dict(key):
+        return False
+    counts = said.get("files", {})
+    return all(len(names) == counts.get(stream) for stream, names in files.items())

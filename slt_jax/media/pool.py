@@ -1,0 +1,143 @@
+"""Processes that extract, and what becomes of a video that takes its process with it.
+
+Each process has a detector of its own and a pipe. A standard pool would end altogether with the first process that a
+broken video or a lack of memory kills; here that video failed and a new process goes on with the next.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from slt_jax.errors import UserError
+from slt_jax.media.jobs import Job
+
+REPORT_SECONDS = 0.5  # between two reports of the frames of one video
+Work = Callable[[Any, Job, Callable[[int, int], None]], dict[str, Any]]
+
+
+def run_jobs(
+    jobs: Sequence[Job], make_detector: Callable[[], Any], work: Work, workers: int,
+    on_frames: Callable[[Job, int, int], None] = lambda *_: None,
+) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """(job, `work(detector, job, progress)`) as they are done; `on_frames(job, done, expected)` tells of the frames.
+
+    `workers` processes are spawned, so `make_detector` and `work` must be known by name; 0 works in this process. A
+    process that dies makes {"status": "failed", "reason": ...} of its job. UserErrors of `make_detector` are raised.
+    """
+    if workers == 0:
+        detector = make_detector()
+        try:
+            for job in jobs:
+                yield job, work(detector, job, lambda done, expected, job=job: on_frames(job, done, expected))
+        finally:
+            detector.close()
+        return
+
+    context, waiting = multiprocessing.get_context("spawn"), list(reversed(jobs))
+    count = min(workers, len(jobs))
+    running: dict[Connection, _Worker] = {}
+    try:
+        for number in range(count):
+            worker = _Worker(context, make_detector, work, number, count)
+            running[worker.pipe] = worker
+        while running:
+            for pipe in wait(list(running)):
+                worker = running[pipe]
+                try:
+                    kind, content = pipe.recv()
+                except (EOFError, OSError):
+                    job = worker.job
+                    worker.stop()
+                    del running[pipe]
+                    if job is not None:
+                        yield job, {"status": "failed", "reason": worker.cause_of_death()}
+                    elif not worker.ready:
+                        raise UserError(f"a worker could not start: {worker.cause_of_death()}") from None
+                    if waiting:
+                        worker = _Worker(context, make_detector, work, worker.number, count)
+                        running[worker.pipe] = worker
+                    continue
+                if kind == "frames":
+                    on_frames(worker.job, *content)
+                    continue
+                if kind == "error":
+                    raise UserError(content)
+                if kind == "done":
+                    yield worker.job, content
+                worker.ready, worker.job = True, None
+                if waiting:
+                    worker.job = waiting.pop()
+                    pipe.send(worker.job)
+                else:
+                    worker.stop()
+                    del running[pipe]
+    finally:
+        for worker in running.values():
+            worker.stop()
+
+
+class _Worker:
+    def __init__(self, context, make_detector, work: Work, number: int, count: int):
+        self.number, self.ready, self.job = number, False, None
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make_detector, work, number, count), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def stop(self) -> None:
+        self.pipe.close()
+        if self.job is not None or not self.ready:
+            self._process.terminate()  # in the middle of something that nobody wants any more
+        self._process.join(10)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+
+    def cause_of_death(self) -> str:
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            return f"its worker was ended by {name}" + ("; was memory short?" if name == "SIGKILL" else "")
+        return f"its worker ended with exit code {code}"
+
+
+def _serve(pipe: Connection, make_detector, work: Work, number: int, count: int) -> None:
+    """The life of a process: a detector, then job after job until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
+    _own_cores(number, count)
+    # The models' libraries write there about themselves; what matters comes through the pipe.
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)
+    os.close(silence)
+    try:
+        try:
+            detector = make_detector()
+        except UserError as error:
+            pipe.send(("error", str(error)))
+            return
+        pipe.send(("ready", None))
+        while True:
+            job = pipe.recv()
+            reported = time.monotonic()
+
+            def progress(done: int, expected: int) -> None:
+                nonlocal reported
+                if time.monotonic() - reported > REPORT_SECONDS:
+                    reported = time.monotonic()
+                    pipe.send(("frames", (done, expected)))
+
+            pipe.send(("done", work(detector, job, progress)))
+    except (EOFError, OSError):  # the parent has closed its end, or is gone
+        return
+
+
+def _own_cores(number: int, count: int) -> None:
+    """A share of the cores for each process: their thread pools are then as big as that share."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        mine = cores[number % len(cores) :: count] if count <= len(cores) else [cores[number % len(cores)]]
+        os.sched_setaffinity(0, mine)

@@ -1,0 +1,65 @@
+"""What an extraction may be asked for; two extractions with equal settings write equal files."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+
+from slt_jax.config import nearest
+from slt_jax.errors import UserError
+from slt_jax.media.landmarks import SETS
+
+DEFAULT_FPS = 25.0
+POSES = ("signing", "raw")
+IMAGE_FORMATS = ("jpg", "png")
+# Of what is written. Another number makes `--resume` extract anew.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked when made: a UserError names the flag of `slt-extract`."""
+
+    fps: float | None = None  # frames a second that are written; None: DEFAULT_FPS, or the video's own under fps_limit
+    fps_limit: float | None = None  # the video's own rate is kept where it is below
+    landmarks: str = "upper13"  # a name in landmarks.SETS
+    pose: str = "signing"  # signing space, or raw: fractions of the picture
+    crop_size: int = 224
+    min_confidence: float = 0.5  # of a person, a face and a wrist
+    image_format: str = "jpg"
+    face_blur: bool = False
+    mirrored: bool = False  # a selfie video: left and right are those of a mirror
+    signer_box: tuple[float, float, float, float] | None = None  # left, top, right, bottom; pixels, or fractions (<= 1)
+
+    def __post_init__(self):
+        for flag, value in (("--fps", self.fps), ("--fps-limit", self.fps_limit)):
+            if value is not None and not (0 < value <= 1000):
+                raise UserError(f"{flag} {value:g}: must be above 0 and at most 1000")
+        for flag, value, known in (
+            ("--landmarks", self.landmarks, SETS), ("--pose", self.pose, POSES),
+            ("--image-format", self.image_format, IMAGE_FORMATS),
+        ):  # fmt: skip
+            if value not in known:
+                raise UserError(f"{flag} {value}: unknown{nearest(value, known)}")
+        if not 8 <= self.crop_size <= 4096:
+            raise UserError(f"--crop-size {self.crop_size}: must be between 8 and 4096")
+        if not 0 < self.min_confidence < 1:
+            raise UserError(f"--min-confidence {self.min_confidence:g}: must be between 0 and 1")
+        box = self.signer_box
+        if box is not None and not (
+            all(math.isfinite(side) and side >= 0 for side in box) and box[0] < box[2] and box[1] < box[3]
+        ):
+            given = ",".join(f"{side:g}" for side in box)
+            raise UserError(f"--signer-box {given}: give LEFT,TOP,RIGHT,BOTTOM with LEFT < RIGHT and TOP < BOTTOM")
+
+    def rate(self, own: float | None) -> float:
+        """Frames a second written for a video that has `own`."""
+        if self.fps_limit is None:
+            return self.fps or DEFAULT_FPS
+        return min(rate for rate in (self.fps, self.fps_limit, own) if rate)
+
+    def key(self) -> str:
+        """A short name of all settings: the same only where the files would be."""
+        content = json.dumps(dataclasses.asdict(self) | {"version": VERSION}, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]

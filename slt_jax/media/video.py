@@ -1,0 +1,210 @@
+"""Pictures of a video by the time at which they are shown, upright and with square pixels."""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from slt_jax.errors import UserError
+
+SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".gif", ".m4v")
+FROM_SEEKS = 30.0  # seconds from which on a few pictures are sought and not read on the way
+T = TypeVar("T")
+
+
+class BadVideo(UserError):
+    """A video that cannot be used; others can go on."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of its video, which may be wrong; `duration` in seconds, None where it says nothing."""
+
+    fps: float | None
+    duration: float | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One frame of the output: `image` uint8 (H, W, 3), RGB; not `fresh` where it is the one before again."""
+
+    number: int
+    image: np.ndarray
+    fresh: bool
+
+
+def facts(path: str | Path) -> Facts:
+    """Raises BadVideo where there is no video in the file."""
+    with _opened(path) as (_, stream):
+        return _facts(stream)
+
+
+def pictures(
+    path: str | Path, fps: float, *, start: float | None = None, end: float | None = None, mirrored: bool = False
+) -> Iterator[Picture]:
+    """The pictures shown nearest to `start`, `start` + 1 / fps, ... before `end`, in seconds from the video's start.
+
+    One at a time is held. Raises BadVideo where the file cannot be read, is cut short, or has no picture in there.
+    """
+    start = start or 0.0
+    with _opened(path) as (container, stream):
+        if start > 0:
+            _seek(container, stream, start)
+        image, found = None, False
+        for number, frame, fresh in at_rate(_timed(path, container, stream, start, end), fps, start, end):
+            if fresh or image is None:
+                image = _upright(frame, stream, mirrored)
+            found = True
+            yield Picture(number, image, fresh)
+        if not found:
+            where = "" if end is None and not start else " in the part that is asked for"
+            raise BadVideo(f"{path}: no picture can be read{where}")
+
+
+def samples(
+    path: str | Path, count: int, *, start: float | None = None, end: float | None = None, mirrored: bool = False
+) -> Iterator[np.ndarray]:
+    """About `count` images spread over a video, in their order; for a long one the nearest key frames."""
+    known = facts(path).duration
+    begin, stop = start or 0.0, end if end is not None else known
+    if stop is None or stop - begin <= FROM_SEEKS:
+        fps = count / max(stop - begin, 0.04) if stop is not None else 1.0
+        for picture in pictures(path, fps, start=begin + 0.5 / fps, end=end, mirrored=mirrored):
+            yield picture.image
+        return
+    with _opened(path) as (container, stream):
+        for place in range(count):
+            _seek(container, stream, begin + (place + 0.5) * (stop - begin) / count)
+            for _, _, frame in _timed(path, container, stream, 0.0, math.inf):
+                yield _upright(frame, stream, mirrored)
+                break
+
+
+def at_rate(
+    timed: Iterable[tuple[float, float, T]], fps: float, start: float = 0.0, end: float | None = None
+) -> Iterator[tuple[int, T, bool]]:
+    """(time, seconds shown, item) in order become (number, item, fresh): the items nearest to start + number / fps.
+
+    As many as the time between `start` and `end` (or the last item's end) holds, rounded; `fresh` is False for an item
+    that is given again.
+    """
+    last = math.inf if end is None else max(round((end - start) * fps), 1)
+    number, before, fresh = 0, None, True
+    for time, seconds, item in timed:
+        while before is not None and number < last and start + number / fps < (before[0] + time) / 2:
+            yield number, before[2], fresh
+            number, fresh = number + 1, False
+        before, fresh = (time, seconds, item), True
+    if before is None or before[0] + before[1] <= start:
+        return
+    covered = (before[0] + before[1] - start) * fps
+    for number in range(number, max(int(min(last, round(covered))), 1)):  # noqa: B020 - the count goes on
+        yield number, before[2], fresh
+        fresh = False
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
+    av = _av()
+    try:
+        container = av.open(str(path))
+    except FileNotFoundError:
+        raise BadVideo(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # all of PyAV's errors are one of these
+        raise BadVideo(f"{path}: cannot be opened as a video ({_reason(error)})") from None
+    with container:
+        stream = next((s for s in container.streams.video if not _is_cover(s)), None)
+        if stream is None or stream.codec_context is None:
+            raise BadVideo(f"{path}: holds no video stream that can be decoded")
+        stream.codec_context.thread_count = 1  # workers share the machine; one decodes as fast as a detector looks
+        yield container, stream
+
+
+def _av():
+    try:
+        import av
+    except ImportError:
+        raise UserError('reading videos needs PyAV: pip install "slt-jax[media]"') from None
+    av.logging.set_level(None)  # a broken video is told in a record, not on the terminal
+    return av
+
+
+def _is_cover(stream) -> bool:
+    """A picture of the album, not a video."""
+    return bool(stream.disposition & type(stream.disposition).attached_pic)
+
+
+def _facts(stream) -> Facts:
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    duration = None
+    if stream.duration:
+        duration = float(stream.duration * stream.time_base)
+    elif stream.container.duration:
+        duration = stream.container.duration / 1e6
+    return Facts(float(rate) if rate else None, duration)
+
+
+def _seek(container, stream, seconds: float) -> None:
+    """To the key frame before; a file that cannot be sought in is read from its start."""
+    origin = float((stream.start_time or 0) * stream.time_base)
+    try:
+        container.seek(int((seconds + origin) / stream.time_base), stream=stream, backward=True)
+    except (OSError, ValueError):
+        container.seek(0)
+
+
+def _timed(path, container, stream, start: float, end: float | None) -> Iterator[tuple[float, float, Any]]:
+    """(time, seconds shown, frame) from the current place until just after `end`.
+
+    Damaged packets are passed over as players do; a stream that breaks off long before its declared end is an error.
+    """
+    origin = float((stream.start_time or 0) * stream.time_base)
+    known = _facts(stream)
+    step = 1 / (known.fps or 25.0)
+    time = None
+    for packet in _packets(path, container, stream):
+        try:
+            frames = packet.decode()
+        except (OSError, ValueError):
+            continue
+        for frame in frames:
+            stamp = frame.time - origin if frame.time is not None else (0.0 if time is None else time + step)
+            time = stamp if time is None else max(stamp, time)
+            shown = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
+            yield time, shown, frame
+            if end is not None and time > end + step:
+                return
+    # Only what is said of the video itself counts: sound may be longer.
+    alone = stream.duration or not container.streams.audio
+    expected = min(known.duration, math.inf if end is None else end) if known.duration and alone else 0.0
+    reached = start if time is None else time + step
+    if expected - reached > max(1.0, 0.05 * expected):
+        raise BadVideo(f"{path}: breaks off at {max(reached, 0):.1f} s of {known.duration:.1f} s; is it whole?")
+
+
+def _packets(path, container, stream) -> Iterator[Any]:
+    try:
+        yield from container.demux(stream)
+    except (OSError, ValueError) as error:
+        raise BadVideo(f"{path}: cannot be read to its end ({_reason(error)})") from None
+
+
+def _upright(frame, stream, mirrored: bool) -> np.ndarray:
+    """RGB as it is meant to be seen: the pixels square, the rotation of the metadata done."""
+    ratio = stream.sample_aspect_ratio
+    width = round(frame.width * float(ratio)) if ratio and ratio > 0 else frame.width
+    image = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise, as numpy counts
+    if turns:
+        image = np.rot90(image, turns)
+    if mirrored:
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
