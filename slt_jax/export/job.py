@@ -1,0 +1,167 @@
+"""One export: build, check, and only then keep."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from convert.checkpoint import Blueprint, Checkpoint, load_params
+from convert.state_dict import to_state
+from slt_jax.api import Translator
+from slt_jax.errors import UserError
+from slt_jax.export import metadata, verify
+from slt_jax.export.decoder import decoder_graphs
+from slt_jax.export.encoder import encoder_graph
+from slt_jax.export.graph import Graph, import_onnx
+from slt_jax.export.quantize import quantize_file
+from slt_jax.export.stablehlo import encoder_artefact
+from slt_jax.export.store import save_graphs
+from slt_jax.files import replacing, write_json
+from slt_jax.training.progress import say
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted: paths of files to write, and how."""
+
+    onnx: Path | None
+    stablehlo: Path | None
+    metadata: Path | None
+    decoder: bool
+    opset: int
+    precision: str  # fp32 or fp16
+    quantize: bool  # int8
+    version: str
+
+    def decoder_path(self, part: str) -> Path:
+        """`decoder_first.onnx` beside `encoder.onnx`."""
+        name = self.onnx.name
+        return self.onnx.with_name(name.replace("encoder", part) if "encoder" in name else f"{part}_{name}")
+
+
+def run(checkpoint: Checkpoint, plan: Blueprint, request: Request) -> None:
+    """Write what is requested. Raises UserError, or VerificationFailed where a file does not do what the model does."""
+    started = time.monotonic()
+    _, entries = plan.structure()
+    params = load_params(checkpoint, entries)
+    state = to_state(params, entries)
+    translator = Translator(plan, jax.tree.map(jnp.asarray, params))
+    encoder = [array for key, array in state.items() if key.startswith("encoder.")]
+    say(f"{checkpoint.path}: an encoder of {sum(array.size for array in encoder) / 1e6:.1f}M parameters")
+
+    decoder = None
+    if request.decoder:
+        if plan.decoder is None:
+            raise UserError(f"--decoder: {checkpoint.path} holds an encoder without a decoder; leave the flag out")
+        decoder = translator._structure.merge(translator.params).decoder.model.config
+    record = metadata.describe(checkpoint, plan, decoder)
+    artefact = _checked_artefact(translator) if request.stablehlo else None
+    differences = {}
+    if request.onnx:
+        differences = _export_onnx(translator, state, request)
+    if artefact is not None:
+        with replacing(request.stablehlo) as file:
+            file.write(artefact)
+        say(f"{request.stablehlo}: written, {len(artefact) / 1e6:.1f} MB")
+    if request.metadata:
+        write_json(request.metadata, record | _how(request, differences))
+        say(f"{request.metadata}: written")
+    say(f"done in {time.monotonic() - started:.1f} s")
+
+
+def _checked_artefact(translator: Translator) -> bytes:
+    artefact = encoder_artefact(translator)
+    call = jax.jit(export.deserialize(bytearray(artefact)).call)
+
+    def compute(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return jax.device_get(call(dict(batch)))
+
+    # Each shape is compiled anew; one tells that the program is the model.
+    verify.accept(verify.encoder_differences(compute, translator, lengths=(3,), batches=(2,)), "artefact", "fp32")
+    return artefact
+
+
+def _export_onnx(translator: Translator, state: Mapping[str, np.ndarray], request: Request) -> dict[str, float]:
+    """Write the ONNX files; {what: largest difference}."""
+    target = request.onnx.parent
+    target.mkdir(parents=True, exist_ok=True)
+    differences = {}
+    with tempfile.TemporaryDirectory(prefix=f".{request.onnx.stem}.", dir=target) as temporary:
+        kept = folder = Path(temporary)
+        names = _write_graphs(translator.blueprint, state, request, folder)
+        precision = request.precision
+        if request.quantize:
+            # What is quantised is known to be right.
+            for what, found in _differences(translator, names, folder):
+                verify.accept(found, what, precision)
+            kept, precision = folder / "int8", "int8"
+            kept.mkdir()
+            for name in names.values():
+                quantize_file(folder / name, kept / name)
+        for what, found in _differences(translator, names, kept):
+            differences[what] = verify.accept(found, f"{what} in int8" if request.quantize else what, precision)
+        for file in sorted(kept.iterdir(), key=lambda file: file.suffix == ".onnx"):  # weights before their graph
+            if file.is_file():
+                size = file.stat().st_size
+                os.replace(file, target / file.name)
+                say(f"{target / file.name}: written, {size / 1e6:.1f} MB")
+    return differences
+
+
+def _write_graphs(
+    plan: Blueprint, state: Mapping[str, np.ndarray], request: Request, folder: Path
+) -> dict[str, str]:
+    """Write and check the graphs as files; {what: file name}."""
+    started = time.monotonic()
+    options: dict[str, Any] = {"opset": request.opset, "half": request.precision == "fp16"}
+    graphs = {request.onnx.name: encoder_graph(plan, state, **options)}
+    save_graphs(graphs, folder)
+    names = {"encoder": request.onnx.name}
+    if request.decoder:
+        names |= {part: request.decoder_path(part).name for part in ("decoder_first", "decoder_step")}
+        pair = decoder_graphs(plan.decoder, state, **options)
+        decoders = dict(zip([names["decoder_first"], names["decoder_step"]], pair, strict=True))
+        save_graphs(decoders, folder, shared=f"{request.decoder_path('decoder').name}.data")
+        graphs |= decoders
+    for name, graph in graphs.items():
+        import_onnx().checker.check_model(str(folder / name))
+        say(f"{name}: {len(graph.nodes)} nodes, {_megabytes(graph):.1f} MB of weights, opset {graph.opset}")
+    say(f"built and checked in {time.monotonic() - started:.1f} s; comparing onnxruntime with JAX")
+    return names
+
+
+def _megabytes(graph: Graph) -> float:
+    return sum(tensor.nbytes for tensor in graph.tensors.values()) / 1e6
+
+
+def _differences(
+    translator: Translator, names: Mapping[str, str], folder: Path
+) -> Iterator[tuple[str, Iterator[verify.Difference]]]:
+    session = verify.open_session(folder / names["encoder"])
+    yield "encoder", verify.encoder_differences(lambda batch: verify.run_session(session, batch), translator)
+    if "decoder_first" in names:
+        paths = (folder / names[part] for part in ("decoder_first", "decoder_step"))
+        yield "decoder", verify.decoder_differences(*paths, translator)
+
+
+def _how(request: Request, differences: Mapping[str, float]) -> dict[str, Any]:
+    """The part of the metadata about this export; paths as seen from the metadata file."""
+    files = {"onnx": request.onnx, "torchscript": None, "stablehlo": request.stablehlo}
+    if request.decoder:
+        files |= {part: request.decoder_path(part) for part in ("decoder_first", "decoder_step")}
+    folder = request.metadata.parent
+    return {
+        "artifact_version": request.version,
+        "backends": {name: path and os.path.relpath(path, folder) for name, path in files.items()},
+        "opset": request.opset if request.onnx else None,
+        "precision": "int8" if request.quantize else request.precision,
+        "largest_difference": {what: float(f"{value:.2e}") for what, value in differences.items()},
+    }

@@ -1,0 +1,24 @@
+"""Weights and activations of matrix products in 8 bits, by onnxruntime's own quantiser."""
+
+import logging
+from pathlib import Path
+
+from slt_jax.errors import UserError
+
+
+def quantize_file(source: Path, target: Path) -> None:
+    """Write `source`, a float32 model, to `target` with its products in int8; each weight column has a scale."""
+    try:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError:
+        raise UserError('--quantize needs the package onnxruntime: pip install "slt-jax[export]"') from None
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises a preparation that our graphs do not need
+    try:
+        quantize_dynamic(
+            source, target, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,158 @@
+"""A clip to text with onnxruntime alone, from the files that `slt-export --decoder` writes; JAX is not needed.
+
+    python tools/translate_onnx.py artefacts/encoder_v1.json CLIP --root corpus --tokenizer run/tokenizer
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slt_jax.data.clips import STREAMS, StreamDirs, read_clip, scan
+from slt_jax.errors import UserError
+
+
+class OnnxTranslator:
+    """What a metadata file of `slt-export --decoder` describes. Raises UserError where a file is missing."""
+
+    def __init__(self, metadata: Path):
+        try:
+            self.facts = json.loads(metadata.read_text(encoding="utf-8"))
+            files = [self.facts["backends"][name] for name in ("onnx", "decoder_first", "decoder_step")]
+        except OSError as error:
+            raise UserError(f"{metadata}: cannot be read ({error.strerror})") from None
+        except (ValueError, TypeError):
+            raise UserError(f"{metadata}: is not the JSON file that slt-export writes") from None
+        except KeyError:
+            raise UserError(f"{metadata}: names no decoder; export with slt-export --decoder") from None
+        self.encoder, self.first, self.step = (open_session(metadata.parent / file) for file in files)
+
+    def tokens(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        """Greedy token ids (B, <= max_length), start token included, of the encoder's inputs."""
+        rules = self.facts["generation"]
+        encoded = run(self.encoder, batch)["encoded"]
+        known = {"encoded": encoded, "pad_mask": batch["pad_mask"]}
+        tokens = np.full((len(encoded), 1), rules["decoder_start_token_id"], np.int64)
+        finished = np.zeros(len(encoded), bool)
+        session = self.first
+        while tokens.shape[1] < rules["max_length"] and not finished.all():
+            outputs = run(session, known | {"input_ids": tokens[:, -1:]})
+            best = restrict(outputs["logits"], tokens, rules).argmax(axis=1)
+            best = np.where(finished, rules["pad_token_id"], best)
+            tokens = np.concatenate([tokens, best[:, None]], axis=1)
+            finished |= np.isin(best, rules["eos_token_id"])
+            known |= {name.replace("present.", "past."): array for name, array in outputs.items()}
+            session = self.step
+        return tokens
+
+    def read(self, dirs: StreamDirs, video_id: str) -> dict[str, np.ndarray]:
+        """The encoder's inputs for one clip on disk, sampled as in evaluation."""
+        model, inputs = self.facts["model"], self.facts["inputs"]
+        clip = read_clip(
+            scan(dirs, [video_id])[video_id], sequence_length=model["sequence_length"],
+            image_size=model["image_size"], num_landmarks=model["pose_landmarks"],
+        )
+        real = clip["pad_mask"]
+        batch: dict[str, Any] = {name: clip[name][real][None] for name in (*STREAMS, "pad_mask")}
+        for name in STREAMS:
+            mean, std = (np.array(inputs[name]["normalization"][part], np.float32) for part in ("mean", "std"))
+            pixels = (batch[name].astype(np.float32) / 255 - mean) / std
+            batch[name] = np.ascontiguousarray(pixels.transpose(0, 1, 4, 2, 3))
+        sure = np.repeat(clip["pose_conf_mask"], 3, axis=-1)
+        batch["pose"] = np.where(sure, clip["pose"], 0)[real][None]
+        for name in ("miss_mask_hl", "miss_mask_hr"):
+            batch[name] = clip[name][real][None] != self.facts["v9_hand_masks"]
+        return batch
+
+
+def open_session(path: Path):
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError('this needs the package onnxruntime: pip install "slt-jax[export]"') from None
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; the metadata names it")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own kinds have no common name
+        reason = next(iter(str(error).splitlines()), "")
+        raise UserError(f"{path}: onnxruntime cannot read it ({reason})") from None
+
+
+def run(session, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    wanted = {value.name: inputs[value.name] for value in session.get_inputs()}
+    return dict(zip([value.name for value in session.get_outputs()], session.run(None, wanted), strict=True))
+
+
+def restrict(scores: np.ndarray, tokens: np.ndarray, rules: dict[str, Any]) -> np.ndarray:
+    """`scores` (B, vocab) of the token after `tokens` (B, length), -inf where forbidden, in HuggingFace's order."""
+    length, size = tokens.shape[1], rules["no_repeat_ngram_size"]
+    scores = scores.copy()
+    for row, earlier in zip(scores, tokens.tolist(), strict=True):
+        windows = [earlier[i : i + size] for i in range(length - size + 1)] if size else []
+        row[[window[-1] for window in windows if window[:-1] == earlier[length - size + 1 :]]] = -np.inf
+    if length < rules["min_length"]:
+        scores[:, rules["eos_token_id"]] = -np.inf
+    forced = []
+    if length == 1 and rules["forced_bos_token_id"] is not None:
+        forced = [rules["forced_bos_token_id"]]
+    if length == rules["max_length"] - 1 and rules["forced_eos_token_id"]:
+        forced = rules["forced_eos_token_id"]
+    if forced:
+        scores[:] = -np.inf
+        scores[:, forced] = 0
+    return scores
+
+
+def load_tokenizer(folder: Path):
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise UserError(f"--tokenizer {folder}: has no tokenizer.json; save the tokenizer again with transformers")
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises nothing narrower
+        raise UserError(f"--tokenizer {file}: cannot be read ({error})") from None
+
+
+def translate(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """(video id, text) of every clip."""
+    root = arguments.root
+    given = (arguments.face_dir, arguments.hand_left_dir, arguments.hand_right_dir, arguments.pose_dir)
+    names = ("face", "hand_l", "hand_r", "pose")
+    dirs = StreamDirs(*(path or (root and root / name) for path, name in zip(given, names, strict=True))).checked()
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    translator = OnnxTranslator(arguments.metadata)
+    texts = []
+    for video_id in arguments.video_id:
+        ids = translator.tokens(translator.read(dirs, video_id))[0]
+        texts.append((video_id, tokenizer.decode(ids.tolist(), skip_special_tokens=True).strip()))
+    return texts
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("metadata", type=Path, help="the .json that slt-export --decoder wrote")
+    parser.add_argument("video_id", nargs="+", help="a clip's name: its files are VIDEO_ID_f000000.jpg and so on")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
+    parser.add_argument("--root", type=Path, help="folder with face, hand_l, hand_r and pose")
+    for stream in ("face", "hand-left", "hand-right", "pose"):
+        parser.add_argument(f"--{stream}-dir", type=Path, help="in place of the one in --root")
+    arguments = parser.parse_args(argv)
+    try:
+        for video_id, text in translate(arguments):
+            print(f"{video_id}: {text}")
+    except UserError as error:
+        print(f"translate_onnx: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
