@@ -130,7 +130,7 @@ class Loader:
         if batch_size < 1 or batch_size % shard_count:
             raise UserError(f"--batch-size {batch_size} does not divide into {shard_count} processes")
         if train and flip_probability > 0 and flip_permutation(num_landmarks) is None:
-            known = "which landmarks are left and right is known for 13 and 33"
+            known = "which landmarks are left and right is known for 13, 14, 17 and 33"
             logger.warning("no horizontal flips with --pose-landmarks %d: %s", num_landmarks, known)
             flip_probability = 0.0
         self.clips = list(clips)

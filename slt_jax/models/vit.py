@@ -82,11 +82,11 @@ class VisionTransformer(nnx.Module):
     def __call__(self, images: Array) -> Array:
         rows, columns = (side // self.config.patch_size for side in images.shape[1:3])
         patches = self.patch_embed(images)
-        cls = jnp.broadcast_to(self.cls_token[...], (len(patches), 1, self.embed_dim))
+        cls = jnp.broadcast_to(self.cls_token[...], (patches.shape[0], 1, self.embed_dim))
         tokens = jnp.concatenate([cls.astype(self.dtype), patches], axis=1)
         tokens = tokens + self.positions(rows, columns).astype(self.dtype)
         if self.config.num_register_tokens:
-            registers = jnp.broadcast_to(self.register_tokens[...], (len(patches), *self.register_tokens.shape[1:]))
+            registers = jnp.broadcast_to(self.register_tokens[...], (patches.shape[0], *self.register_tokens.shape[1:]))
             tokens = jnp.concatenate([tokens[:, :1], registers.astype(self.dtype), tokens[:, 1:]], axis=1)
         for block in self.blocks:
             tokens = block(tokens)
