@@ -1,5 +1,6 @@
 """From a video file to text: extraction, the model that a checkpoint holds, and a window of the video at a time."""
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -146,10 +147,13 @@ def open_translator(path: str | Path, *, num_beams: int = 4, tokenizer: str | No
     longest = data.get("max_target_length") or 128
     if decoder.get("model_type") in ("bart", "mbart"):
         longest = min(longest, decoder["max_position_embeddings"] + 1)
+    streams = training_streams(data.get("pose_dir"))
+    if streams.pose is None and "architecture" not in checkpoint.rest:
+        streams = dataclasses.replace(streams, pose="raw")  # v9's file, and v9's extraction knew no other
     translator = Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))
     return VideoTranslator(
         translator, loaded, Search(max_length=longest, num_beams=num_beams), trained_with_v9_masks(checkpoint.config),
-        training_streams(data.get("pose_dir")),
+        streams,
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import slt_jax
-from convert import write_pt
+from convert import read_pt, write_pt
 from convert.checkpoint import plan_model
 from convert.state_dict import to_state
 from slt_jax.cli.translate_video import main
@@ -17,7 +17,7 @@ from slt_jax.data.text import decode, load_tokenizer, train_tokenizer
 from slt_jax.media import run, translate
 from slt_jax.media.run import Job, extract_videos
 from slt_jax.media.settings import Settings
-from slt_jax.media.translate import Segment, srt
+from slt_jax.media.translate import Segment, open_translator, srt
 from slt_jax.training.start import fresh_params
 from tests.media.synthetic import SquareDetector, signing, write_video
 
@@ -118,6 +118,18 @@ def test_what_does_not_fit_the_model_is_said(place, squares, capsys):
     assert "--landmarks upper17: has 17 points, the model was trained with 13" in error
     assert main(flags(place, "--pose", "signing", "--window", "0.4")) == 0
     assert "note: --pose signing: the model was trained on raw poses" in capsys.readouterr().err
+
+
+def test_v9s_models_read_raw_poses(place, tmp_path):
+    """Also where the streams that they were trained on are not at hand; of our own models nothing is known then."""
+    content = read_pt(place / "run" / "best.pt")
+    del content["config"]["data"]["pose_dir"]
+    (tmp_path / "tokenizer").symlink_to(place / "run" / "tokenizer")
+    write_pt(tmp_path / "v9.pt", content)
+    assert open_translator(tmp_path / "v9.pt").defaults()["pose"] == "raw"
+    record = plan_model(build_config({"model": content["config"]["model"]}).model).record()
+    write_pt(tmp_path / "ours.pt", content | {"architecture": record})
+    assert "pose" not in open_translator(tmp_path / "ours.pt").defaults()
 
 
 def test_mistakes_are_one_line(place, squares, tmp_path, capsys):
