@@ -8,23 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from convert.checkpoint import Blueprint, Checkpoint, load_params
 from convert.state_dict import Entry
 from slt_jax.config import DataConfig, ModelConfig, build_section
-from slt_jax.data.splits import tokenizer_of_decoder
-from slt_jax.data.text import load_tokenizer
 from slt_jax.errors import UserError
 from slt_jax.evaluation.agreement import agreed_blueprint
 from slt_jax.evaluation.clips import FOLDERS
 from slt_jax.evaluation.request import Request
+from slt_jax.evaluation.tokenizer import tokenizer_of
 from slt_jax.evaluation.translate import Search
 from slt_jax.models.params import Structure
 from slt_jax.training.checkpoint import open_checkpoint
+from slt_jax.training.precision import compute_dtype
 from slt_jax.training.progress import say
-from slt_jax.training.start import tokenizer_beside, trained_with_v9_masks
+from slt_jax.training.start import trained_with_v9_masks
 from slt_jax.training.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
@@ -103,10 +102,6 @@ def labels(paths: Sequence[Path]) -> list[str]:
     return [f"{name}_{n}" if folded.count(name.casefold()) > 1 else name for n, name in enumerate(names, 1)]
 
 
-def compute_dtype(precision: str):
-    return {"amp": jnp.bfloat16, "fp16": jnp.float16}.get(precision, jnp.float32)
-
-
 def _open(path: Path, label: str, request: Request) -> Candidate:
     checkpoint = open_checkpoint(path)
     data = _data(checkpoint, request.data)
@@ -123,7 +118,7 @@ def _open(path: Path, label: str, request: Request) -> Candidate:
                 f"{path} was trained with v9's hand masks, which hide every hand: evaluating with them "
                 f"(--set data.v9_hand_masks=false shows it hands)"
             )
-    tokenizer = _tokenizer(path, plan, data, request)
+    tokenizer = tokenizer_of(path, plan, request.data.get("tokenizer"), data.tokenizer)
     return Candidate(
         label, path, checkpoint, data, plan, structure, entries, tokenizer, _search(path, plan, data, request)
     )
@@ -137,24 +132,6 @@ def _data(checkpoint: Checkpoint, given: Mapping[str, Any]) -> DataConfig:
     if "batch_size" in given:
         known.pop("val_batch_size", None)
     return build_section("data", known | given)
-
-
-def _tokenizer(path: Path, plan: Blueprint, data: DataConfig, request: Request) -> Any:
-    """As given, else the one beside the checkpoint, else the one it was trained with, else the decoder's own."""
-    beside = tokenizer_beside(path)
-    named = request.data.get("tokenizer") or beside or data.tokenizer or tokenizer_of_decoder(plan.config.decoder_model)
-    if not named:
-        raise UserError(f"--tokenizer is not given, and there is none beside {path}; name the one it was trained with")
-    tokenizer = load_tokenizer(named, local_files_only=plan.config.local_files_only)
-    size, vocabulary = tokenizer.vocab_size, plan.decoder.get("kwargs", plan.decoder)["vocab_size"]
-    # Decoders made by others have room for more tokens than their tokenizer has; so may a run's own.
-    roomy = plan.config.decoder_model or plan.config.decoder_config or named == beside
-    if size > vocabulary or (size < vocabulary and not roomy):
-        raise UserError(
-            f"--tokenizer {named}: its vocabulary of {size} does not fit the {vocabulary} of {path}; "
-            f"name the tokenizer that it was trained with"
-        )
-    return tokenizer
 
 
 def _search(path: Path, plan: Blueprint, data: DataConfig, request: Request) -> Search:

@@ -7,13 +7,12 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
 from slt_jax.data.augment import prepare
 from slt_jax.errors import UserError
-from slt_jax.evaluation.checkpoints import Candidate, compute_dtype, open_candidates
+from slt_jax.evaluation.checkpoints import Candidate, open_candidates
 from slt_jax.evaluation.clips import EvaluationClips, batch_rows, bucket_loader, length_buckets, open_clips
 from slt_jax.evaluation.page import write_page
 from slt_jax.evaluation.report import aggregate, checkpoint_report, write_predictions, write_report_csv
@@ -22,6 +21,7 @@ from slt_jax.evaluation.results import Prediction
 from slt_jax.evaluation.translate import BatchDecoder, translate
 from slt_jax.files import write_json
 from slt_jax.models.params import Params, Structure
+from slt_jax.training.precision import use_precision
 from slt_jax.training.progress import Progress, say
 from slt_jax.training.sharding import check_batch_size, device_mesh, replicated
 
@@ -91,8 +91,7 @@ def translate_split(
     candidate: Candidate, found: EvaluationClips, mesh: Mesh
 ) -> tuple[list[Prediction], dict[str, str], float]:
     """One checkpoint's translations in the order of the index, the clips it could not read, seconds of compilation."""
-    float32 = compute_dtype(candidate.data.precision) == jnp.float32
-    jax.config.update("jax_default_matmul_precision", "highest" if float32 else None)
+    use_precision(candidate.data.precision)
     params = jax.device_put(candidate.params(), replicated(mesh))
     batches = BatchDecoder(
         partial(_encode, candidate.structure, bool(candidate.data.v9_hand_masks), params),

@@ -15,16 +15,16 @@ import numpy as np
 from convert.checkpoint import blueprint, load_params
 from slt_jax.api import Translator
 from slt_jax.data.clips import STREAMS, ClipFiles, Frames, StreamDirs, read_clip, scan
-from slt_jax.data.splits import tokenizer_of_decoder
-from slt_jax.data.text import decode, load_tokenizer
+from slt_jax.data.text import decode
 from slt_jax.errors import UserError
+from slt_jax.evaluation.tokenizer import tokenizer_of
 from slt_jax.evaluation.translate import Search
 from slt_jax.media.landmarks import BY_NUMBER, SETS
 from slt_jax.media.run import Job, extract_videos
 from slt_jax.media.settings import DEFAULT_FPS, Settings
 from slt_jax.media.windows import STILL, at_pauses, even, hand_motion
 from slt_jax.training.checkpoint import open_checkpoint
-from slt_jax.training.start import tokenizer_beside, trained_with_v9_masks
+from slt_jax.training.start import trained_with_v9_masks
 
 
 @dataclass(frozen=True)
@@ -132,18 +132,8 @@ def open_translator(path: str | Path, *, num_beams: int = 4, tokenizer: str | No
     _, entries = plan.structure()
     data = checkpoint.config.get("data")
     data = data if isinstance(data, Mapping) else {}
-    named = (
-        tokenizer or tokenizer_beside(path) or data.get("tokenizer") or tokenizer_of_decoder(plan.config.decoder_model)
-    )
-    if not named:
-        raise UserError(f"--tokenizer is not given, and there is none beside {path}; name the one it was trained with")
-    loaded = load_tokenizer(named, local_files_only=plan.config.local_files_only)
+    loaded = tokenizer_of(Path(path), plan, tokenizer, data.get("tokenizer"))
     decoder = plan.decoder.get("kwargs", plan.decoder)
-    if loaded.vocab_size > decoder["vocab_size"]:
-        raise UserError(
-            f"--tokenizer {named}: its vocabulary of {loaded.vocab_size} does not fit the {decoder['vocab_size']} of "
-            f"{path}; name the tokenizer that it was trained with"
-        )
     longest = data.get("max_target_length") or 128
     if decoder.get("model_type") in ("bart", "mbart"):
         longest = min(longest, decoder["max_position_embeddings"] + 1)

@@ -31,6 +31,7 @@ from slt_jax.training.ledger import Ledger
 from slt_jax.training.metrics import Totals
 from slt_jax.training.optim import Optimizer, build_optimizer, learning_rate
 from slt_jax.training.position import Position
+from slt_jax.training.precision import compute_dtype, use_precision
 from slt_jax.training.progress import Progress, say
 from slt_jax.training.sharding import check_batch_size, device_mesh, place_batch
 from slt_jax.training.signals import StopSignal
@@ -85,9 +86,9 @@ def train(
     config = with_tokenizer(config, splits.tokenizer)
     plan = plan_model(config.model)
     check_target_length(plan, config.data.max_target_length)
-    dtype = {"amp": jnp.bfloat16, "fp16": jnp.float16}.get(config.data.precision, jnp.float32)
+    dtype = compute_dtype(config.data.precision)
     structure, entries = plan.structure(dtype=dtype)
-    jax.config.update("jax_default_matmul_precision", "highest" if dtype == jnp.float32 else None)
+    use_precision(config.data.precision)
 
     # --- the state: new, from given weights, or where an earlier run stopped ----------------------------------------
     trained = trained_paths(config.model, {entry.path for entry in entries}, structure.buffers)

@@ -1,0 +1,31 @@
+"""The tokenizer that belongs to a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from convert.checkpoint import Blueprint
+from slt_jax.data.splits import tokenizer_of_decoder
+from slt_jax.data.text import load_tokenizer
+from slt_jax.errors import UserError
+from slt_jax.training.start import tokenizer_beside
+
+
+def tokenizer_of(path: Path, plan: Blueprint, given: str | None, saved: str | None) -> Any:
+    """As `given`, else the one beside the checkpoint, else the one `saved` in its configuration, else the decoder's.
+
+    Raises UserError where there is none, or its vocabulary is not the model's.
+    """
+    beside = tokenizer_beside(path)
+    named = given or beside or saved or tokenizer_of_decoder(plan.config.decoder_model)
+    if not named:
+        raise UserError(f"--tokenizer is not given, and there is none beside {path}; name the one it was trained with")
+    tokenizer = load_tokenizer(named, local_files_only=plan.config.local_files_only)
+    size, vocabulary = tokenizer.vocab_size, plan.decoder.get("kwargs", plan.decoder)["vocab_size"]
+    # Decoders made by others have room for more tokens than their tokenizer has; so may a run's own.
+    roomy = plan.config.decoder_model or plan.config.decoder_config or named == beside
+    if size > vocabulary or (size < vocabulary and not roomy):
+        raise UserError(
+            f"--tokenizer {named}: its vocabulary of {size} does not fit the {vocabulary} of {path}; "
+            f"name the tokenizer that it was trained with"
+        )
+    return tokenizer
