@@ -1,4 +1,4 @@
-"""onnxruntime on our ONNX encoder and on torch's own export of the same encoder: `python -m benchmarks.onnx_encoder`.
+"""onnxruntime on our ONNX encoder and on torch's own export of the same encoder: `python -m tools.benchmark_onnx`.
 
 Both files hold the same weights. Their runs alternate in one process, so that what else the machine does meets both
 alike; CPU time hardly feels it. torch exports at the very shape that is measured. Its newer exporter takes part
