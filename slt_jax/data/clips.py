@@ -21,7 +21,7 @@ from slt_jax.errors import UserError
 STREAMS = ("face", "hand_l", "hand_r")
 MIN_CONFIDENCE = 0.25
 
-_FRAME = re.compile(r"(.+)_f(\d+)(\.(?:jpe?g|png))", re.IGNORECASE | re.DOTALL)
+FRAME = re.compile(r"(.+)_f(\d+)(\.(?:jpe?g|png))", re.IGNORECASE | re.DOTALL)
 POSE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
@@ -96,7 +96,7 @@ def _list_frames(directory: str, wanted: dict[str, None]) -> dict[str, Frames]:
     found: dict[str, dict[int, str]] = {video_id: {} for video_id in wanted}
     with os.scandir(directory) as entries:
         for entry in entries:
-            match = _FRAME.fullmatch(entry.name)
+            match = FRAME.fullmatch(entry.name)
             if match and match[1] in found:
                 names, number = found[match[1]], int(match[2])
                 names[number] = min(names.get(number, entry.name), entry.name)  # of two files always the same one

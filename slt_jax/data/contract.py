@@ -4,19 +4,17 @@ An error is what training would stumble over or learn wrongly from; a warning is
 """
 
 import os
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from slt_jax.data.clips import STREAMS, BadClip, ClipFiles, Frames, StreamDirs, decode_image, scan
+from slt_jax.data.clips import POSE_ERRORS, STREAMS, BadClip, ClipFiles, Frames, StreamDirs, decode_image, scan
 from slt_jax.data.metadata import Clip, read_index, read_metadata
 from slt_jax.data.quality import WHOLE, check_clip
 from slt_jax.errors import UserError
@@ -236,7 +234,7 @@ def _check_pose(path: str, add: Callable[..., None]) -> tuple[int, int, dict[str
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             pose = archive["pose"]
             missing = {hand: archive[f"miss_{hand}"].reshape(-1) for hand in HANDS if f"miss_{hand}" in archive.files}
-    except (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, BadZipFile, zlib.error) as error:
+    except (*POSE_ERRORS, TypeError) as error:
         raise BadClip(f"{path}: {' '.join(str(error).split())}") from None
     if pose.dtype != np.float32:
         add(WARNING, "pose type", f"{pose.dtype}, the contract says float32")

@@ -1,6 +1,7 @@
 """Weights and activations of matrix products in 8 bits, by onnxruntime's own quantiser."""
 
 import logging
+import os
 from pathlib import Path
 
 from slt_jax.errors import UserError
@@ -22,3 +23,6 @@ def quantize_file(source: Path, target: Path) -> None:
         )
     finally:
         root.setLevel(level)
+    for written in target.parent.glob(f"{target.name}*"):  # the model, and its weights where they are beside it
+        with open(written, "rb") as file:
+            os.fsync(file.fileno())

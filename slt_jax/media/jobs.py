@@ -2,19 +2,16 @@
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slt_jax.data.clips import STREAMS
+from slt_jax.data.clips import FRAME, STREAMS
 from slt_jax.errors import UserError
 from slt_jax.files import write_json_lines
 from slt_jax.media.settings import Settings
 from slt_jax.media.video import SUFFIXES
-
-_FRAME = re.compile(r"(.+)_f\d+\.(?:jpe?g|png)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def files_on_disk(out_root: Path, video_ids: Iterable[str]) -> dict[str, dict[st
             continue
         with os.scandir(out_root / stream) as entries:
             for entry in entries:
-                match = _FRAME.fullmatch(entry.name)
+                match = FRAME.fullmatch(entry.name)
                 video_id = entry.name.removesuffix(".npz") if stream == "pose" else match and match[1]
                 if video_id in found:
                     found[video_id][stream].append(entry.name)

@@ -133,18 +133,12 @@ def open_translator(path: str | Path, *, num_beams: int = 4, tokenizer: str | No
     data = checkpoint.config.get("data")
     data = data if isinstance(data, Mapping) else {}
     loaded = tokenizer_of(Path(path), plan, tokenizer, data.get("tokenizer"))
-    decoder = plan.decoder.get("kwargs", plan.decoder)
-    longest = data.get("max_target_length") or 128
-    if decoder.get("model_type") in ("bart", "mbart"):
-        longest = min(longest, decoder["max_position_embeddings"] + 1)
     streams = training_streams(data.get("pose_dir"))
     if streams.pose is None and "architecture" not in checkpoint.rest:
         streams = dataclasses.replace(streams, pose="raw")  # v9's file, and v9's extraction knew no other
     translator = Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))
-    return VideoTranslator(
-        translator, loaded, Search(max_length=longest, num_beams=num_beams), trained_with_v9_masks(checkpoint.config),
-        streams,
-    )
+    search = Search(max_length=data.get("max_target_length") or 128, num_beams=num_beams)
+    return VideoTranslator(translator, loaded, search, trained_with_v9_masks(checkpoint.config), streams)
 
 
 def training_streams(pose_dir: str | None) -> TrainingStreams:
