@@ -85,13 +85,13 @@ class Ahead:
         future, slot = self._waiting.popleft()
         try:
             element = future.result()
-        except BrokenProcessPool:
+            if slot is not None:
+                element["arrays"] = self._memory.open(slot, element["arrays"], self._free)
+            self._submit()
+        except BrokenProcessPool:  # the element asked for was lost, or it was not and the next one cannot be computed
             raise UserError(
                 "a data worker died; was memory short? Try a smaller --num-workers or --batch-size"
             ) from None
-        if slot is not None:
-            element["arrays"] = self._memory.open(slot, element["arrays"], self._free)
-        self._submit()
         return element
 
     def close(self) -> None:

@@ -278,12 +278,16 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 
 
 @needs_proc
-def test_a_dead_worker_is_an_error_with_advice(split):
+@pytest.mark.parametrize("finished", [False, True], ids=["while it computes", "when it has computed what was asked"])
+def test_a_dead_worker_is_an_error_with_advice(split, finished):
     evaluation = loader(split, num_workers=1, batch_size=1)
     iterator = evaluation.epoch()
     next(iterator)
+    time.sleep(1.0 if finished else 0.0)
     (worker,) = children(os.getpid())
     os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: not alive(worker))
+    time.sleep(1.0 if finished else 0.0)  # until the pool knows
     with pytest.raises(UserError, match=r"a data worker died; was memory short"):
         list(iterator)
 
