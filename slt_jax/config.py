@@ -43,6 +43,7 @@ class DataConfig:
     num_workers: int = option(0, "data-loading processes; 0 loads in this process")
     batch_size: int = option(4, "clips per batch")
     val_batch_size: int | None = option(None, "clips per validation batch (default: batch_size)")
+    buckets: list | None = option(None, "numbers of frames to pad clips to (default: all to model.sequence_length)")
     seed: int = option(1234, "seed of initialisation, shuffling, augmentation and dropout")
     device: str = option("auto", "auto, cpu, gpu or cuda[:N], tpu")
     precision: str = option("amp", "amp (bfloat16 compute), fp16 (float16, loss scaled), fp32 or float32")
@@ -163,7 +164,14 @@ def build_config(tree: Mapping[str, Mapping]) -> Config:
     for name in tree:
         if name not in SECTIONS:
             raise UserError(f"unknown configuration section '{name}'{nearest(name, SECTIONS)}")
-    return Config(**{name: build_section(name, tree.get(name) or {}) for name in SECTIONS})
+    config = Config(**{name: build_section(name, tree.get(name) or {}) for name in SECTIONS})
+    longest = config.model.sequence_length
+    if config.data.buckets and max(config.data.buckets) > longest:
+        raise UserError(
+            f"data.buckets: {max(config.data.buckets)} is more than model.sequence_length {longest}, the most frames "
+            f"a clip shows; leave it out"
+        )
+    return config
 
 
 def build_section(name: str, values: Mapping) -> Any:
@@ -301,6 +309,8 @@ def _check_values(name: str, section: Any) -> None:
         raise UserError(f"optim.grad_clip_norm must be above 0, not {section.grad_clip_norm!r}; leave it out for none")
     if name == "training" and section.best_metric != "loss" and not section.eval_bleu_every:
         raise UserError(f"--best-metric {section.best_metric} needs translations to score: give --eval-bleu-every 1")
+    if name == "data" and any(type(length) is not int or length < 1 for length in section.buckets or ()):
+        raise UserError(f"data.buckets must be whole numbers from 1 on, not {section.buckets!r}")
     if name == "model":
         _check_model(section)
 

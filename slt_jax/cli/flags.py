@@ -64,6 +64,8 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
         group.add_argument(flag, dest=dest, action="store_true", help=text)
     elif bool in kinds:
         group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
+    elif dest == "data.buckets":
+        group.add_argument(flag, dest=dest, nargs="+", type=int, metavar="INT", help=text)
     elif dest == "model.decoder_kwargs":
         group.add_argument(flag, dest=dest, metavar="JSON", type=_json_object, help=text)
     else:

@@ -8,7 +8,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -119,12 +119,24 @@ def sample(frames: int, length: int, rng: np.random.Generator | None) -> np.ndar
     return np.arange(offset, frames, stride)
 
 
+def padded_lengths(frames: Sequence[int], sequence_length: int, buckets: Sequence[int]) -> np.ndarray:
+    """To how many frames each clip is padded, (N,): the first of `buckets` that holds all it may show.
+
+    The last bucket is always `sequence_length`, of which no clip shows more.
+    """
+    frames, lengths = np.asarray(frames), np.array(sorted({*buckets, sequence_length}))
+    stride = -(-frames // sequence_length)
+    return lengths[np.searchsorted(lengths, -(-frames // stride))]
+
+
 def read_clip(
     files: ClipFiles, *, sequence_length: int, image_size: int, num_landmarks: int,
     rng: np.random.Generator | None = None, min_confidence: float = MIN_CONFIDENCE,
     out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The arrays of one clip, in `out` (a row of a batch) where it is given.
+    """The arrays of one clip, at most `sequence_length` frames of it, in `out` (a row of a batch) where it is given.
+
+    T is `sequence_length`, or the length of the arrays in `out`, which may be shorter for a clip that fits there.
 
     face, hand_l, hand_r uint8 (T, H, W, 3); pose float32 (T, 3L); pad_mask bool (T,), True = real frame; miss_mask_hl,
     miss_mask_hr bool (T,), True = hand missing; pose_conf_mask bool (T, L), True = keep the landmark.
@@ -135,9 +147,11 @@ def read_clip(
     total = max(len(pose), files.last_frame() + 1)
     if total == 0:
         raise BadClip(f"{files.video_id}: no frame in any stream and no pose")
-    real = sample(total, sequence_length, rng)
-    shown = np.concatenate([real, np.full(sequence_length - len(real), real[-1])])  # the last frame is repeated
-    out["pad_mask"][:] = np.arange(sequence_length) < len(real)
+    real, length = sample(total, sequence_length, rng), len(out["pad_mask"])
+    if len(real) > length:
+        raise BadClip(f"{files.video_id}: has {total} frames, more than when the folders were listed")
+    shown = np.concatenate([real, np.full(length - len(real), real[-1])])  # the last frame is repeated
+    out["pad_mask"][:] = np.arange(length) < len(real)
 
     _read_images(files.video_id, files.face, _nearest(files.face.numbers, shown), out["face"])
     for stream, mask, hand in (("hand_l", "miss_mask_hl", files.hand_l), ("hand_r", "miss_mask_hr", files.hand_r)):

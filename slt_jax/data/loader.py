@@ -38,6 +38,7 @@ class _Batches:
 
     files: Sequence[ClipFiles]
     labels: np.ndarray
+    lengths: np.ndarray  # frames to which each clip is padded; a batch holds clips of one length
     batch_size: int  # over all processes
     sequence_length: int
     image_size: int
@@ -51,16 +52,24 @@ class _Batches:
     min_confidence: float
     threads: int = 1
 
+    @functools.cached_property
+    def spans(self) -> np.ndarray:
+        """Where each batch starts and where the clips of its length end, (batches, 2), clips sorted by length."""
+        _, counts = np.unique(self.lengths, return_counts=True)
+        ends = np.cumsum(counts)
+        starts = [np.arange(end - count, end, self.batch_size) for end, count in zip(ends, counts, strict=True)]
+        return np.stack([np.concatenate(starts), np.repeat(ends, [len(s) for s in starts])], axis=1)
+
     @property
     def batches(self) -> int:
         """Batches in an epoch."""
-        return -(-len(self.files) // self.batch_size)
+        return len(self.spans)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         epoch, number = divmod(int(index), self.batches)
         clips, real = self._rows(epoch, number)
         size = len(clips)
-        arrays = empty(size, self.sequence_length, self.image_size, self.num_landmarks, workers.allocate)
+        arrays = empty(size, self.lengths[clips[0]], self.image_size, self.num_landmarks, workers.allocate)
         arrays |= {"flip": np.zeros(size, bool), "valid": real.copy(), "labels": self.labels[clips].copy()}
         rows = [row for row in range(size) if row == 0 or real[row - 1]]  # the real rows and the first that fills up
         read = functools.partial(self._read, epoch, arrays, clips)
@@ -78,13 +87,23 @@ class _Batches:
 
     def _rows(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The clips of this process's rows, and which of them are no filling (that is the batch's first clip)."""
+        order, spans = self.order(epoch)
+        start, end = spans[number]
+        size = self.batch_size // self.shard_count
+        places = start + self.shard_index * size + np.arange(size)
+        real = places < end
+        return order[np.where(real, places, start)], real
+
+    def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The clips of an epoch, those of a length together, and the spans of its batches in them.
+
+        Batches come in the order of their first clips, which mixes the lengths evenly over the epoch.
+        """
         order = np.arange(len(self.files))
         if self.train:
             order = _generator(self.seed, epoch, 0).permutation(len(order))
-        start, size = number * self.batch_size, self.batch_size // self.shard_count
-        places = start + self.shard_index * size + np.arange(size)
-        real = places < len(order)
-        return order[np.where(real, places, start)], real
+        places = np.argsort(self.lengths[order], kind="stable")
+        return order[places], self.spans[np.argsort(places[self.spans[:, 0]])]
 
     def _read(self, epoch: int, arrays: dict[str, np.ndarray], clips: np.ndarray, row: int) -> tuple[int, str] | None:
         """Fill one row; the clip and what is wrong with it, where bad clips are skipped."""
@@ -118,11 +137,14 @@ class Loader:
 
     def __init__(
         self, clips: Sequence[Clip], files: Mapping[str, ClipFiles], labels: np.ndarray, *,
-        batch_size: int, sequence_length: int, image_size: int, num_landmarks: int, seed: int = 1234,
-        train: bool = False, num_workers: int = 0, shard_index: int = 0, shard_count: int = 1,
+        batch_size: int, sequence_length: int, image_size: int, num_landmarks: int, lengths: np.ndarray | None = None,
+        seed: int = 1234, train: bool = False, num_workers: int = 0, shard_index: int = 0, shard_count: int = 1,
         skip_bad_clips: bool = False, flip_probability: float = 0.2, min_confidence: float = MIN_CONFIDENCE,
     ):
-        """`labels` int32 (N, S) belong to `clips` row by row; `batch_size` counts the rows of all processes."""
+        """`labels` int32 (N, S) belong to `clips` row by row; `batch_size` counts the rows of all processes.
+
+        `lengths` (N,): frames to which each clip is padded, see `padded_lengths`; None is `sequence_length` for all.
+        """
         if not clips:
             raise UserError("a split without clips cannot be loaded")
         if len(labels) != len(clips):
@@ -139,6 +161,7 @@ class Loader:
         self._source = _Batches(
             files=[files[clip.video_id] for clip in clips],
             labels=np.ascontiguousarray(labels, np.int32),
+            lengths=np.full(len(clips), sequence_length) if lengths is None else lengths,
             batch_size=batch_size,
             sequence_length=sequence_length,
             image_size=image_size,
@@ -161,8 +184,14 @@ class Loader:
         return self._source.batches
 
     @property
+    def lengths(self) -> dict[int, int]:
+        """How many clips are padded to each number of frames."""
+        lengths, counts = np.unique(self._source.lengths, return_counts=True)
+        return dict(zip(lengths.tolist(), counts.tolist(), strict=True))
+
+    @property
     def batch_bytes(self) -> int:
-        """Host memory of one batch of this process."""
+        """Host memory of one batch of this process, of the longest clips."""
         source = self._source
         images = 9 * source.image_size**2  # three streams of three colours
         return source.batch_size // source.shard_count * source.sequence_length * (images + 13 * source.num_landmarks)

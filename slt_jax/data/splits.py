@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slt_jax.config import Config
-from slt_jax.data.clips import BadClip, ClipFiles, StreamDirs, read_pose, scan
+from slt_jax.data.clips import BadClip, ClipFiles, StreamDirs, padded_lengths, read_pose, scan
 from slt_jax.data.loader import Loader
 from slt_jax.data.metadata import Clip, read_index, read_metadata, select
 from slt_jax.data.quality import check_images, report_quality
@@ -49,20 +49,22 @@ def open_splits(
     files = scan(dirs, [clip.video_id for clip in (*train, *val)])
     landmarks, skip = config.model.pose_landmarks, data.skip_bad_clips
     train, val = (
-        usable(clips, files, landmarks, flag, skip_bad_clips=skip).clips
+        usable(clips, files, landmarks, flag, skip_bad_clips=skip)
         for clips, flag in ((train, "--train-index"), (val, "--val-index"))
     )
-    report_quality([*train, *val], files, strict=data.strict_quality)
+    report_quality([*train.clips, *val.clips], files, strict=data.strict_quality)
 
     named = data.tokenizer or earlier_tokenizer or tokenizer_of_decoder(config.model.decoder_model)
     tokenizer = open_tokenizer(
-        named, tokenizer_dir, [clip.text for clip in train], local_files_only=config.model.local_files_only
+        named, tokenizer_dir, [clip.text for clip in train.clips], local_files_only=config.model.local_files_only
     )
 
-    def loader(clips: Sequence[Clip], batch_size: int, *, training: bool) -> Loader:
+    def loader(split: Usable, batch_size: int, *, training: bool) -> Loader:
+        clips, length = split.clips, config.model.sequence_length
         labels = encode_labels(tokenizer, [clip.text for clip in clips], data.max_target_length)
         return Loader(
-            clips, files, labels, batch_size=batch_size, sequence_length=config.model.sequence_length,
+            clips, files, labels, batch_size=batch_size, sequence_length=length,
+            lengths=padded_lengths([split.frames[clip.video_id] for clip in clips], length, data.buckets or ()),
             image_size=config.model.image_size, num_landmarks=config.model.pose_landmarks, seed=data.seed,
             train=training, num_workers=data.num_workers, shard_index=shard_index, shard_count=shard_count,
             skip_bad_clips=data.skip_bad_clips, flip_probability=data.flip_probability,

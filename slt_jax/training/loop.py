@@ -109,6 +109,8 @@ def train(
     workdir.write_settings(config.to_dict(), merged)
     exporter = Exporter(plan, entries, optimizer, config.optim.lr, config.to_dict())
     announce(config, state, optimizer, mesh, len(splits.train.clips), len(splits.val.clips), source, position)
+    if config.data.buckets:
+        say(f"training clips by the frames they are padded to: {splits.train.lengths}")
     for note in v9_notes(config, plan):
         say(f"note: {note}")
 
