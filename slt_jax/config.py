@@ -56,6 +56,9 @@ class DataConfig:
     v9_hand_masks: bool | None = option(
         None, "mask the hands that ARE there, as v9 did (default: only for checkpoints that v9 trained)"
     )
+    feature_cache: str = option(
+        "auto", "where features of frozen backbones are kept: auto (in the work-dir), none, or a folder"
+    )
     skip_bad_clips: bool = option(False, "count and skip clips that cannot be read instead of stopping")
     strict_quality: bool = option(False, "make the quality checks errors instead of warnings")
 

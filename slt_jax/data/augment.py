@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from slt_jax.data.clips import flip_permutation
+from slt_jax.data.clips import STREAMS, flip_permutation
 from slt_jax.errors import UserError
 
 # ImageNet's, in the order red, green, blue.
@@ -51,13 +51,14 @@ def prepare(
 ) -> dict[str, Array]:
     """uint8 frames (B, T, H, W, 3) and masks as loaded -> normalised frames, flipped and mixed, and their masks.
 
-    `key=None` is evaluation: nothing is mixed. `v9_hand_masks` hands over the hand masks as v9 did, inverted: True
-    where the hand is seen, so that the model drops every hand it has.
+    Features of frozen backbones (B, T, width) may take the place of frames and stay as they are: the loader has read
+    mirrored ones for flipped rows. `key=None` is evaluation: nothing is mixed. `v9_hand_masks` hands over the hand
+    masks as v9 did, inverted: True where the hand is seen, so that the model drops every hand it has.
     """
     arrays = flip(batch)
     if key is not None and mix_streams:
         arrays = mix(arrays, key, mix_streams)
-    arrays |= {stream: normalise(arrays[stream], dtype) for stream in ("face", "hand_l", "hand_r")}
+    arrays |= {stream: normalise(arrays[stream], dtype) for stream in STREAMS if arrays[stream].ndim == 5}
     if v9_hand_masks:
         arrays |= {mask: ~arrays[mask] for mask in ("miss_mask_hl", "miss_mask_hr")}
     return arrays
@@ -89,10 +90,13 @@ def flip(batch: Mapping[str, Array]) -> dict[str, Array]:
     order = jnp.array(permutation)
     pose = arrays["pose"].reshape(*arrays["pose"].shape[:-1], landmarks, 3)
     mirrored_pose = pose.at[..., 0].set(1 - pose[..., 0])[..., order, :].reshape(arrays["pose"].shape)
+    if batch["face"].ndim == 5:  # features are not mirrored here
+        arrays |= {
+            "face": where(batch["face"][..., ::-1, :], "face"),
+            "hand_l": where(batch["hand_r"][..., ::-1, :], "hand_l"),
+            "hand_r": where(batch["hand_l"][..., ::-1, :], "hand_r"),
+        }
     return arrays | {
-        "face": where(batch["face"][..., ::-1, :], "face"),
-        "hand_l": where(batch["hand_r"][..., ::-1, :], "hand_l"),
-        "hand_r": where(batch["hand_l"][..., ::-1, :], "hand_r"),
         "miss_mask_hl": where(batch["miss_mask_hr"], "miss_mask_hl"),
         "miss_mask_hr": where(batch["miss_mask_hl"], "miss_mask_hr"),
         "pose": where(mirrored_pose, "pose"),

@@ -8,8 +8,9 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ STREAMS = ("face", "hand_l", "hand_r")
 MIN_CONFIDENCE = 0.25
 
 FRAME = re.compile(r"(.+)_f(\d+)(\.(?:jpe?g|png))", re.IGNORECASE | re.DOTALL)
+# (stream, positions among its frames or -1, arrays of the clip): puts these frames into the arrays.
+ReadFrames = Callable[[str, np.ndarray, Mapping[str, np.ndarray]], None]
 POSE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
@@ -132,7 +135,7 @@ def padded_lengths(frames: Sequence[int], sequence_length: int, buckets: Sequenc
 def read_clip(
     files: ClipFiles, *, sequence_length: int, image_size: int, num_landmarks: int,
     rng: np.random.Generator | None = None, min_confidence: float = MIN_CONFIDENCE,
-    out: dict[str, np.ndarray] | None = None,
+    out: dict[str, np.ndarray] | None = None, read_frames: ReadFrames | None = None,
 ) -> dict[str, np.ndarray]:
     """The arrays of one clip, at most `sequence_length` frames of it, in `out` (a row of a batch) where it is given.
 
@@ -147,28 +150,35 @@ def read_clip(
     total = max(len(pose), files.last_frame() + 1)
     if total == 0:
         raise BadClip(f"{files.video_id}: no frame in any stream and no pose")
+    read_frames = read_frames or partial(_read_images, files)
     real, length = sample(total, sequence_length, rng), len(out["pad_mask"])
     if len(real) > length:
         raise BadClip(f"{files.video_id}: has {total} frames, more than when the folders were listed")
     shown = np.concatenate([real, np.full(length - len(real), real[-1])])  # the last frame is repeated
     out["pad_mask"][:] = np.arange(length) < len(real)
 
-    _read_images(files.video_id, files.face, _nearest(files.face.numbers, shown), out["face"])
+    read_frames("face", _nearest(files.face.numbers, shown), out)
     for stream, mask, hand in (("hand_l", "miss_mask_hl", files.hand_l), ("hand_r", "miss_mask_hr", files.hand_r)):
         position = _exact(hand.numbers, shown)
         said = missing[stream]
         if said is not None:  # the pose file may know that a crop shows no hand
             position[(shown < len(said)) & said[np.minimum(shown, len(said) - 1)]] = -1
-        _read_images(files.video_id, hand, position, out[stream])
+        read_frames(stream, position, out)
         out[mask][:] = position < 0
 
     _sample_pose(pose, shown, min_confidence, out)
     return out
 
 
-def empty(rows: int, length: int, size: int, landmarks: int, allocate=np.empty) -> dict[str, np.ndarray]:
-    """Room for `rows` clips, not initialised."""
-    arrays = {stream: allocate((rows, length, size, size, 3), np.uint8) for stream in STREAMS}
+def empty(
+    rows: int, length: int, size: int, landmarks: int, allocate=np.empty,
+    features: Mapping[str, tuple[int, np.dtype]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Room for `rows` clips, not initialised; `features`: their width and type, a stream, in place of images."""
+    if features is None:
+        arrays = {stream: allocate((rows, length, size, size, 3), np.uint8) for stream in STREAMS}
+    else:
+        arrays = {stream: allocate((rows, length, features[stream][0]), features[stream][1]) for stream in STREAMS}
     arrays |= {mask: np.empty((rows, length), bool) for mask in ("pad_mask", "miss_mask_hl", "miss_mask_hr")}
     arrays["pose"] = np.empty((rows, length, 3 * landmarks), np.float32)
     arrays["pose_conf_mask"] = np.empty((rows, length, landmarks), bool)
@@ -228,8 +238,9 @@ def _nearest(numbers: np.ndarray, shown: np.ndarray) -> np.ndarray:
     return np.where(abs(shown - numbers[before]) <= abs(numbers[after] - shown), before, after)
 
 
-def _read_images(video_id: str, frames: Frames, positions: np.ndarray, out: np.ndarray) -> None:
-    """Decode into `out` (T, H, W, 3); black where the position is -1, a repeated position is copied."""
+def _read_images(files: ClipFiles, stream: str, positions: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
+    """Decode into (T, H, W, 3); black where the position is -1, a repeated position is copied."""
+    frames, out, video_id = getattr(files, stream), arrays[stream], files.video_id
     for t, position in enumerate(positions):
         if position < 0:
             out[t] = 0

@@ -4,6 +4,7 @@ A batch is computed from (seed, epoch, batch number) alone. So it does not matte
 epoch can be resumed at any of its batches. Clips are decoded straight into the batch's arrays.
 """
 
+import dataclasses
 import functools
 import logging
 import os
@@ -16,6 +17,7 @@ import numpy as np
 
 from slt_jax.data import workers
 from slt_jax.data.clips import MIN_CONFIDENCE, BadClip, ClipFiles, empty, flip_permutation, read_clip
+from slt_jax.data.features import Features
 from slt_jax.data.metadata import Clip
 from slt_jax.data.text import IGNORE
 from slt_jax.errors import UserError
@@ -51,6 +53,7 @@ class _Batches:
     flip_probability: float
     min_confidence: float
     threads: int = 1
+    features: Features | None = None  # what is read instead of images
 
     @functools.cached_property
     def spans(self) -> np.ndarray:
@@ -69,7 +72,8 @@ class _Batches:
         epoch, number = divmod(int(index), self.batches)
         clips, real = self._rows(epoch, number)
         size = len(clips)
-        arrays = empty(size, self.lengths[clips[0]], self.image_size, self.num_landmarks, workers.allocate)
+        features = self.features and self.features.kinds
+        arrays = empty(size, self.lengths[clips[0]], self.image_size, self.num_landmarks, workers.allocate, features)
         arrays |= {"flip": np.zeros(size, bool), "valid": real.copy(), "labels": self.labels[clips].copy()}
         rows = [row for row in range(size) if row == 0 or real[row - 1]]  # the real rows and the first that fills up
         read = functools.partial(self._read, epoch, arrays, clips)
@@ -112,9 +116,11 @@ class _Batches:
         out = {name: array[row] for name, array in arrays.items() if name not in ("flip", "valid", "labels")}
         arrays["flip"][row] = rng is not None and rng.random() < self.flip_probability
         try:
+            read_frames = self.features and self.features.of_clip(self.files[clip], bool(arrays["flip"][row]))
             read_clip(
                 self.files[clip], sequence_length=self.sequence_length, image_size=self.image_size,
                 num_landmarks=self.num_landmarks, rng=rng, min_confidence=self.min_confidence, out=out,
+                read_frames=read_frames,
             )
         except BadClip as error:
             if not self.skip_bad_clips:
@@ -193,8 +199,26 @@ class Loader:
     def batch_bytes(self) -> int:
         """Host memory of one batch of this process, of the longest clips."""
         source = self._source
-        images = 9 * source.image_size**2  # three streams of three colours
-        return source.batch_size // source.shard_count * source.sequence_length * (images + 13 * source.num_landmarks)
+        if source.features:
+            frame = sum(width * dtype.itemsize for width, dtype in source.features.kinds.values())
+        else:
+            frame = 9 * source.image_size**2  # three streams of three colours
+        return source.batch_size // source.shard_count * source.sequence_length * (frame + 13 * source.num_landmarks)
+
+    @property
+    def files(self) -> Sequence[ClipFiles]:
+        """Those of `clips`, one by one."""
+        return self._source.files
+
+    @property
+    def flips(self) -> bool:
+        """Whether clips are mirrored now and then."""
+        return self._source.train and self._source.flip_probability > 0
+
+    def read_features(self, features: Features) -> None:
+        """From now on batches hold features (B, T, width) instead of images; those of flipped rows are mirrored."""
+        self.close()
+        self._source = dataclasses.replace(self._source, features=features)
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
         """The batches `start_batch`, `start_batch` + 1, ... of an epoch; without training all epochs are alike.

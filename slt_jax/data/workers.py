@@ -106,7 +106,7 @@ class _Memory:
 
     def __init__(self, slot_bytes: int, count: int):
         page = mmap.ALLOCATIONGRANULARITY
-        self.slot_bytes = -(-slot_bytes // page + 1) * page
+        self.slot_bytes = (slot_bytes // page + 1) * page
         self.size = self.slot_bytes * count
         self._descriptor = _anonymous_file()
         os.ftruncate(self._descriptor, self.size)

@@ -26,6 +26,7 @@ from slt_jax.files import copy_file
 from slt_jax.training.checkpoint import Exporter, StateStore, open_checkpoint
 from slt_jax.training.compiled import Compiled, Prepare
 from slt_jax.training.evaluate import validate
+from slt_jax.training.features import read_from_cache
 from slt_jax.training.freeze import trained_paths, training_table
 from slt_jax.training.ledger import Ledger
 from slt_jax.training.metrics import Totals
@@ -135,6 +136,10 @@ def train(
     epochs, patience = config.training.epochs, config.training.early_stop_patience
     try:
         with StopSignal() as stop:
+            loaders = (splits.train, splits.val)
+            read_from_cache(config, workdir.features, structure, state, mesh, loaders, lambda: bool(stop))
+            if stop:
+                raise Interrupted(stop.number)
             for epoch in range(position.epoch, epochs):
                 if patience and position.since_best >= patience:
                     say(f"stopping early: no better {config.training.best_metric} in {position.since_best} evaluations")

@@ -9,15 +9,15 @@ PLAIN_SECONDS = 30.0
 
 
 class Progress:
-    """The batches of one pass; use as a context manager and call `update` after every batch."""
+    """The batches of one pass (or what `unit` says); use as a context manager and call `update` after every one."""
 
-    def __init__(self, title: str, total: int, done: int = 0):
-        self._title, self._total, self._done, self._first = title, total, done, done
+    def __init__(self, title: str, total: int, done: int = 0, unit: str = "batch"):
+        self._title, self._total, self._done, self._first, self._unit = title, total, done, done, unit
         self._start = self._said = time.monotonic()
         self.waited = 0.0  # seconds spent waiting for data
         self.clips = 0
         terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=done, desc=title, unit="batch", leave=False) if terminal else None
+        self._bar = tqdm(total=total, initial=done, desc=title, unit=unit, leave=False) if terminal else None
 
     def __enter__(self) -> "Progress":
         return self
@@ -65,7 +65,7 @@ class Progress:
             self._said = time.monotonic()
             left = self.seconds / (self._done - self._first) * (self._total - self._done)
             text = ", ".join(f"{name} {value}" for name, value in facts.items())
-            say(f"{self._title}: batch {self._done}/{self._total}, {text}, {left:.0f} s left")
+            say(f"{self._title}: {self._unit} {self._done}/{self._total}, {text}, {left:.0f} s left")
 
 
 def say(line: str) -> None:

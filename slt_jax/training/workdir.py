@@ -27,6 +27,7 @@ class WorkDir:
         self.last = self.path / "last.pt"
         self.best = self.path / "best.pt"
         self.metrics = self.path / "metrics.jsonl"
+        self.features = self.path / "features"
         self.tokenizer = self.path / "tokenizer"
         self.settings = self.path / "config.json"
 
