@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from PIL import Image
 
 from slt_jax.errors import UserError
@@ -256,6 +255,8 @@ def decode_image(path: str, out: np.ndarray) -> None:
     Pillow's bicubic (its own default for resize, antialiased, and what DINOv2 was prepared with) resizes; it only runs
     for crops that were not stored at the model's size, or are no plain JPEG.
     """
+    import simplejpeg  # here: who only prepares batches on the device needs no decoder
+
     try:
         with open(path, "rb") as file:
             data = file.read()

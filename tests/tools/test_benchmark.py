@@ -1,0 +1,76 @@
+"""Every benchmark on a tiny model: both sides compute the same, and what is written has what a reader looks for."""
+
+import json
+
+import pytest
+
+from tools.benchmarks.command import main
+
+BACKBONE = 'model.backbone={"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 14, "image_size": 56}'
+# Positions are resized, the left hand is frozen; without dropout both sides have the same losses while they train.
+TINY = [
+    "--device", "cpu", "--precision", "float32", "--batch-size", "2", "--frames", "4", "--image-size", "28",
+    "--max-target-length", "9", "--d-model", "32", "--projector-dim", "16", "--temporal-nhead", "4",
+    "--temporal-layers", "1", "--temporal-dim-feedforward", "64", "--decoder-layers", "1", "--decoder-heads", "4",
+    "--freeze-hand-left-backbone", "--set", BACKBONE, "--set", "model.vocab_size=50",
+    "--set", "model.temporal_dropout=0", "--set", "model.decoder_dropout=0",
+]  # fmt: skip
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """The measured processes find neither simplejpeg nor tensorboardX."""
+    for name in ("simplejpeg", "tensorboardX"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not here')")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def benchmark(command: str, tmp_path, *flags: str) -> dict:
+    path = tmp_path / "results.json"
+    assert main([command, *flags, "--threads", "1", "--json", str(path)]) == 0
+    results = json.loads(path.read_text())
+    assert results["benchmark"] == command
+    assert results["command"].startswith(f"python tools/benchmark.py {command} ")
+    assert {"date", "processor", "cores", "load"} <= results["machine"].keys()
+    return results
+
+
+def test_step(bare, tmp_path, capsys):
+    """Gradients, clipping, accumulation and AdamW agree, too: else the losses of later steps would part."""
+    results = benchmark(
+        "step", tmp_path, *TINY, "--against", "torch", "--rounds", "2", "--steps", "2", "--warm-up", "1",
+        "--grad-accum-steps", "2", "--clip-grad-norm", "0.5", "--weight-decay", "0.1",
+    )  # fmt: skip
+    assert results["losses"]["torch"] == pytest.approx(results["losses"]["ours"], rel=1e-5)
+    ours, theirs = (results["results"][name] for name in ("ours", "torch"))
+    assert len(ours["losses"]) == 6
+    assert ours["losses"][0] > ours["losses"][2] > ours["losses"][4]
+    assert theirs["losses"] == pytest.approx(ours["losses"], rel=1e-5)
+    assert {"torch", "transformers", "jax"} <= results["facts"]["versions"].keys()
+    operations, seconds = results["facts"]["flops"]["total"], ours["seconds"]
+    assert seconds["fastest"] <= seconds["low"] <= seconds["median"] <= seconds["high"]
+    assert ours["clips_per_second"] == pytest.approx(4 / seconds["median"])
+    assert ours["flops_per_second"] == pytest.approx(4 * operations / seconds["median"])
+    assert ours["share_of_matmul_peak"] == ours["flops_per_second"] / results["facts"]["matmul_peak"]
+    assert theirs["times_ours"]["median"] == theirs["seconds"]["median"] / seconds["median"]
+    shown = capsys.readouterr().out
+    assert "GFLOP a clip" in shown
+    assert "torch / ours: median" in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["stepp"], "did you mean 'step'?"),
+        (["step", "--rounds", "0"], "--rounds: '0' is not a number of 1 or more"),
+        (["step", "--batchsize", "2"], "did you mean '--batch-size'?"),
+        (["step", "--against", "jax"], "--against: invalid choice: 'jax'"),
+        (["step", "--decoder-class", "mine:Decoder"], "--decoder-class"),
+        (["step", *TINY, "--image-size", "30"], "--image-size 30 is not a multiple of the patch size 14"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(flags, told, capsys):
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1

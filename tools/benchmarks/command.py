@@ -1,0 +1,68 @@
+"""The command line of `tools/benchmark.py`: one module of this folder a subcommand."""
+
+import importlib
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from slt_jax.cli import flags
+from slt_jax.cli.command import run
+from slt_jax.config import nearest
+from slt_jax.errors import UserError
+from slt_jax.files import write_json
+from tools.benchmarks.problem import positive
+
+COMMANDS = ("step",)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 2 a mistake in the input."""
+    return run("benchmark", _benchmark, sys.argv[1:] if argv is None else argv)
+
+
+def _benchmark(argv: Sequence[str]) -> int:
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print("usage: benchmark COMMAND [--help]\n")
+        for command in COMMANDS:
+            print(f"  {command:9s} {_module(command).__doc__.splitlines()[0]}")
+        return 0
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name}{nearest(name, COMMANDS)}")
+    module = _module(name)
+    top = flags.command_parser(f"benchmark {name}", module.__doc__.splitlines()[0])
+    top.add_argument("--json", metavar="FILE", default=None, help="also write the results there")
+    top.add_argument("--threads", type=positive, default=None, metavar="N",
+                     help="use the first N of the cores (default: all that this process may use)")
+    module.add_flags(top)
+    arguments = flags.parse(top, argv[1:])
+    machine = description()
+    results = module.measure(arguments)
+    if arguments.json:
+        command = shlex.join(["python", "tools/benchmark.py", *argv])
+        write_json(arguments.json, {"benchmark": name, "command": command, "machine": machine} | results)
+    return 0
+
+
+def _module(command: str):
+    return importlib.import_module(f"tools.benchmarks.{command}")
+
+
+def description() -> dict[str, Any]:
+    """The machine, when, and how busy it was before."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,127 @@
+"""Our side of the benchmarks: what `slt_jax.training.loop` builds before its first step, at random weights."""
+
+import dataclasses
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from convert import write_pt
+from convert.checkpoint import Blueprint, plan_model
+from convert.state_dict import to_state
+from slt_jax.cli.command import choose_device, keep_compiled_programs
+from slt_jax.config import Config
+from slt_jax.models.flops import model_flops
+from slt_jax.models.params import split_model
+from slt_jax.models.vit import ViTConfig
+from slt_jax.training.compiled import Compiled, Prepare
+from slt_jax.training.freeze import trained_paths
+from slt_jax.training.optim import build_optimizer
+from slt_jax.training.precision import compute_dtype, use_precision
+from slt_jax.training.sharding import check_batch_size, device_mesh, place_batch
+from slt_jax.training.start import initial_state
+from slt_jax.training.step import StepFunctions
+from tools.benchmarks.problem import raw_batch
+from tools.benchmarks.timing import timed
+
+
+def plan_of(config: Config) -> Blueprint:
+    """The model of `config`. Position tables are resized as transformers does it, without the hub's offset of 0.1."""
+    plan = plan_model(config.model)
+    backbones = tuple(
+        dataclasses.replace(sizes, interpolate_offset=0.0) if isinstance(sizes, ViTConfig) else sizes
+        for sizes in plan.backbones
+    )
+    return dataclasses.replace(plan, backbones=backbones)
+
+
+class Training:
+    """Steps of training on one batch."""
+
+    def __init__(self, config: Config):
+        choose_device(config.data.device)
+        keep_compiled_programs()
+        self.config = config
+        self.mesh = device_mesh()
+        check_batch_size("--batch-size", config.data.batch_size, self.mesh)
+        self.plan = plan_of(config)
+        dtype = compute_dtype(config.data.precision)
+        structure, self.entries = self.plan.structure(dtype=dtype)
+        use_precision(config.data.precision)
+        self.trained = trained_paths(config.model, {entry.path for entry in self.entries}, structure.buffers)
+        optimizer = build_optimizer(config.optim)
+        params = split_model(self.plan.build(seed=config.data.seed))[1]
+        self.state = initial_state(params, self.trained, optimizer, self.mesh)
+        on_device = Prepare(tuple(config.data.mix_streams.items()), v9_hand_masks=False)
+        self.compiled = Compiled(StepFunctions(
+            structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed,
+            on_device, scaled=dtype == jnp.float16,
+        ))
+        self.raw = raw_batch(config, self.vocabulary, config.data.batch_size)
+        self.batch = place_batch(self.raw, self.mesh)
+        self.warm = False
+
+    @property
+    def vocabulary(self) -> int:
+        return self.plan.decoder["vocab_size"]
+
+    def facts(self) -> dict[str, Any]:
+        """The device and the work: `flops` are forward and backward of one clip."""
+        config = self.config
+        dtype = compute_dtype(config.data.precision)
+        flops = model_flops(
+            lambda: self.plan.build(dtype=dtype), config.model, self.trained,
+            target_length=config.data.max_target_length,
+        )
+        device = jax.devices()[0]
+        return {
+            "platform": device.platform, "device": f"{jax.device_count()} x {device.device_kind}",
+            "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
+            "parameters": sum(p.size for p in (self.state["trained"] | self.state["frozen"]).values()),
+            "flops": {name: part.training for name, part in flops.items()},
+        }
+
+    def save(self, path: str | Path) -> dict[str, Any]:
+        """Write the weights for torch; returns what builds the model: sizes, and the keys that are not trained."""
+        params = jax.device_get(self.state["trained"] | self.state["frozen"])
+        write_pt(path, to_state(params, self.entries))
+        chosen = set(self.trained)
+        frozen = [entry.key for entry in self.entries if entry.path not in chosen]
+        return self.plan.record() | {"vocabulary": self.vocabulary, "frozen": frozen}
+
+    def loss(self, rows: int) -> float:
+        """The loss of the first rows in float32, without dropout."""
+        structure, _ = self.plan.structure()
+        evaluate = dataclasses.replace(self.compiled.functions, structure=structure).evaluate
+        params = self.state["trained"] | self.state["frozen"]
+        with jax.default_matmul_precision("highest"):
+            results = jax.jit(evaluate)(params, {name: array[:rows] for name, array in self.raw.items()})
+        return float(results["loss"])
+
+    def turn(self, steps: int, warm_up: int) -> dict[str, Any]:
+        """`steps` optimiser steps, before the first of them `warm_up` others: time a step, and all their losses."""
+        batches = [self.batch] * self.config.training.grad_accum_steps
+        losses = []
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                self.state, results = self.compiled.step(self.state, batches, jnp.float32(self.config.optim.lr))
+                losses.extend(results["loss"])
+            jax.block_until_ready(self.state)
+
+        run(0 if self.warm else warm_up)
+        self.warm = True
+        return {"seconds": timed(lambda: run(steps)) / steps, "losses": [float(loss) for loss in losses]}
+
+    def matmul_peak(self) -> float:
+        """FLOP/s of large products in the dtype of the computation, on all devices: the best of five tries."""
+        size, times = (8192, 20) if jax.default_backend() != "cpu" else (2048, 2)
+        dtype = compute_dtype(self.config.data.precision)
+        left, right = jnp.ones((size, size), dtype), jnp.full((size, size), 1 / size, dtype)
+        product = jax.jit(lambda left, right: jax.lax.fori_loop(0, times, lambda _, x: x @ right, left))
+        product(left, right).block_until_ready()
+        best = min(timed(lambda: product(left, right).block_until_ready()).wall for _ in range(5))
+        return 2.0 * size**3 * times / best * self.mesh.size
