@@ -1,11 +1,15 @@
-"""Every benchmark on a tiny model: both sides compute the same, and what is written has what a reader looks for."""
+"""The benchmarks of docs/performance.md on a tiny model: both sides compute the same, and the results say so."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from tools.benchmarks.command import main
 
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 BACKBONE = 'model.backbone={"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 14, "image_size": 56}'
 # Positions are resized, the left hand is frozen; without dropout both sides have the same losses while they train.
 TINY = [
@@ -25,9 +29,17 @@ def bare(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
 
+def documented(command: str) -> list[str]:
+    """The flags that the guide gives a command."""
+    lines = "".join(re.findall(r"```bash\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL))
+    start = f"python tools/benchmark.py {command} "
+    return shlex.split(next(line for line in lines.splitlines() if line.startswith(start)).removeprefix(start))
+
+
 def benchmark(command: str, tmp_path, *flags: str) -> dict:
+    """The results of the guide's command, made small by `flags`."""
     path = tmp_path / "results.json"
-    assert main([command, *flags, "--threads", "1", "--json", str(path)]) == 0
+    assert main([command, *documented(command), *flags, "--threads", "1", "--json", str(path)]) == 0
     results = json.loads(path.read_text())
     assert results["benchmark"] == command
     assert results["command"].startswith(f"python tools/benchmark.py {command} ")
@@ -38,7 +50,7 @@ def benchmark(command: str, tmp_path, *flags: str) -> dict:
 def test_step(bare, tmp_path, capsys):
     """Gradients, clipping, accumulation and AdamW agree, too: else the losses of later steps would part."""
     results = benchmark(
-        "step", tmp_path, *TINY, "--against", "torch", "--rounds", "2", "--steps", "2", "--warm-up", "1",
+        "step", tmp_path, *TINY, "--rounds", "2", "--steps", "2", "--warm-up", "1",
         "--grad-accum-steps", "2", "--clip-grad-norm", "0.5", "--weight-decay", "0.1",
     )  # fmt: skip
     assert results["losses"]["torch"] == pytest.approx(results["losses"]["ours"], rel=1e-5)
