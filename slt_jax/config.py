@@ -121,6 +121,8 @@ class OptimConfig:
 class TrainingConfig:
     epochs: int = option(40, "epochs to train in all")
     grad_accum_steps: int = option(1, "micro-batches per optimiser step")
+    sharding: str = option("replicated", "parameters and optimiser state: replicated, or fsdp (split over devices)")
+    model_parallel: int = option(1, "devices that share the matrices of the decoder and the temporal encoder")
     compile: bool = option(False, "torch only; JAX always compiles")
     compile_mode: str | None = option(None, "torch only; has no effect here")
     init_checkpoint: str | None = option(None, "start from these weights (.pt, Orbax folder or work-dir)")
@@ -263,6 +265,7 @@ CHOICES = {
     "data.precision": ("amp", "fp16", "fp32", "float32"),
     "optim.optimizer": ("adamw", "adam", "sgd"),
     "optim.scheduler": ("none", "steplr", "cosine"),
+    "training.sharding": ("replicated", "fsdp"),
     "training.best_metric": ("loss", "bleu", "chrf"),
 }
 PROJECTORS = ("auto", "mlp", "identity")
@@ -273,7 +276,7 @@ AT_LEAST_ONE = {
         "temporal_layers", "temporal_dim_feedforward", "decoder_layers", "decoder_heads", "vocab_size",
     ),
     "optim": ("scheduler_step_size", "scheduler_tmax"),
-    "training": ("epochs", "grad_accum_steps", "eval_bleu_clips", "early_stop_patience"),
+    "training": ("epochs", "grad_accum_steps", "model_parallel", "eval_bleu_clips", "early_stop_patience"),
 }
 NOT_NEGATIVE = {
     "data": ("num_workers", "seed"),

@@ -46,7 +46,10 @@ class StateStore:
         return self._manager.latest_step()
 
     def restore(self, like: TrainState | None = None) -> tuple[TrainState, dict[str, Any]]:
-        """The newest whole state with its notes, in the shapes and places of `like` (see `abstract_state`)."""
+        """The newest whole state with its notes, saved with any number of devices.
+
+        In the shapes and places of `like` (see `abstract_state`); without it as numpy arrays.
+        """
         return self._newest(lambda number: self._restore(number, like))
 
     def notes(self) -> dict[str, Any]:
@@ -67,8 +70,11 @@ class StateStore:
         raise UserError(f"--resume {self.folder}: none of its states can be read")
 
     def _restore(self, number: int, like: TrainState | None) -> tuple[TrainState, dict[str, Any]]:
-        if like is not None:
-            saved, wanted = _shapes(self._manager.item_metadata(number)["state"]), _shapes(like)
+        saved_as = self._manager.item_metadata(number)["state"]
+        if like is None:  # numpy arrays: where they lived when they were saved says nothing about this machine
+            like = jax.tree.map(lambda array: np.broadcast_to(np.zeros((), array.dtype), array.shape), saved_as)
+        else:
+            saved, wanted = _shapes(saved_as), _shapes(like)
             wrong = [path for path in sorted(saved.keys() | wanted.keys()) if saved.get(path) != wanted.get(path)]
             if wrong:
                 found, expected = (shapes.get(wrong[0], "absent") for shapes in (saved, wanted))

@@ -34,7 +34,7 @@ from slt_jax.training.optim import Optimizer, build_optimizer, learning_rate
 from slt_jax.training.position import Position
 from slt_jax.training.precision import compute_dtype, use_precision
 from slt_jax.training.progress import Progress, say
-from slt_jax.training.sharding import check_batch_size, device_mesh, place_batch
+from slt_jax.training.sharding import Layout, check_batch_size, device_mesh, place_batch
 from slt_jax.training.signals import StopSignal
 from slt_jax.training.start import (
     abstract_state,
@@ -79,7 +79,8 @@ def train(
     workdir = WorkDir(config.data.work_dir)
     source = None if resume is None else find_resume(Path(resume or workdir.path), workdir)
     origin = source or config.training.init_checkpoint
-    mesh = device_mesh()
+    mesh = device_mesh(config.training.model_parallel)
+    layout = Layout(mesh, fsdp=config.training.sharding == "fsdp")
     check_batch_size("--batch-size", config.data.batch_size, mesh)
     check_batch_size("--val-batch-size", config.data.val_batch_size or config.data.batch_size, mesh)
     workdir.claim(source, overwrite=overwrite, keep=config.data.tokenizer)
@@ -96,17 +97,17 @@ def train(
     optimizer = build_optimizer(config.optim)
     position = Position()
     if source and source.is_dir():
-        state, position, earlier = resume_states(source, abstract_state(plan, trained, optimizer, mesh))
+        state, position, earlier = resume_states(source, abstract_state(plan, trained, optimizer, layout))
         config = with_hand_masks(config, origin, earlier)
     else:
         checkpoint = open_checkpoint(origin) if origin else None
         config = with_hand_masks(config, origin, checkpoint.config if checkpoint else None)
         params = starting_params(plan, entries, config.data.seed, checkpoint, strict=source is not None)
-        state = initial_state(params, trained, optimizer, mesh)
+        state = initial_state(params, trained, optimizer, layout)
         del params
         if source:
             steps_per_epoch = math.ceil(len(splits.train) / config.training.grad_accum_steps)
-            state, position = resume_checkpoint(checkpoint, state, optimizer, entries, steps_per_epoch, mesh)
+            state, position = resume_checkpoint(checkpoint, state, optimizer, entries, steps_per_epoch, layout)
     workdir.write_settings(config.to_dict(), merged)
     exporter = Exporter(plan, entries, optimizer, config.optim.lr, config.to_dict())
     announce(config, state, optimizer, mesh, len(splits.train.clips), len(splits.val.clips), source, position)
@@ -119,13 +120,13 @@ def train(
     on_device = Prepare(tuple(config.data.mix_streams.items()), bool(config.data.v9_hand_masks))
     compiled = Compiled(StepFunctions(
         structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed, on_device,
-        scaled=dtype == jnp.float16,
+        scaled=dtype == jnp.float16, layout=layout,
     ))
     search = Search(max_length=config.data.max_target_length)
 
     def translations_of(state: TrainState, count: int) -> list[Prediction]:
         """The first clips of the validation split; fewer once a signal came."""
-        params = state["trained"] | state["frozen"]
+        params = layout.gather(state["trained"] | state["frozen"])
         decoder = structure.merge(params).decoder.model
         batches = BatchDecoder(partial(compiled.encode, params), decoder, mesh, search)
         return translate(splits.val, batches, splits.tokenizer, limit=count, stopped=lambda: bool(stop))

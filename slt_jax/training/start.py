@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 
 from convert.checkpoint import Blueprint, Checkpoint, load_params
 from convert.optimizer import from_torch
@@ -24,7 +24,7 @@ from slt_jax.training.optim import Optimizer
 from slt_jax.training.position import Position
 from slt_jax.training.progress import say
 from slt_jax.training.scaler import scaler_state
-from slt_jax.training.sharding import replicated
+from slt_jax.training.sharding import Layout
 from slt_jax.training.step import TrainState
 from slt_jax.training.workdir import WorkDir, state_folder
 
@@ -94,9 +94,9 @@ def fresh_params(plan: Blueprint, entries: list[Entry], seed: int, *, given: Col
     return params
 
 
-def initial_state(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer, mesh: Mesh) -> TrainState:
-    """A train state at step 0 on every device of `mesh`."""
-    return place_state(assemble(params, trained, optimizer), mesh)
+def initial_state(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer, layout: Layout) -> TrainState:
+    """A train state at step 0 in the places of `layout`."""
+    return place_state(assemble(params, trained, optimizer), layout)
 
 
 def assemble(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer) -> TrainState:
@@ -110,20 +110,28 @@ def assemble(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer
     }
 
 
-def place_state(state: TrainState, mesh: Mesh) -> TrainState:
-    # A copy, always: the first step donates these buffers, and a mapped file or a caller may share them.
-    return jax.tree.map(lambda array: jax.device_put(np.array(array), replicated(mesh)), state)
+def place_state(state: TrainState, layout: Layout) -> TrainState:
+    """Every process holds the whole of `state` and gives its devices their parts."""
+
+    def place(array: Any, sharding: NamedSharding) -> jax.Array:
+        host = np.asarray(array)
+        # A copy, always: the first step donates these buffers, and a mapped file or a caller may share them.
+        return jax.make_array_from_callback(host.shape, sharding, lambda part: np.array(host[part]))
+
+    return jax.tree.map(place, state, layout.state(state))
 
 
-def abstract_state(plan: Blueprint, trained: list[str], optimizer: Optimizer, mesh: Mesh) -> TrainState:
+def abstract_state(plan: Blueprint, trained: list[str], optimizer: Optimizer, layout: Layout) -> TrainState:
     """The shapes and places of a train state, with no array computed."""
 
     def build() -> TrainState:
         return assemble(split_model(plan.build())[1], trained, optimizer)
 
-    place = replicated(mesh)
+    def place(array: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
     shapes = jax.eval_shape(build)
-    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place), shapes)
+    return jax.tree.map(place, shapes, layout.state(shapes))
 
 
 def find_resume(path: Path, workdir: WorkDir) -> Path | None:
@@ -158,7 +166,7 @@ def resume_states(folder: Path, like: TrainState) -> tuple[TrainState, Position,
 
 def resume_checkpoint(
     checkpoint: Checkpoint, like: TrainState, optimizer: Optimizer, entries: list[Entry], steps_per_epoch: int,
-    mesh: Mesh,
+    layout: Layout,
 ) -> tuple[TrainState, Position]:
     """Weights, optimiser state and epoch of a `.pt`, v9's or ours; the schedule follows from the epoch."""
     params = load_params(checkpoint, entries)
@@ -173,7 +181,7 @@ def resume_checkpoint(
     if "optimizer_state" in rest:
         state["optimizer"] = from_torch(rest["optimizer_state"], like["optimizer"], trained, optimizer, entries)
     position = Position.from_checkpoint(rest)
-    return place_state(state | {"step": np.int32(position.epoch * steps_per_epoch)}, mesh), position
+    return place_state(state | {"step": np.int32(position.epoch * steps_per_epoch)}, layout), position
 
 
 def trained_with_v9_masks(saved: Mapping[str, Any]) -> bool:

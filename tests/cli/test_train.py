@@ -1,7 +1,6 @@
 """The training command from end to end, on a small generated corpus."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -82,33 +81,6 @@ def test_workers_change_nothing(corpus, finished, tmp_path):
     assert process.returncode == 0, errors
     assert errors == ""
     assert metrics(work_dir) == metrics(finished)
-
-
-@pytest.mark.slow
-def test_eight_devices_train_like_one(corpus, tmp_path):
-    """Data parallel, dropout and flips included: the losses agree to rounding, and no shape is compiled twice."""
-    arguments = {"batch_size": 8, "grad_accum_steps": None, "optimizer": "sgd", "epochs": 1}
-    flags = "--xla_force_host_platform_device_count=8"
-    runs = {}
-    for count, extra in ((1, ""), (8, flags)):
-        runs[count] = tmp_path / str(count)
-        environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {extra}".strip()}
-        with start([SCRIPT], corpus.flags(runs[count], **arguments), env=environment) as process:
-            said, errors = process.communicate(timeout=400)
-        assert process.returncode == 0, errors
-        assert f"clips on {count} x" in said
-        assert [record["compilations"] for record in metrics(runs[count], without=())] == [2]
-    for one, eight in zip(metrics(runs[1]), metrics(runs[8]), strict=True):
-        for key in ("train_loss", "val_loss"):
-            assert eight[key] == pytest.approx(one[key], rel=1e-5)
-
-
-def test_a_batch_must_divide_over_the_devices(corpus, tmp_path):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    with start([SCRIPT], corpus.flags(tmp_path / "run", batch_size=12), env=environment) as process:
-        _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert errors.startswith("slt-train: error: --batch-size 12")
 
 
 @pytest.mark.slow

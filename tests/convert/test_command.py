@@ -17,7 +17,7 @@ from convert.__main__ import main
 from convert.checkpoint import blueprint, read_checkpoint
 from slt_jax.training.freeze import trained_paths
 from slt_jax.training.optim import Optimizer
-from slt_jax.training.sharding import device_mesh
+from slt_jax.training.sharding import Layout, device_mesh
 from slt_jax.training.start import abstract_state, resume_states
 from tests.convert.models import settings, tiny
 from tests.parity.goldens import GOLDENS, needs_goldens
@@ -168,7 +168,7 @@ def test_to_jax_is_a_state_that_training_resumes(files):
     plan = blueprint(read_checkpoint(files / "v9.pt"))
     structure, entries = plan.structure()
     trained = trained_paths(plan.config, {entry.path for entry in entries}, structure.buffers)
-    like = abstract_state(plan, trained, Optimizer("adamw"), device_mesh())
+    like = abstract_state(plan, trained, Optimizer("adamw"), Layout(device_mesh()))
     state, position, config = resume_states(files / "states", like)
     assert (position.epoch, position.best_val, int(state["step"])) == (4, 1.25, 7)
     assert float(state["scaler"]["scale"]) == 1024.0

@@ -12,7 +12,7 @@ from slt_jax.training.checkpoint import Exporter
 from slt_jax.training.freeze import trained_paths
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.position import Position
-from slt_jax.training.sharding import device_mesh
+from slt_jax.training.sharding import Layout, device_mesh
 from slt_jax.training.start import initial_state, resume_checkpoint
 from slt_jax.training.step import StepFunctions
 from tests.parity.goldens import T5_CASES, Golden, needs_goldens
@@ -57,9 +57,9 @@ def test_torch_continues_what_was_continued_here(name, tmp_path):
     settings, optim = golden.case["optim"]["opt"], golden.case["optim"]
     optimizer = Optimizer(settings["type"], settings["weight_decay"], settings.get("momentum", 0.0))
     trained = trained_paths(plan.config, {entry.path for entry in entries}, structure.buffers)
-    mesh = device_mesh()
-    fresh = initial_state(load_params(checkpoint, entries), trained, optimizer, mesh)
-    state, position = resume_checkpoint(checkpoint, fresh, optimizer, entries, 2, mesh)
+    layout = Layout(device_mesh())
+    fresh = initial_state(load_params(checkpoint, entries), trained, optimizer, layout)
+    state, position = resume_checkpoint(checkpoint, fresh, optimizer, entries, 2, layout)
     assert (position.epoch, position.best_val) == (1, 1.25)
 
     steps = StepFunctions(structure, optimizer, optim["label_smoothing"], optim["clip"], 0, lambda batch, key: batch)

@@ -18,7 +18,7 @@ from slt_jax.training.compiled import Compiled
 from slt_jax.training.freeze import trained_paths
 from slt_jax.training.optim import Optimizer, learning_rate
 from slt_jax.training.position import Position
-from slt_jax.training.sharding import device_mesh
+from slt_jax.training.sharding import Layout, device_mesh
 from slt_jax.training.start import fresh_params, initial_state
 from slt_jax.training.step import StepFunctions
 from tests.parity.goldens import Golden, needs_goldens, relative_error
@@ -96,7 +96,7 @@ def ours() -> SimpleNamespace:
 
 def begin(ours, optimizer: Optimizer, clip: float | None = CLIP) -> tuple[Compiled, dict]:
     functions = StepFunctions(ours.structure, optimizer, SMOOTHING, clip, 0, given)
-    return Compiled(functions), initial_state(ours.params, ours.trained, optimizer, device_mesh())
+    return Compiled(functions), initial_state(ours.params, ours.trained, optimizer, Layout(device_mesh()))
 
 
 def given(batch, key):
