@@ -4,6 +4,7 @@ Frames are matched by the number in their file name, never by their place in a l
 one frame is missing and no other moves. Images stay uint8; normalisation and flips happen on the device (augment.py).
 """
 
+import io
 import os
 import re
 import zipfile
@@ -12,11 +13,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from slt_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from slt_jax.data.packs import Record
 
 STREAMS = ("face", "hand_l", "hand_r")
 MIN_CONFIDENCE = 0.25
@@ -50,25 +55,44 @@ class StreamDirs:
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames of one stream of one clip: sorted numbers, and names only where they are not the usual ones."""
+    """The frames of one stream of one clip: sorted numbers, and names only where they are not the usual ones.
+
+    `data` is what the files hold, where that was read already: there may be no such files then.
+    """
 
     directory: str
     numbers: np.ndarray
     names: tuple[str, ...] | None = None
+    data: tuple[memoryview, ...] | None = None
 
     def path(self, video_id: str, position: int) -> str:
         usual = self.names is None
         name = f"{video_id}_f{self.numbers[position]:06d}.jpg" if usual else self.names[position]
         return os.path.join(self.directory, name)
 
+    def decode(self, video_id: str, position: int, out: np.ndarray) -> None:
+        """Decode one frame into `out`, see `decode_image`."""
+        decode_image(self.path(video_id, position), out, None if self.data is None else self.data[position])
+
 
 @dataclass(frozen=True)
 class ClipFiles:
+    """The files of a clip; of a packed one (`record`) `loaded` has them, before that nothing can be opened."""
+
     video_id: str
     face: Frames
     hand_l: Frames
     hand_r: Frames
     pose: str | None
+    pose_data: memoryview | None = None
+    record: "Record | None" = None
+
+    def loaded(self) -> "ClipFiles":
+        """Itself, or all files of a packed clip in memory. Raises BadClip where the pack is damaged."""
+        return self if self.record is None else self.record.load(self)
+
+    def open_pose(self) -> BinaryIO:
+        return open(self.pose, "rb") if self.pose_data is None else io.BytesIO(self.pose_data)
 
     def last_frame(self) -> int:
         """The highest frame number of the image streams, -1 without any image."""
@@ -145,6 +169,7 @@ def read_clip(
     """
     if out is None:
         out = {name: array[0] for name, array in empty(1, sequence_length, image_size, num_landmarks).items()}
+    files = files.loaded()
     pose, missing = read_pose(files, num_landmarks)
     total = max(len(pose), files.last_frame() + 1)
     if total == 0:
@@ -186,12 +211,19 @@ def empty(
 
 def read_pose(files: ClipFiles, num_landmarks: int) -> tuple[np.ndarray, dict[str, np.ndarray | None]]:
     """Pose (frames, 3L), no frames without a file, and what the file says about missing hands."""
-    missing: dict[str, np.ndarray | None] = {"hand_l": None, "hand_r": None}
     if files.pose is None:
-        return np.zeros((0, 3 * num_landmarks), np.float32), missing
+        return np.zeros((0, 3 * num_landmarks), np.float32), {"hand_l": None, "hand_r": None}
+    pose, missing = load_pose(files)
+    check_landmarks(files.pose, pose.shape[1], num_landmarks)
+    return pose, missing
+
+
+def load_pose(files: ClipFiles) -> tuple[np.ndarray, dict[str, np.ndarray | None]]:
+    """`read_pose` of a clip that has a file, with however many landmarks."""
+    missing: dict[str, np.ndarray | None] = {"hand_l": None, "hand_r": None}
     try:
         # Opened here: np.load does not close what it opens and then cannot read.
-        with open(files.pose, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with files.open_pose() as file, np.load(file, allow_pickle=False) as archive:
             pose = np.asarray(archive["pose"], np.float32)
             for hand in missing:
                 if f"miss_{hand}" in archive.files and archive[f"miss_{hand}"].size:
@@ -199,13 +231,16 @@ def read_pose(files: ClipFiles, num_landmarks: int) -> tuple[np.ndarray, dict[st
     except POSE_ERRORS as error:
         raise BadClip(f"{files.pose}: cannot be read as an npz file with a key pose ({_one_line(error)})") from None
     if pose.ndim != 2:
-        raise BadClip(f"{files.pose}: pose has the shape {pose.shape}, expected (frames, {3 * num_landmarks})")
+        raise BadClip(f"{files.pose}: pose has the shape {pose.shape}, expected (frames, 3 x landmarks)")
     if pose.shape[1] % 3:
         raise BadClip(f"{files.pose}: pose has {pose.shape[1]} columns, which are not x, y and confidence of landmarks")
-    if pose.shape[1] != 3 * num_landmarks:
-        found = f"{pose.shape[1] / 3:g} landmarks ({pose.shape[1]} columns)"
-        raise UserError(f"{files.pose}: {found}, expected {num_landmarks}; set --pose-landmarks to what the files hold")
     return pose, missing
+
+
+def check_landmarks(path: str, columns: int, num_landmarks: int) -> None:
+    if columns != 3 * num_landmarks:
+        found = f"{columns / 3:g} landmarks ({columns} columns)"
+        raise UserError(f"{path}: {found}, expected {num_landmarks}; set --pose-landmarks to what the files hold")
 
 
 def _sample_pose(pose: np.ndarray, shown: np.ndarray, min_confidence: float, out: dict[str, np.ndarray]) -> None:
@@ -246,11 +281,11 @@ def _read_images(files: ClipFiles, stream: str, positions: np.ndarray, arrays: M
         elif t and position == positions[t - 1]:
             out[t] = out[t - 1]
         else:
-            decode_image(frames.path(video_id, int(position)), out[t])
+            frames.decode(video_id, int(position), out[t])
 
 
-def decode_image(path: str, out: np.ndarray) -> None:
-    """Decode an image into `out` (H, W, 3) uint8, resized to it.
+def decode_image(path: str, out: np.ndarray, data: memoryview | None = None) -> None:
+    """Decode an image, or `data` that was read from it, into `out` (H, W, 3) uint8, resized to it.
 
     Pillow's bicubic (its own default for resize, antialiased, and what DINOv2 was prepared with) resizes; it only runs
     for crops that were not stored at the model's size, or are no plain JPEG.
@@ -258,8 +293,9 @@ def decode_image(path: str, out: np.ndarray) -> None:
     import simplejpeg  # here: who only prepares batches on the device needs no decoder
 
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        if data is None:
+            with open(path, "rb") as file:
+                data = file.read()
         try:
             height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
             if (height, width, 3) == out.shape and colour in ("YCbCr", "RGB", "Gray"):
@@ -267,11 +303,13 @@ def decode_image(path: str, out: np.ndarray) -> None:
                 return
         except ValueError:
             pass  # a PNG, a CMYK or a slightly damaged JPEG; Pillow decides
-        with open(path, "rb") as file, Image.open(file) as image:
+        with Image.open(io.BytesIO(data)) as image:
             image = image.convert("RGB")
             if image.size != (out.shape[1], out.shape[0]):
                 image = image.resize((out.shape[1], out.shape[0]), Image.Resampling.BICUBIC)
             out[:] = np.asarray(image)
+    except UnidentifiedImageError:  # whose own message has an address in it
+        raise BadClip(f"{path}: cannot be read as an image (no jpg or png)") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadClip(f"{path}: cannot be read as an image ({_one_line(error)})") from None
 

@@ -108,7 +108,12 @@ class ClipFeatures:
 
 
 def fingerprint(files: ClipFiles) -> bytes:
-    """A hash of name, size and time of change of every frame of a clip. Raises BadClip where one is gone."""
+    """A hash of name, size and time of change of every frame of a clip; of a packed one that of its content.
+
+    Raises BadClip where a frame is gone.
+    """
+    if files.record:
+        return bytes.fromhex(files.record.sha256)
     digest = hashlib.sha256()
     for stream in STREAMS:
         frames = getattr(files, stream)

@@ -53,6 +53,8 @@ def check_clip(files: ClipFiles, clip: Clip, fps_tolerance: float = 1.0) -> list
     pose_frames = 0
     if files.pose is None:
         problems.append("pose missing: no npz file")
+    elif files.record:
+        pose_frames = files.record.pose_frames
     else:
         try:
             pose_frames = _pose_frames(files.pose)

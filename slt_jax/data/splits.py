@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slt_jax.config import Config
+from slt_jax.config import Config, DataConfig
 from slt_jax.data.clips import BadClip, ClipFiles, StreamDirs, padded_lengths, read_pose, scan
 from slt_jax.data.loader import Loader
 from slt_jax.data.metadata import Clip, read_index, read_metadata, select
+from slt_jax.data.packs import open_pack
 from slt_jax.data.quality import check_images, report_quality
 from slt_jax.data.text import encode_labels, load_tokenizer, train_tokenizer
 from slt_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-REQUIRED = ("face_dir", "hand_left_dir", "hand_right_dir", "pose_dir", "metadata_csv", "train_index", "val_index")
-
-
+STREAM_FOLDERS = ("face_dir", "hand_left_dir", "hand_right_dir", "pose_dir")
+TABLES = ("metadata_csv", "train_index", "val_index")
 IMAGES_LOOKED_AT = 200_000  # of a split before training: seconds, where all of a large corpus would be minutes
 
 
@@ -39,14 +39,13 @@ def open_splits(
     one is trained. Reads the CSVs and lists the folders, but decodes nothing. Raises UserError naming the flag or file.
     """
     data = config.data
-    for key in REQUIRED:
+    for key in (*(() if data.packs else STREAM_FOLDERS), *TABLES):
         if not getattr(data, key):
             raise UserError(f"--{key.replace('_', '-')} is not given (nor data.{key} in the configuration)")
-    dirs = StreamDirs(data.face_dir, data.hand_left_dir, data.hand_right_dir, data.pose_dir).checked()
     metadata = read_metadata(data.metadata_csv)
     train = select(read_index(data.train_index), metadata, f"--train-index {data.train_index}")
     val = select(read_index(data.val_index), metadata, f"--val-index {data.val_index}")
-    files = scan(dirs, [clip.video_id for clip in (*train, *val)])
+    files = find_files(data, [clip.video_id for clip in (*train, *val)])
     landmarks, skip = config.model.pose_landmarks, data.skip_bad_clips
     train, val = (
         usable(clips, files, landmarks, flag, skip_bad_clips=skip)
@@ -77,6 +76,13 @@ def open_splits(
     )
 
 
+def find_files(data: DataConfig, video_ids: Sequence[str]) -> dict[str, ClipFiles]:
+    """The files of the clips, in the pack where there is one, else in the four folders."""
+    if data.packs:
+        return open_pack(data.packs).files(video_ids)
+    return scan(StreamDirs(*(getattr(data, key) for key in STREAM_FOLDERS)), video_ids)
+
+
 @dataclass(frozen=True)
 class Usable:
     """The clips of a split that can be read: in their order, their numbers of frames, and why others cannot."""
@@ -91,6 +97,7 @@ def usable(
 ) -> Usable:
     """Which clips' files can be used, as far as a quick look tells: every pose is read, images by their ends.
 
+    At packed clips this look was taken when they were packed.
     So a wrong landmark count or a damaged file is said before anything is compiled. Raises BadClip at the first that
     cannot be used unless bad clips are skipped, UserError naming `flag` where none is left.
     """
@@ -98,12 +105,16 @@ def usable(
     for clip in clips:
         own = files[clip.video_id]
         try:
-            poses, _ = read_pose(own, landmarks)
-            frames = max(len(poses), own.last_frame() + 1)
-            if frames == 0:
-                raise BadClip(f"clip {clip.video_id} has neither frames nor pose in the data folders")
-            if left > 0:
-                left -= check_images(own)
+            if own.record:
+                own.record.check(own, landmarks)
+                frames = max(own.record.pose_frames, own.last_frame() + 1)
+            else:
+                poses, _ = read_pose(own, landmarks)
+                frames = max(len(poses), own.last_frame() + 1)
+                if frames == 0:
+                    raise BadClip(f"clip {clip.video_id} has neither frames nor pose in the data folders")
+                if left > 0:
+                    left -= check_images(own)
         except BadClip as error:
             if not skip_bad_clips:
                 raise

@@ -13,9 +13,10 @@ import numpy as np
 from convert.checkpoint import Blueprint, Checkpoint, load_params
 from convert.state_dict import Entry
 from slt_jax.config import DataConfig, ModelConfig, build_section
+from slt_jax.data.splits import STREAM_FOLDERS
 from slt_jax.errors import UserError
 from slt_jax.evaluation.agreement import agreed_blueprint
-from slt_jax.evaluation.clips import FOLDERS
+from slt_jax.evaluation.clips import SOURCES
 from slt_jax.evaluation.request import Request
 from slt_jax.evaluation.tokenizer import tokenizer_of
 from slt_jax.evaluation.translate import Search
@@ -29,7 +30,7 @@ from slt_jax.training.workdir import WorkDir
 logger = logging.getLogger(__name__)
 
 # What an evaluation does as the run did that made the checkpoint. The rest belongs to the machine or has to be asked.
-INHERITED = (*FOLDERS, "precision", "batch_size", "val_batch_size", "max_target_length", "tokenizer")
+INHERITED = (*SOURCES, "precision", "batch_size", "val_batch_size", "max_target_length", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def open_candidates(request: Request) -> list[Candidate]:
     candidates = [_open(path, label, request) for path, label in zip(paths, labels(paths), strict=True)]
     first = candidates[0]
     for other in candidates[1:]:
-        for key, part in (*((key, "data") for key in FOLDERS), ("pose_landmarks", "model")):
+        for key, part in (*((key, "data") for key in SOURCES), ("pose_landmarks", "model")):
             mine, theirs = (getattr(getattr(candidate, part), key) for candidate in (first, other))
             if mine != theirs:
                 advice = "give the flag" if part == "data" else "evaluate them one by one"
@@ -129,6 +130,8 @@ def _data(checkpoint: Checkpoint, given: Mapping[str, Any]) -> DataConfig:
     saved = checkpoint.config.get("data")
     saved = saved if isinstance(saved, Mapping) else {}
     known = {key: saved[key] for key in INHERITED if saved.get(key) is not None}
+    if given.keys() & set(STREAM_FOLDERS):
+        known.pop("packs", None)  # given folders are meant to be read
     if "batch_size" in given:
         known.pop("val_batch_size", None)
     return build_section("data", known | given)

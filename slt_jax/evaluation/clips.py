@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from slt_jax.config import DataConfig, ModelConfig, nearest
-from slt_jax.data.clips import ClipFiles, StreamDirs, scan
+from slt_jax.data.clips import ClipFiles
 from slt_jax.data.loader import Loader
 from slt_jax.data.metadata import Clip, read_index, read_metadata, select
 from slt_jax.data.quality import report_quality
-from slt_jax.data.splits import usable
+from slt_jax.data.splits import STREAM_FOLDERS, find_files, usable
 from slt_jax.data.text import IGNORE
 from slt_jax.errors import UserError
 
-FOLDERS = ("face_dir", "hand_left_dir", "hand_right_dir", "pose_dir", "metadata_csv")
+SOURCES = (*STREAM_FOLDERS, "packs", "metadata_csv")
 NO_GROUP = "(empty)"
 
 
@@ -46,13 +46,12 @@ def open_clips(index: str | Path, data: DataConfig, landmarks: int) -> Evaluatio
 
     Raises UserError naming the flag or file. Clips that cannot be read are errors without `skip_bad_clips`.
     """
-    for key in FOLDERS:
+    for key in (*(() if data.packs else STREAM_FOLDERS), "metadata_csv"):
         if not getattr(data, key):
             raise UserError(f"--{key.replace('_', '-')} is not given, and the checkpoint does not know it")
-    dirs = StreamDirs(data.face_dir, data.hand_left_dir, data.hand_right_dir, data.pose_dir).checked()
     metadata = read_metadata(data.metadata_csv)
     listed = select(read_index(index), metadata, f"--eval-index {index}")
-    files = scan(dirs, [clip.video_id for clip in listed])
+    files = find_files(data, [clip.video_id for clip in listed])
     found = usable(listed, files, landmarks, f"--eval-index {index}", skip_bad_clips=data.skip_bad_clips)
     report_quality(found.clips, files, strict=data.strict_quality)
     return EvaluationClips(found.clips, files, found.frames, found.skipped)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from convert.checkpoint import blueprint, load_params
 from slt_jax.api import Translator
 from slt_jax.data.clips import STREAMS, ClipFiles, Frames, StreamDirs, read_clip, scan
+from slt_jax.data.packs import open_pack
 from slt_jax.data.text import decode
 from slt_jax.errors import UserError
 from slt_jax.evaluation.tokenizer import tokenizer_of
@@ -133,7 +134,7 @@ def open_translator(path: str | Path, *, num_beams: int = 4, tokenizer: str | No
     data = checkpoint.config.get("data")
     data = data if isinstance(data, Mapping) else {}
     loaded = tokenizer_of(Path(path), plan, tokenizer, data.get("tokenizer"))
-    streams = training_streams(data.get("pose_dir"))
+    streams = training_streams(data.get("pose_dir"), data.get("packs"))
     if streams.pose is None and "architecture" not in checkpoint.rest:
         streams = dataclasses.replace(streams, pose="raw")  # v9's file, and v9's extraction knew no other
     translator = Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))
@@ -141,19 +142,27 @@ def open_translator(path: str | Path, *, num_beams: int = 4, tokenizer: str | No
     return VideoTranslator(translator, loaded, search, trained_with_v9_masks(checkpoint.config), streams)
 
 
-def training_streams(pose_dir: str | None) -> TrainingStreams:
-    """What one pose file of `pose_dir` says of itself; raw poses where it was not written by slt-extract."""
+def training_streams(pose_dir: str | None, packs: str | None = None) -> TrainingStreams:
+    """What one pose file of `packs` or `pose_dir` says of itself; raw poses where slt-extract did not write it."""
     try:
-        with os.scandir(pose_dir or "") as entries:
-            first = next((entry.path for entry in entries if entry.name.endswith(".npz")), None)
+        first = _first_pose(pose_dir, packs)
         if first is None:
             return TrainingStreams(None, None, None)
-        with np.load(first, allow_pickle=False) as archive:
+        with first, np.load(first, allow_pickle=False) as archive:
             if "landmark_set" not in archive.files:
                 return TrainingStreams(None, "raw", None)
             return TrainingStreams(str(archive["landmark_set"]), str(archive["pose_space"]), float(archive["fps"]))
     except (OSError, ValueError, KeyError):
         return TrainingStreams(None, None, None)
+
+
+def _first_pose(pose_dir: str | None, packs: str | None) -> BinaryIO | None:
+    if packs:
+        pack = open_pack(packs)
+        first = next((files for files in pack.files(pack.clips).values() if files.pose), None)
+        return first and first.loaded().open_pose()
+    with os.scandir(pose_dir or "") as entries:
+        return next((open(entry.path, "rb") for entry in entries if entry.name.endswith(".npz")), None)
 
 
 def part_of(files: ClipFiles, arrays: Mapping[str, np.ndarray], first: int, end: int, folder: Path) -> ClipFiles:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slt_jax.data.clips import POSE_ERRORS, BadClip, ClipFiles, Frames, decode_image, read_pose
+from slt_jax.data.clips import POSE_ERRORS, BadClip, ClipFiles, Frames, read_pose
 from slt_jax.pictures.skeleton import Figure, usual_names
 
 HANDS = ("hand_l", "hand_r")
@@ -38,7 +38,7 @@ class Clip:
             return None
         position = int(np.searchsorted(frames.numbers, frame))
         pixels = np.empty((size, size, 3), np.uint8)
-        decode_image(frames.path(self.files.video_id, position), pixels)
+        frames.decode(self.files.video_id, position, pixels)
         return pixels
 
     def hidden(self, hand: str, frame: int) -> bool:
@@ -66,7 +66,8 @@ def open_clip(files: ClipFiles) -> Clip:
 
     Raises UserError where the pose cannot be used or there is nothing to see.
     """
-    arrays = _arrays(files.pose) if files.pose else {}
+    files = files.loaded()
+    arrays = _arrays(files) if files.pose else {}
     shape = arrays["pose"].shape if "pose" in arrays else ()
     landmarks = shape[-1] // 3 if shape else 0
     pose, missing = read_pose(files, landmarks)
@@ -79,10 +80,10 @@ def open_clip(files: ClipFiles) -> Clip:
     return Clip(files, total, pose, figure, missing, sources, _rate(arrays.get("fps")))
 
 
-def _arrays(path: str) -> dict[str, np.ndarray]:
-    """All arrays of a pose file that can be read; what else is wrong with it, `read_pose` tells."""
+def _arrays(files: ClipFiles) -> dict[str, np.ndarray]:
+    """All arrays of the pose file that can be read; what else is wrong with it, `read_pose` tells."""
     arrays = {}
-    with suppress(*POSE_ERRORS), open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+    with suppress(*POSE_ERRORS), files.open_pose() as file, np.load(file, allow_pickle=False) as archive:
         for name in archive.files:
             with suppress(ValueError):  # an array of objects, which only its writer can read
                 arrays[name] = archive[name]

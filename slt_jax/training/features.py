@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from slt_jax.config import Config
 from slt_jax.data.augment import normalise
-from slt_jax.data.clips import STREAMS, BadClip, ClipFiles, decode_image
+from slt_jax.data.clips import STREAMS, BadClip, ClipFiles
 from slt_jax.data.features import MIRROR, Features, Stale, fingerprint, open_folder
 from slt_jax.data.loader import Loader
 from slt_jax.errors import UserError
@@ -272,12 +272,13 @@ def _fill(
 
 def _images(files: ClipFiles, size: int, pool: ThreadPoolExecutor) -> Iterator[tuple[str, int, np.ndarray]]:
     """(stream, row, image) of all streams, in row 0 a black one. Raises BadClip."""
+    files = files.loaded()
 
     def decode(place: tuple[str, int]) -> tuple[str, int, np.ndarray]:
         stream, row = place
         image = np.zeros((size, size, 3), np.uint8)
         if row:
-            decode_image(getattr(files, stream).path(files.video_id, row - 1), image)
+            getattr(files, stream).decode(files.video_id, row - 1, image)
         return stream, row, image
 
     places = ((stream, row) for stream in STREAMS for row in range(1 + len(getattr(files, stream).numbers)))

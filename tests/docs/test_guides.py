@@ -1,5 +1,6 @@
 """The commands of the guides run as they stand, and their tables are those of the code."""
 
+import json
 import os
 import re
 import subprocess
@@ -19,8 +20,8 @@ def commands(guide: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_data_and_training_guides_run(tmp_path):
-    """Data first: the training guide trains on the corpus that the data guide makes."""
+def test_data_packs_and_training_guides_run(tmp_path):
+    """Data first: the other guides train on the corpus that the data guide makes."""
     for name in ("tools", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     binaries = tmp_path / "bin"
@@ -29,12 +30,17 @@ def test_data_and_training_guides_run(tmp_path):
         (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {options} "$@"\n')
         (binaries / name).chmod(0o755)
     path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
-    for block in commands("data.md") + commands("training.md"):
+    for block in commands("data.md") + commands("packs.md") + commands("training.md"):
         done = subprocess.run(
             ["bash", "-ec", block], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
         )
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "run" / "best.pt").exists()
+    packed, loose = (
+        [json.loads(line)["val_loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("packed_run", "run")
+    )
+    assert packed == loose[:2]
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
     check = [sys.executable, "tools/ci_validate_metrics.py", "run", "configs/debug_reference.json"]
     done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True)

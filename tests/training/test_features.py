@@ -21,7 +21,6 @@ from slt_jax.data.metadata import Clip
 from slt_jax.errors import UserError
 from slt_jax.models.cnn import SmallCNN
 from slt_jax.models.params import Structure, split_model
-from slt_jax.training import features as features_module
 from slt_jax.training.features import BACKBONES, read_from_cache
 from slt_jax.training.freeze import trained_paths
 from slt_jax.training.precision import compute_dtype
@@ -160,7 +159,6 @@ def test_nothing_is_computed_twice_and_no_image_read(begin, tmp_path, capsys, mo
     assert "features of 0 clips are in" in capsys.readouterr().out
     expected = inputs(first)
     monkeypatch.setattr(clips_module, "decode_image", None)
-    monkeypatch.setattr(features_module, "decode_image", None)
     second = begin()
     second.cache(tmp_path / "features")
     assert capsys.readouterr().out == f"frozen backbones: features of 5 clips are in {tmp_path / 'features'}\n"

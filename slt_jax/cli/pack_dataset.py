@@ -1,0 +1,115 @@
+"""`python tools/pack_dataset.py write | verify`: the clips of a data set in a few big files (docs/packs.md)."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from slt_jax.cli import flags
+from slt_jax.cli.command import run
+from slt_jax.cli.validate_data import FOLDERS
+from slt_jax.data.clips import ClipFiles, StreamDirs, scan
+from slt_jax.data.metadata import Clip, read_index, read_metadata
+from slt_jax.data.packing import verify_pack, write_pack
+from slt_jax.data.packs import open_pack
+from slt_jax.errors import UserError
+
+NAME = "pack_dataset"
+SHARD_MB = 256
+ROWS = 20  # clips that are listed with what is wrong
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What to write or verify, and where the folders are."""
+    top = flags.command_parser(NAME, "Put a data set into a few big files, which --packs reads in place of folders.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="write|verify")
+    options = {"argument_default": argparse.SUPPRESS, "allow_abbrev": False}
+    write = commands.add_parser("write", help="write a pack from the folders", **options)
+    write.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the pack")
+    write.add_argument("--shard-mb", metavar="INT", type=int, help=f"most megabytes of a file (default: {SHARD_MB})")
+    verify = commands.add_parser("verify", help="compare a pack with its checksums, and with the folders", **options)
+    verify.add_argument("pack", metavar="PACK", help="folder or URL of the pack")
+    for command in (write, verify):
+        command.add_argument("--root", metavar="DIR", type=Path, help="folder of face, hand_l, hand_r, pose, meta.csv")
+        for name, place in FOLDERS.items():
+            flag = "--" + name.replace("_", "-")
+            command.add_argument(flag, metavar="PATH", type=Path, help=f"(default: {place} of --root)")
+        command.add_argument("--index", metavar="CSV", nargs="+", help="these clips (default: all of the metadata)")
+    return flags.parse(top, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done or in order, 1 the pack is not what was written, 2 a mistake in the input."""
+    return run(NAME, _pack, argv)
+
+
+def _pack(argv: Sequence[str] | None) -> int:
+    arguments = vars(parse(argv))
+    command = arguments.pop("command")
+    try:
+        return {"write": _write, "verify": _verify}[command](**arguments)
+    except KeyboardInterrupt:
+        print(f"{NAME}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _write(output: Path, shard_mb: int = SHARD_MB, **given: Any) -> int:
+    if shard_mb < 1:
+        raise UserError(f"--shard-mb {shard_mb}: must be at least 1")
+    clips, files = _source(**given)
+    with tqdm(desc="clips", unit="clip", leave=False, disable=None) as bar:
+        index = write_pack(output, clips, files, shard_bytes=shard_mb * 1_000_000, progress=_shown(bar))
+    bad = [entry["bad"] for entry in index["clips"] if "bad" in entry]
+    for reason in bad[:ROWS]:
+        print(f"not packed: {reason}")
+    if bad:
+        more = f", {len(bad) - ROWS} more than shown" if len(bad) > ROWS else ""
+        print(f"{len(bad)} clips cannot be read{more}; the index keeps why, and --skip-bad-clips skips them")
+    size = sum(shard["size"] for shard in index["shards"]) / 1e6
+    print(f"written: {output}: {len(clips) - len(bad)} clips in {len(index['shards'])} files, {size:.1f} MB")
+    return 0
+
+
+def _verify(pack: str, **given: Any) -> int:
+    opened, source = open_pack(pack), None
+    if given:
+        clips, files = _source(**given)
+        source = {clip.video_id: (clip, files[clip.video_id]) for clip in clips}
+    with tqdm(desc="clips", unit="clip", leave=False, disable=None) as bar:
+        problems = verify_pack(opened, source, progress=_shown(bar))
+    for name, what in problems[:ROWS]:
+        print(f"{name}: {what}")
+    more = f" ({len(problems) - ROWS} more than shown)" if len(problems) > ROWS else ""
+    print(f"{len(opened.clips)} clips in {len(opened.shards)} files, {len(problems)} problems{more}")
+    return 1 if problems else 0
+
+
+def _source(
+    root: Path | None = None, index: Sequence[str] | None = None, **given: Path
+) -> tuple[list[Clip], dict[str, ClipFiles]]:
+    """The clips of the metadata, or those that the index files name, and their files."""
+    for name, place in FOLDERS.items():
+        if name not in given and root is None:
+            raise UserError(f"--{name.replace('_', '-')} is not given, nor --root")
+        given.setdefault(name, root and root / place)
+    metadata = read_metadata(given["metadata_csv"])
+    ids = metadata if index is None else dict.fromkeys(video_id for path in index for video_id in read_index(path))
+    if missing := [video_id for video_id in ids if video_id not in metadata]:
+        raise UserError(f"--index: {len(missing)} of {len(ids)} clips have no row in the metadata: {missing[0]}")
+    dirs = StreamDirs(*(given[name] for name in FOLDERS if name != "metadata_csv"))
+    return [metadata[video_id] for video_id in ids], scan(dirs, ids)
+
+
+def _shown(bar: tqdm):
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return progress
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Writing packs from the folders of docs/data.md, and comparing the two."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from slt_jax.data.clips import STREAMS, BadClip, ClipFiles, load_pose
+from slt_jax.data.metadata import Clip
+from slt_jax.data.packs import FORMAT, INDEX, VERSION, Pack, pack_record, to_runs, unpack
+from slt_jax.data.quality import check_images
+from slt_jax.data.shards import Shard, array_record, checksum
+from slt_jax.errors import UserError
+from slt_jax.files import replacing
+
+SHARD = "clips-{:05d}.array_record"
+OPTIONS = "group_size:1,uncompressed"  # each record by itself; a jpg does not get smaller
+THREADS = 8  # they wait for the disk, mostly
+
+Progress = Callable[[int, int], None]  # clips done and in all
+
+
+def write_pack(
+    folder: Path, clips: Sequence[Clip], files: Mapping[str, ClipFiles], *, shard_bytes: int,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """Write the clips into shards of at most `shard_bytes` (a bigger clip has one of its own); returns the index.
+
+    A clip that cannot be read is in the index only, with the reason: training stops at it or skips it, as it would with
+    the folders. The index comes last, so that a folder with one is a whole pack. Raises UserError where there is one.
+    """
+    if (folder / INDEX).exists():
+        raise UserError(f"--output {folder}: holds a pack; name another folder, or remove this one first")
+    if not clips:
+        raise UserError(f"--output {folder}: there are no clips to write")
+    shards: list[Shard] = []
+    entries: list[dict[str, Any]] = []
+
+    def readable() -> Iterator[tuple[dict[str, Any], bytes]]:
+        for entry, record in _packed(clips, files):
+            entries.append(entry)
+            progress(len(entries), len(clips))
+            if record is not None:
+                yield entry, record
+
+    waiting = readable()
+    entry, record = next(waiting, (None, None))
+    while record is not None:
+        name, records, size = SHARD.format(len(shards)), 0, 0
+        with replacing(folder / name) as file:
+            writer = array_record().ArrayRecordWriter(str(file.name), OPTIONS)
+            while record is not None and (not size or size + len(record) <= shard_bytes):
+                writer.write(record)
+                entry |= {"shard": len(shards), "record": records}
+                records, size = records + 1, size + len(record)
+                entry, record = next(waiting, (None, None))
+            writer.close()
+            shards.append(Shard(name, Path(file.name).stat().st_size, records, checksum(file.name)))
+    if not shards:
+        raise UserError(f"--output {folder}: no clip can be read; the first: {entries[0]['bad']}")
+    for path in folder.glob(SHARD.replace("{:05d}", "*")):  # of a writer that was killed
+        if path.name not in {shard.name for shard in shards}:
+            path.unlink()
+    index = {"format": FORMAT, "version": VERSION, "shards": [asdict(shard) for shard in shards], "clips": entries}
+    with replacing(folder / INDEX) as file:
+        file.write(_index_text(index).encode())
+    return index
+
+
+def _packed(
+    clips: Sequence[Clip], files: Mapping[str, ClipFiles]
+) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+    """The entry of every clip in the index, without its place, and its record, None where it cannot be read."""
+    with ThreadPoolExecutor(THREADS, "slt-pack") as pool:
+        for start in range(0, len(clips), THREADS):  # no more of them in memory
+            group = clips[start : start + THREADS]
+            yield from pool.map(lambda clip: _pack_clip(clip, files[clip.video_id]), group)
+
+
+def _pack_clip(clip: Clip, files: ClipFiles) -> tuple[dict[str, Any], bytes | None]:
+    try:
+        shape = list(load_pose(files)[0].shape) if files.pose else None
+        if not (shape and shape[0]) and files.last_frame() < 0:
+            raise BadClip(f"clip {files.video_id} has neither frames nor pose in the data folders")
+        check_images(files)
+        streams = {}
+        for stream in STREAMS:
+            frames = getattr(files, stream)
+            paths = (frames.path(files.video_id, position) for position in range(len(frames.numbers)))
+            streams[stream] = frames, [_bytes(path) for path in paths]
+        record = pack_record(files.video_id, clip.text, streams, _bytes(files.pose) if files.pose else None)
+    except BadClip as error:
+        return {"id": files.video_id, "bad": str(error)}, None
+    entry = {"id": files.video_id, "size": len(record), "sha256": hashlib.sha256(record).hexdigest(), "pose": shape}
+    return entry | {stream: to_runs(frames.numbers) for stream, (frames, _) in streams.items()}, record
+
+
+def _bytes(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BadClip(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _index_text(index: Mapping[str, Any]) -> str:
+    """JSON with a line for every shard and clip."""
+    shards, clips = (
+        ",\n".join(json.dumps(one, ensure_ascii=False) for one in index[name]) for name in ("shards", "clips")
+    )
+    head = f'"format": {json.dumps(index["format"])}, "version": {index["version"]}'
+    return f'{{{head}, "shards": [\n{shards}\n], "clips": [\n{clips}\n]}}\n'
+
+
+# --- verifying ----------------------------------------------------------------------------------------------------
+
+
+def verify_pack(
+    pack: Pack, source: Mapping[str, tuple[Clip, ClipFiles]] | None = None, *,
+    progress: Progress = lambda done, total: None,
+) -> list[tuple[str, str]]:
+    """Read everything again: what is wrong, each as (clip or shard, what).
+
+    With `source`, the clips and files of the folders by id, every file is compared with the one it was packed from.
+    """
+    problems = []
+    for shard in pack.shards:
+        if checksum(pack.store.local(shard)) != shard.sha256:
+            problems.append((shard.name, "is not the file that was written (checksum)"))
+    files = pack.files(pack.clips)
+    for done, (video_id, entry) in enumerate(pack.clips.items(), 1):
+        problems += [(video_id, what) for what in _check_clip(entry, files[video_id], source)]
+        progress(done, len(pack.clips))
+    problems += [(video_id, "is not in the pack") for video_id in source or () if video_id not in pack.clips]
+    return problems
+
+
+def _check_clip(
+    entry: Mapping[str, Any], files: ClipFiles, source: Mapping[str, tuple[Clip, ClipFiles]] | None
+) -> Iterator[str]:
+    record = None
+    if "bad" not in entry:
+        try:
+            record = files.record.read(files.video_id)
+        except BadClip as error:
+            yield str(error)
+            return
+        if hashlib.sha256(record).hexdigest() != entry["sha256"]:
+            yield "is not the record that was written (checksum)"
+            return
+    if source is None:
+        return
+    if files.video_id not in source:
+        yield "is in the pack only"
+        return
+    now, fresh = _pack_clip(*source[files.video_id])
+    if fresh is None:
+        if record is not None:
+            yield f"cannot be read in the folders: {now['bad']}"
+    elif record is None:
+        yield f"can be read in the folders, but could not when the pack was written: {entry['bad']}"
+    elif fresh != record:
+        yield from _differences(record, memoryview(fresh))
+
+
+def _differences(record: memoryview, fresh: memoryview) -> Iterator[str]:
+    (header, parts), (new_header, new_parts) = unpack(record), unpack(fresh)
+    if header["text"] != new_header["text"]:
+        yield f"text is {header['text']!r} in the pack, {new_header['text']!r} in the metadata"
+    for stream in STREAMS:
+        ours = dict(zip(header[stream]["numbers"], parts[stream], strict=True))
+        theirs = dict(zip(new_header[stream]["numbers"], new_parts[stream], strict=True))
+        if other := sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n)):
+            more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+            yield f"{stream}: frame {other[0]}{more} not as in the folder"
+        elif header[stream] != new_header[stream]:
+            yield f"{stream}: file names are not as in the folder"
+    if parts["pose"] != new_parts["pose"]:
+        yield "pose: not as in the folder"

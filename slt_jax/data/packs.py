@@ -1,0 +1,153 @@
+"""Packs: the clips of a data set in a few big files (shards), one record a clip, which replace the four folders.
+
+The index says where each clip is and what a run looks at before it begins: frame numbers, the pose's shape, what cannot
+be read. docs/packs.md has the layouts, packing.py writes them. Nothing is open before a clip is read, so that workers
+can be passed all of it and open shards for themselves.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from slt_jax.data.clips import STREAMS, BadClip, ClipFiles, Frames, check_landmarks
+from slt_jax.data.shards import PACK_AGAIN, Shard, Store, array_record, open_store, read_record
+from slt_jax.errors import UserError
+
+INDEX, FORMAT, VERSION = "index.json", "slt_jax pack", 1
+PREFIX = 4  # bytes of a record that tell the length of its header
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where a packed clip lies; `pose` is the shape of its pose, empty without one, `bad` why it cannot be read."""
+
+    store: Store
+    shard: Shard | None = None
+    number: int = 0
+    size: int = 0
+    sha256: str = ""
+    pose: tuple[int, ...] = ()
+    bad: str | None = None
+
+    @property
+    def pose_frames(self) -> int:
+        return self.pose[0] if self.pose else 0
+
+    def check(self, files: ClipFiles, num_landmarks: int) -> None:
+        """What `read_pose` and a look at the images would find. Raises BadClip, or UserError for other landmarks."""
+        if self.bad:
+            raise BadClip(self.bad)
+        if self.pose:
+            check_landmarks(files.pose, self.pose[1], num_landmarks)
+
+    def read(self, video_id: str) -> memoryview:
+        """The bytes of the record. Raises BadClip where they cannot be had."""
+        if self.bad:
+            raise BadClip(self.bad)
+        path = self.store.local(self.shard)
+        try:
+            data = memoryview(read_record(path, self.number))
+        except RuntimeError as error:
+            raise BadClip(f"{path}: clip {video_id} cannot be read ({' '.join(str(error).split())})") from None
+        if len(data) != self.size:
+            raise BadClip(f"{path}: clip {video_id} has {len(data)} bytes, the index says {self.size}; {PACK_AGAIN}")
+        return data
+
+    def load(self, files: ClipFiles) -> ClipFiles:
+        """`files` with the bytes of all its files."""
+        header, parts = unpack(self.read(files.video_id))
+        if header["id"] != files.video_id:
+            raise BadClip(f"{self.store.path}: where clip {files.video_id} should be is {header['id']}; {PACK_AGAIN}")
+        streams = {}
+        for stream in STREAMS:
+            names = header[stream].get("names")
+            streams[stream] = replace(getattr(files, stream), names=names and tuple(names), data=parts[stream])
+        return ClipFiles(files.video_id, **streams, pose=files.pose, pose_data=parts["pose"])
+
+
+@dataclass(frozen=True)
+class Pack:
+    """`clips` are the index's entries by id."""
+
+    store: Store
+    shards: tuple[Shard, ...]
+    clips: dict[str, dict[str, Any]] = field(repr=False)
+
+    def files(self, video_ids: Iterable[str]) -> dict[str, ClipFiles]:
+        """What `scan` gives for folders. A clip that the pack does not have is one that cannot be read."""
+        return {video_id: self._files(video_id) for video_id in video_ids}
+
+    def _files(self, video_id: str) -> ClipFiles:
+        root = self.store.path
+        entry = self.clips.get(video_id, {"bad": f"{root}: the pack has no clip {video_id}"})
+        streams = {stream: Frames(f"{root}/{stream}", from_runs(entry.get(stream, []))) for stream in STREAMS}
+        if "bad" in entry:
+            return ClipFiles(video_id, **streams, pose=None, record=Record(self.store, bad=entry["bad"]))
+        shape, shard = tuple(entry["pose"] or ()), self.shards[entry["shard"]]
+        record = Record(self.store, shard, entry["record"], entry["size"], entry["sha256"], shape)
+        return ClipFiles(video_id, **streams, pose=f"{root}/pose/{video_id}.npz" if shape else None, record=record)
+
+
+def open_pack(path: str) -> Pack:
+    """The pack in a folder or behind a URL (gs://, s3://, ...); only its index is read.
+
+    Raises UserError where there is none, or a shard of a local one is missing or cut short.
+    """
+    array_record()
+    store, raw = open_store(path, INDEX)
+    try:
+        index = json.loads(raw)
+        if (index["format"], index["version"]) != (FORMAT, VERSION):
+            raise UserError(f"--packs {path}: {INDEX} is of another version; write the pack again")
+        pack = Pack(
+            store, tuple(Shard(**shard) for shard in index["shards"]), {entry["id"]: entry for entry in index["clips"]}
+        )
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"--packs {path}: {INDEX} is damaged; write the pack again") from None
+    for shard in pack.shards:
+        store.check(shard)
+    return pack
+
+
+# --- layouts ------------------------------------------------------------------------------------------------------
+
+
+def pack_record(
+    video_id: str, text: str, streams: Mapping[str, tuple[Frames, list[bytes]]], pose: bytes | None
+) -> bytes:
+    """The length of a JSON header, the header, then every file as it is: images stream by stream, the pose last."""
+    header: dict[str, Any] = {"id": video_id, "text": text}
+    for stream, (frames, images) in streams.items():
+        header[stream] = {"numbers": frames.numbers.tolist(), "sizes": [len(image) for image in images]}
+        if frames.names:
+            header[stream]["names"] = frames.names
+    header["pose"] = None if pose is None else len(pose)
+    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    images = [image for _, images in streams.values() for image in images]
+    return b"".join([len(encoded).to_bytes(PREFIX, "little"), encoded, *images, pose or b""])
+
+
+def unpack(record: memoryview) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The header; and by name the bytes of each stream's images, a tuple, and of `pose`, None without one."""
+    start = PREFIX + int.from_bytes(record[:PREFIX], "little")
+    header, parts = json.loads(bytes(record[PREFIX:start])), {}
+    for stream in STREAMS:
+        ends = (start + np.cumsum([0, *header[stream]["sizes"]])).tolist()
+        parts[stream] = tuple(record[a:b] for a, b in itertools.pairwise(ends))
+        start = ends[-1]
+    parts["pose"] = None if header["pose"] is None else record[start : start + header["pose"]]
+    return header, parts
+
+
+def to_runs(numbers: np.ndarray) -> list[list[int]]:
+    """Sorted numbers as [first, count] of every run without a gap."""
+    starts = np.flatnonzero(np.diff(numbers, prepend=-2) != 1)
+    return np.stack([numbers[starts], np.diff(starts, append=len(numbers))], axis=1).tolist()
+
+
+def from_runs(runs: list[list[int]]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, np.int64), *(np.arange(first, first + count) for first, count in runs)])

@@ -1,0 +1,115 @@
+"""The files of a pack: here or behind a URL that fsspec knows, fetched whole, read at random.
+
+ArrayRecord's own reader reads one record in one call. That is all a pack needs: Grain, which wraps it, would bring a
+sampler and workers of its own beside the loader's.
+"""
+
+import fcntl
+import functools
+import hashlib
+import io
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from slt_jax.errors import UserError
+from slt_jax.files import replacing
+
+OPEN_SHARDS = 128  # by each process: the system has a limit
+PACK_AGAIN = "see tools/pack_dataset.py verify, or write the pack again"
+
+
+@dataclass(frozen=True)
+class Shard:
+    name: str
+    size: int  # bytes
+    records: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder or URL with the files of a pack; what is remote is fetched into `cache`."""
+
+    path: str
+    cache: Path | None = None
+
+    def local(self, shard: Shard) -> Path:
+        """Where a shard lies on this machine. Raises UserError where it cannot be fetched."""
+        if self.cache is None:
+            return Path(self.path) / shard.name
+        place = self.cache / shard.name
+        if not place.exists():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            with open(self.cache / f"{shard.name}.lock", "w") as lock:  # of several workers only one fetches
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not place.exists():
+                    url = f"{self.path}/{shard.name}"
+                    with replacing(place) as file:
+                        _fetch(url, file)
+                        file.flush()
+                        if checksum(file.name) != shard.sha256:
+                            raise UserError(f"--packs {url}: is not what the index says (checksum); {PACK_AGAIN}")
+        return place
+
+    def check(self, shard: Shard) -> None:
+        """Raises UserError where a shard of a local pack is missing or not as long as the index says."""
+        place = Path(self.path) / shard.name
+        size = place.stat().st_size if place.is_file() else None
+        if self.cache is None and size != shard.size:
+            found = "is missing" if size is None else f"has {size} bytes, the index says {shard.size}"
+            raise UserError(f"--packs {self.path}: {shard.name} {found}; {PACK_AGAIN}")
+
+
+def open_store(path: str | Path, index: str) -> tuple[Store, bytes]:
+    """The files at `path`, and what the one named `index` holds. Raises UserError where that cannot be read."""
+    path = str(path).rstrip("/")
+    if "://" in path:
+        raw = io.BytesIO()
+        _fetch(f"{path}/{index}", raw)
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        # Named by content: a pack that is written again at its old place is fetched again.
+        return Store(path, home / "slt_jax" / "packs" / hashlib.sha256(raw.getvalue()).hexdigest()[:32]), raw.getvalue()
+    try:
+        return Store(path), (Path(path) / index).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"--packs {path}: there is no {index}; is this the folder of a whole pack?") from None
+    except OSError as error:
+        raise UserError(f"--packs {path}: {index} cannot be read ({error.strerror})") from None
+
+
+def read_record(path: Path, number: int) -> bytes:
+    """One record of a shard. Raises RuntimeError where it is damaged, as its own checksums tell, or not there."""
+    return _reader(str(path)).read([number])[0]
+
+
+@functools.lru_cache(OPEN_SHARDS)
+def _reader(path: str):
+    return array_record().ArrayRecordReader(path, "readahead_buffer_size:0,max_parallelism:0")
+
+
+def array_record():
+    """The module that reads and writes ArrayRecord files. Raises UserError where it is not installed."""
+    try:
+        from array_record.python import array_record_module
+    except ImportError:
+        raise UserError("packs need the package array_record: pip install 'slt-jax[packs]'") from None
+    return array_record_module
+
+
+def checksum(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetch(url: str, target: BinaryIO) -> None:
+    try:
+        import fsspec
+
+        with fsspec.open(url, "rb") as source:
+            shutil.copyfileobj(source, target, 1 << 22)
+    except Exception as error:  # every kind of storage has errors of its own
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"--packs {url}: cannot be fetched ({what})") from None

@@ -1,0 +1,400 @@
+"""A pack is the folders it was written from: the same batches, the same errors, and it notices any change."""
+
+import json
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from slt_jax.cli.pack_dataset import main
+from slt_jax.config import DataConfig
+from slt_jax.data import shards
+from slt_jax.data.clips import BadClip, scan
+from slt_jax.data.features import fingerprint
+from slt_jax.data.loader import Loader
+from slt_jax.data.metadata import Clip
+from slt_jax.data.packing import write_pack
+from slt_jax.data.packs import from_runs, open_pack, to_runs
+from slt_jax.data.quality import report_quality
+from slt_jax.data.splits import find_files, usable
+from slt_jax.errors import UserError
+from slt_jax.evaluation.clips import open_clips
+from slt_jax.pictures.sheet import clip_sheet
+from slt_jax.training.features import _images
+from tests.data.test_loader import assert_equal, seen
+
+ROOT = Path(__file__).resolve().parents[2]
+IDS = ("whole", "gaps", "named", "poseless", "long")
+
+
+@pytest.fixture
+def folders(factory):
+    """Clips of every kind: without gaps, with gaps, with odd names and a png, without a pose, longer than is shown."""
+    factory.write("whole", 5, miss_hand_l=np.array([0, 1, 0, 0, 1], bool))
+    factory.write("gaps", 9, without={"face": [0, 4], "hand_l": list(range(9)), "hand_r": [1, 2, 8]})
+    factory.write("named", 4)
+    face = factory.root / "face"
+    (face / "named_f000001.jpg").rename(face / "named_f1.jpeg")
+    with Image.open(face / "named_f000002.jpg") as image:
+        image.save(face / "named_f000002.png")
+    (face / "named_f000002.jpg").unlink()
+    factory.write("poseless", 6, pose=False)
+    factory.write("long", 30)
+    rows = "".join(f"{video_id};text of {video_id}\n" for video_id in IDS)
+    (factory.root / "meta.csv").write_text(f"id;text\n{rows}")
+    return factory
+
+
+def pack_of(folders, name="pack", **options) -> str:
+    path = folders.root.parent / name
+    clips = [Clip(video_id, f"text of {video_id}") for video_id in IDS]
+    write_pack(path, clips, scan(folders.dirs, IDS), **{"shard_bytes": 30_000} | options)
+    return str(path)
+
+
+def loader(files, **options):
+    clips = [Clip(video_id, f"text of {video_id}") for video_id in files]
+    labels = np.repeat(np.arange(1, len(clips) + 1, dtype=np.int32)[:, None], 4, axis=1)
+    given = {"batch_size": 2, "sequence_length": 8, "image_size": 16, "num_landmarks": 13}
+    return Loader(clips, files, labels, **given | options)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_those_of_the_folders(folders, workers):
+    loose, packed = scan(folders.dirs, IDS), open_pack(pack_of(folders)).files(IDS)
+    options = {"train": True, "flip_probability": 0.5}
+    with loader(packed, num_workers=workers, **options) as ours:
+        for epoch in (0, 1):
+            assert_equal(loader(loose, **options).epoch(epoch), ours.epoch(epoch))
+
+
+def test_what_is_looked_at_before_a_run_is_the_same(folders, caplog):
+    caplog.set_level(logging.INFO)
+    files = scan(folders.dirs, IDS), open_pack(pack_of(folders)).files(IDS)
+    clips = [Clip(video_id, "text", fps=30.0, duration=1.0, frame_count=5) for video_id in IDS]
+    reports = []
+    for own in files:
+        found = usable(clips, own, 13, "--train-index", skip_bad_clips=False)
+        problems = report_quality(found.clips, own)
+        reports.append((found.frames, problems, [record.getMessage() for record in caplog.records]))
+        caplog.clear()
+    assert reports[0] == reports[1]
+    assert reports[0][0] == {"whole": 5, "gaps": 9, "named": 4, "poseless": 6, "long": 30}
+    assert len(reports[0][1]) == 4
+    for own in files:
+        with pytest.raises(UserError, match=r"pose.whole\.npz: 13 landmarks \(39 columns\), expected 33; set --pose"):
+            usable(clips, own, 33, "--train-index", skip_bad_clips=True)
+
+
+def test_clips_that_cannot_be_read_are_the_same_errors(folders, caplog):
+    """What a look finds is known from the index; what only decoding finds is found when it is decoded."""
+    (folders.root / "pose" / "gaps.npz").write_bytes(b"no npz")
+    inside = folders.root / "face" / "long_f000000.jpg"
+    inside.write_bytes(b"\xff\xd8 not what it seems \xff\xd9")
+    pack = pack_of(folders)
+    ids = (*IDS, "unknown")
+    clips = [Clip(video_id, "text") for video_id in ids]
+    told = {}
+    for place, files in ((str(folders.root), scan(folders.dirs, ids)), (pack, open_pack(pack).files(ids))):
+        with pytest.raises(BadClip, match=r"gaps\.npz: cannot be read as an npz file"):
+            usable(clips, files, 13, "--train-index", skip_bad_clips=False)
+        found = usable(clips, files, 13, "--train-index", skip_bad_clips=True)
+        assert [clip.video_id for clip in found.clips] == ["whole", "named", "poseless", "long"]
+        with pytest.raises(BadClip) as error:
+            list(loader({"long": files["long"]}).epoch())
+        skipping = loader({i: files[i] for i in ("whole", "long")}, skip_bad_clips=True)
+        assert seen(skipping.epoch()) == ["whole"]
+        told[place] = found.skipped["gaps"], str(error.value).replace(place, "ROOT"), skipping.bad_clips.keys()
+        assert "unknown" in found.skipped["unknown"]
+    assert told[str(folders.root)] == told[pack]
+    assert told[pack][1] == "ROOT/face/long_f000000.jpg: cannot be read as an image (no jpg or png)"
+
+
+def test_an_evaluation_and_its_pictures_read_packs(folders):
+    pack, index = pack_of(folders), folders.root / "index.csv"
+    index.write_text("\n".join(IDS))
+    data = DataConfig(packs=pack, metadata_csv=str(folders.root / "meta.csv"))
+    found = open_clips(index, data, 13)
+    loose = scan(folders.dirs, IDS)
+    assert list(found.frames) == list(IDS)
+    for video_id in IDS:
+        ours, theirs = (np.asarray(clip_sheet(files[video_id])) for files in (found.files, loose))
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(UserError, match="--metadata-csv is not given"):
+        open_clips(index, DataConfig(packs=pack), 13)
+
+
+def test_features_are_computed_from_the_same_images(folders):
+    loose, packed = scan(folders.dirs, IDS), open_pack(pack_of(folders)).files(IDS)
+    with ThreadPoolExecutor(2) as pool:
+        for video_id in IDS:
+            images = [list(_images(files[video_id], 16, pool)) for files in (loose, packed)]
+            assert [place[:2] for place in images[0]] == [place[:2] for place in images[1]]
+            np.testing.assert_array_equal(*[[image for *_, image in of] for of in images])
+    folders.image(folders.root / "face" / "whole_f000002.jpg", 3)
+    again = open_pack(pack_of(folders, "again")).files(IDS)
+    assert [fingerprint(packed[i]) == fingerprint(again[i]) for i in IDS] == [False, True, True, True, True]
+
+
+def test_shards_are_bounded_and_little_travels_to_workers(folders):
+    pack = open_pack(pack_of(folders, shard_bytes=20_000))
+    records = {}
+    for entry in pack.clips.values():
+        records.setdefault(entry["shard"], []).append(entry["size"])
+    assert len(records) == len(pack.shards) > 2
+    for sizes in records.values():
+        assert sum(sizes) <= 20_000 or len(sizes) == 1
+    assert len(pickle.dumps(pack.files(["whole"]))) < 2000
+
+
+def test_numbers_as_runs():
+    for numbers in ([], [0], [5, 6, 7], [0, 2, 3, 9, 10, 11]):
+        array = np.array(numbers, np.int64)
+        np.testing.assert_array_equal(from_runs(to_runs(array)), array)
+    assert to_runs(np.array([0, 1, 2, 5])) == [[0, 3], [5, 1]]
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def command(folders, *arguments) -> int:
+    return main([arguments[0], *map(str, arguments[1:])])
+
+
+def test_the_command_writes_and_says_what_it_left_out(folders, capsys):
+    pack = folders.root.parent / "pack"
+    (folders.root / "face" / "gaps_f000001.jpg").write_bytes(b"")
+    assert command(folders, "write", "--root", folders.root, "--output", pack) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("not packed: ")
+    assert "gaps_f000001.jpg: cannot be read as an image" in out[0]
+    assert out[1].startswith("1 clips cannot be read")
+    assert out[2].startswith(f"written: {pack}: 4 clips in 1 files, ")
+    assert command(folders, "verify", pack) == 0
+    assert command(folders, "verify", pack, "--root", folders.root) == 0
+    assert capsys.readouterr().out.splitlines() == ["5 clips in 1 files, 0 problems"] * 2
+
+    assert command(folders, "write", "--root", folders.root, "--output", pack) == 2
+    assert f"--output {pack}: holds a pack" in capsys.readouterr().err
+    index = folders.root / "some.csv"
+    index.write_text("whole\nlong\n")
+    assert command(folders, "write", "--root", folders.root, "--output", pack / "some", "--index", index) == 0
+    assert list(open_pack(str(pack / "some")).clips) == ["whole", "long"]
+
+
+def test_mistakes_are_one_line(folders, capsys, tmp_path):
+    bad = tmp_path / "bad.csv"
+    bad.write_text("whole\nnobody\n")
+    root = ["--root", folders.root]
+    for arguments, message in (
+        (["write", "--output", tmp_path / "p"], "--face-dir is not given, nor --root"),
+        (["write", *root, "--output", tmp_path / "p", "--index", bad], "1 of 2 clips have no row in the metadata"),
+        (["write", *root, "--output", tmp_path / "p", "--shard-mb", 0], "--shard-mb 0: must be at least 1"),
+        (["write", "--root", tmp_path / "x", "--output", tmp_path / "p"], "x"),
+        (["verify", tmp_path], "there is no index.json"),
+    ):
+        assert command(folders, *arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from slt_jax.data import packing
+from slt_jax.cli.pack_dataset import main
+pack_clip = packing._pack_clip
+def slow(clip, files):
+    if clip.video_id == "long":
+        print("ready", flush=True)
+        sys.stdin.read()
+    return pack_clip(clip, files)
+packing._pack_clip = slow
+packing.THREADS = 1
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_writer_leaves_no_pack(folders):
+    pack = folders.root.parent / "pack"
+    arguments = ["write", "--root", str(folders.root), "--output", str(pack), "--shard-mb", "1"]
+    process = subprocess.Popen([sys.executable, "-c", WRITER, *arguments], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, cwd=ROOT)  # fmt: skip
+    with process:
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+    assert [path.suffix for path in pack.iterdir()] == [".tmp"]
+    with pytest.raises(UserError, match=r"there is no index\.json"):
+        open_pack(str(pack))
+    (pack / "clips-00007.array_record").write_bytes(b"of an earlier one")
+    assert main(arguments) == 0
+    assert sorted(path.name for path in pack.iterdir()) == ["clips-00000.array_record", "index.json"]
+    assert main(["verify", str(pack)]) == 0
+
+
+# --- damage -------------------------------------------------------------------------------------------------------
+
+
+def change(path: Path, at: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 1
+    path.write_bytes(data)
+
+
+def test_verify_finds_damage_by_clip(folders, capsys):
+    pack = Path(pack_of(folders, shard_bytes=10**9))
+    shard = pack / "clips-00000.array_record"
+    shard.write_bytes(shard.read_bytes().replace(b"text of gaps", b"text of apes"))
+    assert main(["verify", str(pack)]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "clips-00000.array_record: is not the file that was written (checksum)"
+    assert out[1].startswith(f"gaps: {shard}: clip gaps cannot be read (")
+    assert out[2] == "5 clips in 1 files, 2 problems"
+    files = open_pack(str(pack)).files(IDS)
+    with pytest.raises(BadClip, match=r"clips-00000\.array_record: clip gaps cannot be read"):
+        list(loader(files).epoch())
+    assert seen(loader(files, skip_bad_clips=True).epoch()) == ["whole", "named", "poseless", "long"]
+
+
+def test_verify_finds_every_change_of_the_folders(folders, capsys):
+    pack = pack_of(folders)
+    root = folders.root
+    folders.image(root / "face" / "whole_f000002.jpg", 3)
+    (root / "hand_r" / "whole_f000004.jpg").unlink()
+    folders.image(root / "hand_l" / "gaps_f000003.jpg", 3)
+    np.savez(root / "pose" / "gaps.npz", pose=np.zeros((9, 39), np.float32))
+    (root / "face" / "named_f1.jpeg").rename(root / "face" / "named_f000001.jpg")
+    (root / "pose" / "long.npz").write_bytes(b"")
+    meta = (root / "meta.csv").read_text().replace("text of poseless", "other") + "new;words\n"
+    (root / "meta.csv").write_text(meta)
+    folders.write("new", 3)
+    assert main(["verify", pack, "--root", str(root)]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[:5] == [
+        "whole: face: frame 2 not as in the folder", "whole: hand_r: frame 4 not as in the folder",
+        "gaps: hand_l: frame 3 not as in the folder", "gaps: pose: not as in the folder",
+        "named: face: file names are not as in the folder",
+    ]  # fmt: skip
+    assert out[5] == "poseless: text is 'text of poseless' in the pack, 'other' in the metadata"
+    assert out[6].startswith("long: cannot be read in the folders: ")
+    assert out[7:] == ["new: is not in the pack", "5 clips in 3 files, 8 problems"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda pack: (pack / "index.json").unlink(), r"there is no index\.json; is this the folder of a whole pack\?"),
+        (lambda pack: (pack / "index.json").write_text("[1, 2"), "index.json is damaged; write the pack again"),
+        (lambda pack: (pack / "index.json").write_text('{"format": "slt_jax pack", "version": 9}'), "another version"),
+        (lambda pack: (pack / "clips-00001.array_record").unlink(), "clips-00001.array_record is missing; see tools/"),
+        (lambda pack: os.truncate(pack / "clips-00001.array_record", 70_000), "has 70000 bytes, the index says"),
+    ],
+)
+def test_a_pack_that_is_not_whole_is_told_at_once(folders, damage, message):
+    pack = Path(pack_of(folders))
+    damage(pack)
+    with pytest.raises(UserError, match=message) as error:
+        open_pack(str(pack))
+    assert str(error.value).startswith(f"--packs {pack}: ")
+
+
+def test_shards_of_another_pack_are_not_mistaken(folders):
+    pack, other = Path(pack_of(folders)), folders.root.parent / "other"
+    shutil.copytree(pack, other)
+    first, second = (pack / f"clips-0000{n}.array_record" for n in (0, 1))
+    index = json.loads((other / "index.json").read_text())
+    index["shards"][0], index["shards"][1] = index["shards"][1], index["shards"][0]
+    (other / "index.json").write_text(json.dumps(index))
+    assert first.exists()
+    assert second.exists()
+    with pytest.raises(BadClip, match=r"the index says|should be is|cannot be read"):
+        list(loader(open_pack(str(other)).files(IDS)).epoch())
+
+
+def test_without_the_package_the_extra_is_named(folders, monkeypatch):
+    pack = pack_of(folders)
+    monkeypatch.setitem(sys.modules, "array_record.python", None)
+    with pytest.raises(UserError, match=r"pip install 'slt-jax\[packs\]'"):
+        open_pack(pack)
+
+
+# --- behind a URL -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "slt_jax" / "packs"
+
+
+def upload(pack: str, url: str) -> None:
+    files = fsspec.filesystem("memory")
+    for path in Path(pack).iterdir():
+        files.pipe(f"{url}/{path.name}", path.read_bytes())
+
+
+def test_a_remote_pack_is_fetched_once(folders, cache, monkeypatch):
+    url = "memory://bucket/fetched"
+    upload(pack_of(folders), url)
+    fetched, fetch = [], shards._fetch
+    monkeypatch.setattr(shards, "_fetch", lambda url, target: (fetched.append(url), fetch(url, target)))
+    loose = scan(folders.dirs, IDS)
+    for _ in range(2):
+        files = open_pack(url).files(IDS)
+        assert_equal(loader(loose, train=True).epoch(), loader(files, train=True).epoch())
+    count = len(open_pack(url).shards)
+    assert sorted(fetched) == [f"{url}/clips-{n:05d}.array_record" for n in range(count)] + [f"{url}/index.json"] * 3
+    assert main(["verify", url]) == 0
+
+    folders.image(folders.root / "face" / "whole_f000002.jpg", 3)  # written again at its old place
+    upload(pack_of(folders, "again"), url)
+    files = open_pack(url).files(IDS)
+    assert_equal(loader(scan(folders.dirs, IDS)).epoch(), loader(files).epoch())
+
+
+def test_workers_fetch_what_a_url_names(folders, cache):
+    pack = pack_of(folders)
+    files = open_pack(f"file://{pack}").files(IDS)
+    with loader(files, num_workers=2, batch_size=1) as ours:
+        assert_equal(loader(scan(folders.dirs, IDS), batch_size=1).epoch(), ours.epoch())
+    (place,) = cache.iterdir()
+    assert not list(place.glob("*.tmp"))
+    assert len(list(place.glob("*.array_record"))) == len(open_pack(pack).shards)
+
+
+def test_what_cannot_be_fetched_is_no_bad_clip(folders, cache):
+    """Clips are not skipped because the network is down, and half a file never takes its place."""
+    url = "memory://bucket/broken"
+    upload(pack_of(folders), url)
+    files = fsspec.filesystem("memory")
+    files.pipe(f"{url}/clips-00000.array_record", b"half")
+    with pytest.raises(UserError, match=r"broken/clips-00000\.array_record: is not what the index says") as error:
+        list(loader(open_pack(url).files(IDS), skip_bad_clips=True).epoch())
+    assert not isinstance(error.value, BadClip)
+    files.rm(f"{url}/clips-00000.array_record")
+    with pytest.raises(UserError, match=r"broken/clips-00000\.array_record: cannot be fetched"):
+        list(loader(open_pack(url).files(IDS), skip_bad_clips=True).epoch())
+    assert not list(cache.rglob("clips-00000.array_record"))
+    with pytest.raises(UserError, match=r"--packs memory://nowhere/index\.json: cannot be fetched"):
+        open_pack("memory://nowhere")
+    with pytest.raises(UserError, match=r"--packs nothing://at/all/index\.json: cannot be fetched"):
+        open_pack("nothing://at/all")
+
+
+def test_folders_are_read_where_no_pack_is_named(folders):
+    given = dict(zip(("face_dir", "hand_left_dir", "hand_right_dir", "pose_dir"),
+                     (folders.root / name for name in ("face", "hand_l", "hand_r", "pose")), strict=True))  # fmt: skip
+    data = DataConfig(**{key: str(path) for key, path in given.items()})
+    assert find_files(data, ["whole"])["whole"].record is None
+    packed = DataConfig(**{key: str(path) for key, path in given.items()}, packs=pack_of(folders))
+    assert find_files(packed, ["whole"])["whole"].record is not None  # the pack goes before them
