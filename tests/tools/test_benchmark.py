@@ -70,6 +70,29 @@ def test_step(bare, tmp_path, capsys):
     assert "torch / ours: median" in shown
 
 
+def test_data(tmp_path, capsys):
+    """Three batches of two clips: the first is where time begins."""
+    results = benchmark(
+        "data", tmp_path, "--clips", "6", "--batch-size", "2", "--frames", "5", "--image-size", "28", "--rounds", "2"
+    )
+    facts, ours, v9 = results["facts"], results["results"]["ours"], results["results"]["v9"]
+    assert facts["clips"] == 4
+    assert 4 * 5 < facts["images"] <= 4 * 5 * 3
+    assert ours["images_per_cpu_second"] == pytest.approx(facts["images"] / ours["seconds"]["cpu"])
+    assert v9["times_ours"]["cpu"] == pytest.approx(ours["images_per_cpu_second"] / v9["images_per_cpu_second"])
+    assert "v9 / ours: median" in capsys.readouterr().out
+
+
+def test_generate(bare, tmp_path, capsys):
+    results = benchmark("generate", tmp_path, *TINY, "--rounds", "2")["results"]
+    assert results.keys() == {"1", "4"}
+    for result in results.values():
+        assert 2 <= result["length"] <= 9
+        ours, theirs = result["ours"]["seconds"], result["torch"]["seconds"]
+        assert result["torch"]["times_ours"]["median"] == theirs["median"] / ours["median"]
+    assert "4 beams" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -77,6 +100,7 @@ def test_step(bare, tmp_path, capsys):
         (["step", "--rounds", "0"], "--rounds: '0' is not a number of 1 or more"),
         (["step", "--batchsize", "2"], "did you mean '--batch-size'?"),
         (["step", "--against", "jax"], "--against: invalid choice: 'jax'"),
+        (["data", "--clips", "2", "--frames", "4", "--image-size", "28"], "--batch-size 4 takes all clips at once"),
         (["step", "--decoder-class", "mine:Decoder"], "--decoder-class"),
         (["step", *TINY, "--image-size", "30"], "--image-size 30 is not a multiple of the patch size 14"),
     ],

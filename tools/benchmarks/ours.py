@@ -12,8 +12,10 @@ import numpy as np
 from convert import write_pt
 from convert.checkpoint import Blueprint, plan_model
 from convert.state_dict import to_state
+from slt_jax.api import Translator
 from slt_jax.cli.command import choose_device, keep_compiled_programs
 from slt_jax.config import Config
+from slt_jax.models.decoders import generate_tokens
 from slt_jax.models.flops import model_flops
 from slt_jax.models.params import split_model
 from slt_jax.models.vit import ViTConfig
@@ -25,7 +27,7 @@ from slt_jax.training.sharding import check_batch_size, device_mesh, place_batch
 from slt_jax.training.start import initial_state
 from slt_jax.training.step import StepFunctions
 from tools.benchmarks.problem import raw_batch
-from tools.benchmarks.timing import timed
+from tools.benchmarks.timing import Seconds, timed
 
 
 def plan_of(config: Config) -> Blueprint:
@@ -36,6 +38,14 @@ def plan_of(config: Config) -> Blueprint:
         for sizes in plan.backbones
     )
     return dataclasses.replace(plan, backbones=backbones)
+
+
+def device_facts() -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform, "device": f"{jax.device_count()} x {device.device_kind}",
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
+    }
 
 
 class Training:
@@ -76,10 +86,7 @@ class Training:
             lambda: self.plan.build(dtype=dtype), config.model, self.trained,
             target_length=config.data.max_target_length,
         )
-        device = jax.devices()[0]
-        return {
-            "platform": device.platform, "device": f"{jax.device_count()} x {device.device_kind}",
-            "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
+        return device_facts() | {
             "parameters": sum(p.size for p in (self.state["trained"] | self.state["frozen"]).values()),
             "flops": {name: part.training for name, part in flops.items()},
         }
@@ -125,3 +132,40 @@ class Training:
         product(left, right).block_until_ready()
         best = min(timed(lambda: product(left, right).block_until_ready()).wall for _ in range(5))
         return 2.0 * size**3 * times / best * self.mesh.size
+
+
+class Generation:
+    """Texts for one batch, from its encoded frames, as `Translator.generate` finds them."""
+
+    def __init__(self, config: Config):
+        choose_device(config.data.device)
+        keep_compiled_programs()
+        self.config = config
+        plan = plan_of(config)
+        self.translator = Translator(plan, split_model(plan.build(seed=config.data.seed))[1])
+        raw = raw_batch(config, plan.decoder["vocab_size"], config.data.batch_size)
+        self.batch = {name: array for name, array in raw.items() if name != "labels"}
+        structure, self.entries = plan.structure()
+        self.decoder = structure.merge(self.translator.params).decoder.model
+        self.encoded = jnp.asarray(self.translator.encode(self.batch))
+        self.mask = jnp.asarray(raw["pad_mask"])
+
+    def facts(self) -> dict[str, Any]:
+        return device_facts()
+
+    def save(self, folder: str) -> dict[str, Any]:
+        """Write weights and encoded frames for torch; returns what builds the model."""
+        plan, params = self.translator.blueprint, jax.device_get(self.translator.params)
+        write_pt(Path(folder, "weights.pt"), to_state(params, self.entries))
+        np.save(Path(folder, "encoded.npy"), self.encoded)
+        np.save(Path(folder, "mask.npy"), self.mask)
+        return plan.record() | {"frozen": []}
+
+    def _options(self, beams: int) -> dict[str, Any]:
+        return {"num_beams": beams, "max_length": self.config.data.max_target_length}
+
+    def tokens(self, beams: int) -> np.ndarray:
+        return self.translator.generate(self.batch, **self._options(beams))
+
+    def turn(self, beams: int) -> Seconds:
+        return timed(lambda: generate_tokens(self.decoder, self.encoded, self.mask, **self._options(beams)))

@@ -21,7 +21,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_problem_flags(top: argparse.ArgumentParser) -> None:
+def add_config_flags(top: argparse.ArgumentParser) -> None:
     """Every flag of the configuration, and `--frames` for the length of its clips."""
     top.add_argument("--frames", type=int, dest="model.sequence_length", metavar="INT",
                      help="frames of a clip: --sequence-length")

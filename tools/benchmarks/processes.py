@@ -1,5 +1,6 @@
 """Each side of a comparison lives in a process of its own: two thread pools in one would fight for the cores."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -68,6 +69,7 @@ class Side:
 
 def _serve(connection, factory: Callable, arguments: tuple, cores: int | None, environment: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    logging.basicConfig(level=logging.ERROR)  # of made-up data and random weights there is nothing to warn
     os.environ.update(environment)
     if cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])

@@ -9,7 +9,7 @@ from typing import Any
 from slt_jax.config import Config
 from slt_jax.errors import UserError
 from tools.benchmarks import torch_baseline
-from tools.benchmarks.problem import add_problem_flags, positive, problem
+from tools.benchmarks.problem import add_config_flags, positive, problem
 from tools.benchmarks.processes import OutOfMemory, Side
 from tools.benchmarks.timing import alternate, ratios, summary, told
 
@@ -24,7 +24,7 @@ def add_flags(top: argparse.ArgumentParser) -> None:
     top.add_argument("--steps", type=positive, default=3, metavar="N", help="steps timed in a turn (default: 3)")
     top.add_argument("--warm-up", type=positive, default=2, metavar="N",
                      help="steps before the first turn of a process, which are not timed (default: 2)")
-    add_problem_flags(top)
+    add_config_flags(top)
 
 
 def ours(config: Config):
@@ -114,7 +114,7 @@ def report(config: Config, facts: dict[str, Any], losses: dict[str, float], resu
     )
     for name, result in results.items():
         if "error" in result:
-            print(f"{name}: {result['error']}")
+            print(result["error"])
             continue
         print(
             f"{name}: {told(result['seconds'])} a step; {result['clips_per_second']:,.2f} clips/s, "

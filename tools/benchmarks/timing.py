@@ -17,14 +17,21 @@ class Seconds:
     wall: float
     cpu: float
 
+    def __sub__(self, start: "Seconds") -> "Seconds":
+        return Seconds(self.wall - start.wall, self.cpu - start.cpu)
+
     def __truediv__(self, count: float) -> "Seconds":
         return Seconds(self.wall / count, self.cpu / count)
 
 
+def now() -> Seconds:
+    return Seconds(time.perf_counter(), time.process_time())
+
+
 def timed(work: Callable[[], Any]) -> Seconds:
-    wall, cpu = time.perf_counter(), time.process_time()
+    start = now()
     work()
-    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+    return now() - start
 
 
 def alternate(turns: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:

@@ -7,12 +7,15 @@ and AdamW are torch's, mixed precision is autocast's. Nothing here is used by th
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from slt_jax.config import Config
 from slt_jax.errors import UserError
 from tools.benchmarks.problem import raw_batch
-from tools.benchmarks.timing import timed
+from tools.benchmarks.timing import Seconds, timed
 
 STREAMS = {"face": "face_backbone", "hand_l": "hand_backbone_left", "hand_r": "hand_backbone_right"}
 PROJECTORS = {"face": "face_projector", "hand_l": "hand_left_projector", "hand_r": "hand_right_projector"}
@@ -166,7 +169,21 @@ def token_loss(net, batch: Mapping[str, Any], smoothing: float):
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, label_smoothing=smoothing)
 
 
-# --- its training -------------------------------------------------------------------------------------------------
+# --- what is timed ------------------------------------------------------------------------------------------------
+
+
+def device_of(config: Config):
+    import torch
+
+    return torch.device("cuda" if config.data.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def device_facts(device) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    return {"device": name, "versions": {"torch": torch.__version__, "transformers": transformers.__version__}}
 
 
 class Training:
@@ -176,8 +193,7 @@ class Training:
         import torch
 
         self.config = config
-        gpu = config.data.device != "cpu" and torch.cuda.is_available()
-        self.device = torch.device("cuda" if gpu else "cpu")
+        self.device = device_of(config)
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         torch.manual_seed(0)
         self.net = build(config, architecture, torch.load(weights, weights_only=True)).to(self.device)
@@ -213,11 +229,7 @@ class Training:
         return torch.optim.AdamW(self.trained, lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
 
     def facts(self) -> dict[str, Any]:
-        import torch
-        import transformers
-
-        device = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
-        return {"device": device, "versions": {"torch": torch.__version__, "transformers": transformers.__version__}}
+        return device_facts(self.device)
 
     def loss(self, rows: int) -> float:
         """The loss of the first rows in float32, without dropout."""
@@ -261,3 +273,35 @@ class Training:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return losses
+
+
+class Generation:
+    """Texts by HuggingFace's search, from the weights and encoded frames that ours has written."""
+
+    def __init__(self, config: Config, architecture: Mapping[str, Any], folder: str):
+        import torch
+
+        self.config = config
+        self.device = device_of(config)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        net = build(config, architecture, torch.load(Path(folder, "weights.pt"), weights_only=True))
+        self.decoder = net["decoder"]["model"].to(self.device).eval()
+        self.encoded, self.mask = (
+            torch.from_numpy(np.load(Path(folder, name))).to(self.device) for name in ("encoded.npy", "mask.npy")
+        )
+
+    def facts(self) -> dict[str, Any]:
+        return device_facts(self.device)
+
+    def tokens(self, beams: int):
+        import torch
+        from transformers.modeling_outputs import BaseModelOutput
+
+        with torch.no_grad():
+            return self.decoder.generate(
+                encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded), attention_mask=self.mask,
+                num_beams=beams, max_length=self.config.data.max_target_length, do_sample=False,
+            ).cpu().numpy()
+
+    def turn(self, beams: int) -> Seconds:
+        return timed(lambda: self.tokens(beams))
