@@ -23,7 +23,7 @@ from slt_jax.training.compiled import Compiled, Prepare
 from slt_jax.training.freeze import trained_paths
 from slt_jax.training.optim import build_optimizer
 from slt_jax.training.precision import compute_dtype, use_precision
-from slt_jax.training.sharding import check_batch_size, device_mesh, place_batch
+from slt_jax.training.sharding import Layout, check_batch_size, device_mesh, place_batch
 from slt_jax.training.start import initial_state
 from slt_jax.training.step import StepFunctions
 from tools.benchmarks.problem import raw_batch
@@ -55,7 +55,8 @@ class Training:
         choose_device(config.data.device)
         keep_compiled_programs()
         self.config = config
-        self.mesh = device_mesh()
+        self.mesh = device_mesh(config.training.model_parallel)
+        layout = Layout(self.mesh, fsdp=config.training.sharding == "fsdp")
         check_batch_size("--batch-size", config.data.batch_size, self.mesh)
         self.plan = plan_of(config)
         dtype = compute_dtype(config.data.precision)
@@ -64,11 +65,11 @@ class Training:
         self.trained = trained_paths(config.model, {entry.path for entry in self.entries}, structure.buffers)
         optimizer = build_optimizer(config.optim)
         params = split_model(self.plan.build(seed=config.data.seed))[1]
-        self.state = initial_state(params, self.trained, optimizer, self.mesh)
+        self.state = initial_state(params, self.trained, optimizer, layout)
         on_device = Prepare(tuple(config.data.mix_streams.items()), v9_hand_masks=False)
         self.compiled = Compiled(StepFunctions(
             structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed,
-            on_device, scaled=dtype == jnp.float16,
+            on_device, scaled=dtype == jnp.float16, layout=layout,
         ))
         self.raw = raw_batch(config, self.vocabulary, config.data.batch_size)
         self.batch = place_batch(self.raw, self.mesh)
