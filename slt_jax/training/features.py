@@ -248,8 +248,6 @@ def _fill(
         return
     with Progress("features", len(missing), unit="clip") as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
         for wanted in missing:
-            if stopped():
-                return
             arrays = {
                 mirrored: {
                     stream: np.empty(shape, features.kinds[stream][1])
@@ -260,6 +258,8 @@ def _fill(
             clip = _Clip(wanted.files, arrays, sum(len(a) for kind in arrays.values() for a in kind.values()))
             try:
                 for stream, row, image in _images(wanted.files, compute.image_size, pool):
+                    if stopped():
+                        return
                     for mirrored in clip.arrays:
                         seen, backbone = (image[:, ::-1], MIRROR[stream]) if mirrored else (image, stream)
                         keep(compute.add(backbone, seen, clip, clip.arrays[mirrored][backbone], row))
