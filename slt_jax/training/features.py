@@ -24,17 +24,18 @@ from slt_jax.data.loader import Loader
 from slt_jax.errors import UserError
 from slt_jax.models.params import Params, Structure
 from slt_jax.training.progress import Progress, say
-from slt_jax.training.sharding import place_batch
+from slt_jax.training.sharding import Layout, place_batch
 from slt_jax.training.step import TrainState
 
 BACKBONES = {"face": "face_backbone", "hand_l": "hand_backbone_left", "hand_r": "hand_backbone_right"}
+PREFIXES = tuple(f"encoder.{name}." for name in BACKBONES.values())
 KEYS = {"face": "face", "hand_l": "hand_left", "hand_r": "hand_right"}  # of a stream in the configuration
 IMAGES = 128  # that go through a backbone together, a device; fewer where a training batch has fewer
 DECODED = 64  # images decoded side by side
 
 
 def read_from_cache(
-    config: Config, folder: Path, structure: Structure, state: TrainState, mesh: Mesh, loaders: Sequence[Loader],
+    config: Config, folder: Path, structure: Structure, state: TrainState, layout: Layout, loaders: Sequence[Loader],
     stopped: Callable[[], bool],
 ) -> None:
     """Have the loaders read features of frozen backbones where `data.feature_cache` allows; those missing are computed.
@@ -51,6 +52,7 @@ def read_from_cache(
         return
     folder = folder if asked == "auto" else Path(asked).expanduser()
     params = state["trained"] | state["frozen"]
+    params |= layout.gather({path: array for path, array in params.items() if path.startswith(PREFIXES)})
     programs = {stream: _program(structure, name) for stream, name in BACKBONES.items()}
     kinds, settings = _describe(programs, params, config.model.image_size)
     own, differences = open_folder(folder, settings)
@@ -63,8 +65,8 @@ def read_from_cache(
             wanted[files.video_id] = files, flips or loader.flips
     missing = _missing(features, list(wanted.values()), stopped, skip_bad_clips=skip)
     _announce(folder, len(wanted), missing, differences)
-    rows = min(IMAGES * mesh.size, config.data.batch_size * config.model.sequence_length)
-    compute = _Compute(programs, params, mesh, rows, config.model.image_size)
+    rows = min(IMAGES * layout.mesh.shape["data"], config.data.batch_size * config.model.sequence_length)
+    compute = _Compute(programs, params, layout.mesh, rows, config.model.image_size)
     _fill(features, missing, compute, stopped, skip_bad_clips=skip)
     for loader in loaders:
         loader.read_features(features)

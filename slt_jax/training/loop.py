@@ -138,7 +138,7 @@ def train(
     try:
         with StopSignal() as stop:
             loaders = (splits.train, splits.val)
-            read_from_cache(config, workdir.features, structure, state, mesh, loaders, lambda: bool(stop))
+            read_from_cache(config, workdir.features, structure, state, layout, loaders, lambda: bool(stop))
             if stop:
                 raise Interrupted(stop.number)
             for epoch in range(position.epoch, epochs):

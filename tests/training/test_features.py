@@ -15,16 +15,18 @@ from convert.checkpoint import plan_model
 from slt_jax.config import Config, build_config
 from slt_jax.data import clips as clips_module
 from slt_jax.data.augment import prepare
-from slt_jax.data.clips import STREAMS, BadClip, scan
+from slt_jax.data.clips import STREAMS, BadClip, padded_lengths, scan
 from slt_jax.data.loader import Loader
 from slt_jax.data.metadata import Clip
+from slt_jax.data.packing import write_pack
+from slt_jax.data.packs import open_pack
 from slt_jax.errors import UserError
 from slt_jax.models.cnn import SmallCNN
 from slt_jax.models.params import Structure, split_model
 from slt_jax.training.features import BACKBONES, read_from_cache
 from slt_jax.training.freeze import trained_paths
 from slt_jax.training.precision import compute_dtype
-from slt_jax.training.sharding import device_mesh
+from slt_jax.training.sharding import Layout, device_mesh
 from tests.data.conftest import ClipFactory
 
 FRAMES = {"a": 3, "b": 9, "c": 6, "d": 12, "e": 5}  # of each clip; four are shown
@@ -68,7 +70,7 @@ class Run:
 
     def cache(self, folder: Path, stopped=lambda: False) -> None:
         loaders = (self.train, self.val)
-        read_from_cache(self.config, folder, self.structure, self.state, device_mesh(), loaders, stopped)
+        read_from_cache(self.config, folder, self.structure, self.state, Layout(device_mesh()), loaders, stopped)
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def clips(tmp_path) -> ClipFactory:
 
 @pytest.fixture
 def begin(clips):
-    def begin(data=(), model=(), seed: int = 0, **options) -> Run:
+    def begin(data=(), model=(), seed: int = 0, pack: str | None = None, **options) -> Run:
         config = settings(data, model)
         plan = plan_model(config.model)
         structure, entries = plan.structure(dtype=compute_dtype(config.data.precision))
@@ -98,9 +100,11 @@ def begin(clips):
         }
 
         def loader(names: str, **more) -> Loader:
-            files, labels = scan(clips.dirs, names), np.ones((len(names), 3), np.int32)
+            files = open_pack(pack).files(names) if pack else scan(clips.dirs, names)
+            frames = [FRAMES[name] for name in names]
             return Loader(
-                [Clip(name, name) for name in names], files, labels, batch_size=2, sequence_length=4,
+                [Clip(name, name) for name in names], files, np.ones((len(names), 3), np.int32), batch_size=2,
+                sequence_length=4, lengths=padded_lengths(frames, 4, config.data.buckets or ()),
                 image_size=config.model.image_size, num_landmarks=13, skip_bad_clips=config.data.skip_bad_clips, **more,
             )
 
@@ -151,6 +155,22 @@ def test_features_are_those_of_the_images(begin, tmp_path, precision, workers):
                 np.testing.assert_allclose(array.astype(wide), theirs[name].astype(wide), **close, err_msg=name)
             else:
                 np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def test_of_packed_clips_in_batches_of_several_lengths(begin, clips, tmp_path, capsys):
+    """A pack's features know its content, so they are found for the same clips packed anew."""
+    packs = [str(tmp_path / name) for name in ("pack", "again")]
+    for pack in packs:
+        write_pack(Path(pack), [Clip(name, name) for name in FRAMES], scan(clips.dirs, FRAMES), shard_bytes=30_000)
+    buckets = {"buckets": [3, 4]}
+    expected = inputs(begin(buckets))
+    assert {batch["face"].shape[1] for batch in expected} == {3, 4}
+    for pack in packs:
+        run = begin(buckets, pack=pack)
+        run.cache(tmp_path / "features")
+        for ours, theirs in zip(inputs(run), expected, strict=True):
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, theirs)
+    assert "features of 5 clips are in" in capsys.readouterr().out
 
 
 def test_nothing_is_computed_twice_and_no_image_read(begin, tmp_path, capsys, monkeypatch):
