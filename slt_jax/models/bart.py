@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from slt_jax.models.layers import Buffer, attention, dropout, layer_norm, linear, mask_bias, normal, split
+from slt_jax.models.layers import Buffer, attention, dropout, layer_norm, linear, mask_bias, normal, residual, split
 from slt_jax.models.seq2seq import (
     Cache,
     FrozenConfig,
@@ -159,7 +159,7 @@ class Stack(nnx.Module):
         x = dropout(self._embed(ids, jnp.arange(ids.shape[1])), self.rate, embed_key)
         for layer, layer_key, skip_key in zip(self.layers, layer_keys, split(drop_key, len(layer_keys)), strict=True):
             cross = None if encoded is None else layer.encoder_attn.keys_values(encoded)
-            deeper, _ = layer(x, bias, cross, cross_bias, key=layer_key)
+            deeper, _ = layer(residual(x), bias, cross, cross_bias, key=layer_key)
             if key is not None and self.layerdrop > 0:
                 deeper = jnp.where(jax.random.bernoulli(skip_key, self.layerdrop), x, deeper)
             x = deeper

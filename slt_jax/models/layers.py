@@ -80,6 +80,28 @@ def split(key: Array | None, n: int) -> list[Array | None]:
     return [None] * n if key is None else list(jax.random.split(key, n))
 
 
+@jax.custom_vjp
+def residual(x: Array) -> Array:
+    """`x`, what a block adds to; on a CPU, its gradient is computed once.
+
+    XLA fuses cheap operations into all that use them. Along the blocks of a transformer the gradient is a sum that
+    grows by a block each, so for a CPU it would compute each sum anew from its beginning: work that grows with the
+    square of the depth. It does not look into branches, and drops `optimization_barrier` before it fuses.
+    """
+    return x
+
+
+def _computed_once(gradient: Array) -> Array:
+    first = gradient[(0,) * gradient.ndim]
+    return jax.lax.cond(jnp.isfinite(first), lambda g: g, lambda g: jnp.full_like(g, jnp.nan), gradient)
+
+
+residual.defvjp(
+    lambda x: (x, None),
+    lambda _, g: (jax.lax.platform_dependent(g, cpu=_computed_once, default=lambda g: g),),
+)
+
+
 def attention(
     query: Array, key: Array, value: Array, *, bias: Array | None = None, scale: float = 1.0,
     dropout_rate: float = 0.0, dropout_key: Array | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from slt_jax.models.layers import attention, dropout, linear, mask_bias, normal, split
+from slt_jax.models.layers import attention, dropout, linear, mask_bias, normal, residual, split
 from slt_jax.models.seq2seq import (
     Cache,
     FrozenConfig,
@@ -139,7 +139,7 @@ class Stack(nnx.Module):
         x = dropout(self.embed_tokens(ids), self.rate, first_key)
         for block, block_key in zip(self.block, block_keys, strict=True):
             cross = block.layer[1].EncDecAttention.keys_values(encoded) if self.causal else None
-            x, _ = block(x, bias, cross, cross_bias, key=block_key)
+            x, _ = block(residual(x), bias, cross, cross_bias, key=block_key)
         return dropout(self.final_layer_norm(x), self.rate, last_key)
 
     def step(self, tokens: Array, position: Array, cache: Cache) -> tuple[Array, list[KeysValues]]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from slt_jax.models.layers import attention, dropout, layer_norm, linear, mask_bias, split, uniform
+from slt_jax.models.layers import attention, dropout, layer_norm, linear, mask_bias, residual, split, uniform
 
 
 class TemporalEncoder(nnx.Module):
@@ -19,7 +19,7 @@ class TemporalEncoder(nnx.Module):
         bias = None if pad_mask is None else mask_bias(pad_mask[:, None, None, :])
         layers = self.encoder.layers
         for layer, layer_key in zip(layers, split(key, len(layers)), strict=True):
-            x = layer(x, bias, key=layer_key)
+            x = layer(residual(x), bias, key=layer_key)
         return x
 
 

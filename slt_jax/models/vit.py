@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from slt_jax.models.layers import attention, layer_norm, linear, normal, torch_uniform
+from slt_jax.models.layers import attention, layer_norm, linear, normal, residual, torch_uniform
 
 # DINOv2 truncates at +-2, a hundred deviations out.
 WEIGHTS = normal(0.02)
@@ -89,7 +89,7 @@ class VisionTransformer(nnx.Module):
             registers = jnp.broadcast_to(self.register_tokens[...], (patches.shape[0], *self.register_tokens.shape[1:]))
             tokens = jnp.concatenate([tokens[:, :1], registers.astype(self.dtype), tokens[:, 1:]], axis=1)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(residual(tokens))
         return self.norm(tokens[:, 0])
 
     def positions(self, rows: int, columns: int) -> Array:
