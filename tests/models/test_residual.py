@@ -8,7 +8,7 @@ from flax import nnx
 
 from slt_jax.models.layers import residual
 from slt_jax.models.params import split_model
-from slt_jax.models.vit import ViTConfig, VisionTransformer
+from slt_jax.models.vit import VisionTransformer, ViTConfig
 
 
 def operations(depth: int) -> float:
