@@ -21,6 +21,7 @@ from slt_jax.config import ModelConfig, build_section
 from slt_jax.errors import UserError
 from slt_jax.models.backbones import STREAM_KEYS, CustomBackbone, Sizes, backbone_width, stream_backbones
 from slt_jax.models.decoders import decoder_settings
+from slt_jax.models.memory import KEEP_ALL, Memory
 from slt_jax.models.multistream import projects_by_identity
 from slt_jax.models.params import Structure, describe
 from slt_jax.models.translator import SignTranslator
@@ -82,12 +83,13 @@ class Blueprint:
             decoder = {key: value for key, value in decoder.items() if not isinstance(value, Mapping)}
         return {"backbones": [dataclasses.asdict(sizes) for sizes in self.backbones], "decoder": decoder}
 
-    def build(self, *, dtype=jnp.float32, seed: int = 0) -> SignTranslator:
-        return SignTranslator(self.config, self.backbones, self.decoder, dtype=dtype, rngs=nnx.Rngs(seed))
+    def build(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, seed: int = 0) -> SignTranslator:
+        rngs = nnx.Rngs(seed)
+        return SignTranslator(self.config, self.backbones, self.decoder, dtype=dtype, memory=memory, rngs=rngs)
 
-    def structure(self, *, dtype=jnp.float32) -> tuple[Structure, list[Entry]]:
+    def structure(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL) -> tuple[Structure, list[Entry]]:
         """The structure and the torch table, with no array computed."""
-        structure, leaves = describe(lambda: self.build(dtype=dtype))
+        structure, leaves = describe(lambda: self.build(dtype=dtype, memory=memory))
         return structure, table(leaves)
 
 

@@ -26,6 +26,7 @@ from slt_jax.config import BackboneSpec, FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
 from slt_jax.hub import huggingface_file, huggingface_folder, torchhub_file
 from slt_jax.models.custom import build_custom, import_class
+from slt_jax.models.memory import KEEP_ALL, Memory
 from slt_jax.models.params import resolve
 from slt_jax.models.vit import VIT_SIZES, VisionTransformer, ViTConfig
 
@@ -84,10 +85,10 @@ def stream_backbones(config: ModelConfig) -> tuple[Backbone, Backbone, Backbone]
     return tuple(parse_backbone(getattr(config, key), f"model.{key}") for key in STREAM_KEYS)
 
 
-def build_backbone(sizes: Sizes, *, dtype=jnp.float32, rngs: nnx.Rngs) -> nnx.Module:
+def build_backbone(sizes: Sizes, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs) -> nnx.Module:
     """A backbone with random weights. Raises UserError where a custom class does not keep to the protocol."""
     if isinstance(sizes, ViTConfig):
-        return VisionTransformer(sizes, dtype=dtype, rngs=rngs)
+        return VisionTransformer(sizes, dtype=dtype, memory=memory, rngs=rngs)
     module = build_custom(sizes.name, sizes.kwargs, f"backbone {sizes.name}", dtype=dtype, rngs=rngs)
     if not isinstance(getattr(module, "embed_dim", None), int):
         raise UserError(f"backbone {sizes.name}: it has no integer attribute embed_dim, the width of its features")

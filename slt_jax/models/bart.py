@@ -12,6 +12,7 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.models.layers import Buffer, attention, dropout, layer_norm, linear, mask_bias, normal, residual, split
+from slt_jax.models.memory import KEEP_ALL, Memory
 from slt_jax.models.seq2seq import (
     Cache,
     FrozenConfig,
@@ -47,11 +48,11 @@ def normalise_bart_config(raw: Mapping) -> dict:
 class Bart(nnx.Module):
     """`model_type` in the config says bart or mbart."""
 
-    def __init__(self, config: Mapping, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: Mapping, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs):
         config = FrozenConfig(normalise_bart_config(config))
         vocab, width = config["vocab_size"], config["d_model"]
         self.final_logits_bias = Buffer(jnp.zeros((1, vocab)))
-        self.model = BartModel(config, dtype=dtype, rngs=rngs)
+        self.model = BartModel(config, dtype=dtype, memory=memory, rngs=rngs)
         if config["tie_word_embeddings"]:
             self.lm_head = self.model.shared
         else:
@@ -105,15 +106,16 @@ class Bart(nnx.Module):
 
 
 class BartModel(nnx.Module):
-    def __init__(self, config: Mapping, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: Mapping, *, dtype, memory: Memory, rngs: nnx.Rngs):
         def embed() -> nnx.Embed:
             return embedding(config["vocab_size"], config, rngs, zero_row=config["pad_token_id"])
 
         self.shared = embed()
         # One Embed under every name, or (transformers 5) a table for each name where the config unties them.
         tied = config["tie_word_embeddings"]
-        self.encoder = Stack(config, "encoder", self.shared if tied else embed(), dtype=dtype, rngs=rngs)
-        self.decoder = Stack(config, "decoder", self.shared if tied else embed(), dtype=dtype, rngs=rngs)
+        share = {"dtype": dtype, "memory": memory, "rngs": rngs}
+        self.encoder = Stack(config, "encoder", self.shared if tied else embed(), **share)
+        self.decoder = Stack(config, "decoder", self.shared if tied else embed(), **share)
 
 
 def embedding(rows: int, config: Mapping, rngs: nnx.Rngs, zero_row: int | None = None) -> nnx.Embed:
@@ -129,7 +131,7 @@ def embedding(rows: int, config: Mapping, rngs: nnx.Rngs, zero_row: int | None =
 class Stack(nnx.Module):
     """The text encoder or the decoder, as `part` says."""
 
-    def __init__(self, config: Mapping, part: str, embed: nnx.Embed, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: Mapping, part: str, embed: nnx.Embed, *, dtype, memory: Memory, rngs: nnx.Rngs):
         self.embed_tokens = embed
         self.embed_positions = embedding(config["max_position_embeddings"] + POSITION_OFFSET, config, rngs)
         self.layers = nnx.List([
@@ -143,6 +145,7 @@ class Stack(nnx.Module):
         self.scale = config["d_model"] ** 0.5 if config["scale_embedding"] else 1.0
         self.rate = config["dropout"]
         self.layerdrop = config[f"{part}_layerdrop"]
+        self.memory = memory
 
     def __call__(
         self, ids: Array, keep: Array | None, encoded: Array | None = None, encoded_keep: Array | None = None, *,
@@ -159,7 +162,7 @@ class Stack(nnx.Module):
         x = dropout(self._embed(ids, jnp.arange(ids.shape[1])), self.rate, embed_key)
         for layer, layer_key, skip_key in zip(self.layers, layer_keys, split(drop_key, len(layer_keys)), strict=True):
             cross = None if encoded is None else layer.encoder_attn.keys_values(encoded)
-            deeper, _ = layer(residual(x), bias, cross, cross_bias, key=layer_key)
+            deeper, _ = self.memory.block(layer)(residual(x), bias, cross, cross_bias, key=layer_key)
             if key is not None and self.layerdrop > 0:
                 deeper = jnp.where(jax.random.bernoulli(skip_key, self.layerdrop), x, deeper)
             x = deeper

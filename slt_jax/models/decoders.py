@@ -30,6 +30,7 @@ from slt_jax.hub import huggingface_folder
 from slt_jax.models import seq2seq
 from slt_jax.models.custom import build_custom
 from slt_jax.models.generate import generate
+from slt_jax.models.memory import KEEP_ALL, Memory
 
 
 def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -> dict[str, Any]:
@@ -69,17 +70,19 @@ def decoder_folder(config: ModelConfig, *, weights: bool = True) -> Path:
     )
 
 
-def build_decoder(settings: Mapping[str, Any], *, dtype, rngs: nnx.Rngs) -> nnx.Module:
+def build_decoder(
+    settings: Mapping[str, Any], *, dtype, memory: Memory = KEEP_ALL, rngs: nnx.Rngs
+) -> nnx.Module:
     """A `T5`, a `Bart` or a custom class for these settings."""
     if "decoder_class" in settings:
         return _build_custom(settings, dtype=dtype, rngs=rngs)
     if settings["model_type"] in ("t5", "mt5"):
         from slt_jax.models.t5 import T5
 
-        return T5(settings, dtype=dtype, rngs=rngs)
+        return T5(settings, dtype=dtype, memory=memory, rngs=rngs)
     from slt_jax.models.bart import Bart
 
-    return Bart(settings, dtype=dtype, rngs=rngs)
+    return Bart(settings, dtype=dtype, memory=memory, rngs=rngs)
 
 
 def shift_right(model: nnx.Module, labels: Array) -> Array:

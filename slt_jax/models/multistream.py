@@ -18,14 +18,18 @@ from slt_jax.config import ModelConfig
 from slt_jax.models.backbones import Sizes, build_backbone
 from slt_jax.models.fusion import Fusion, Positions, StreamProjector
 from slt_jax.models.layers import split
+from slt_jax.models.memory import KEEP_ALL, Memory
 from slt_jax.models.temporal import TemporalEncoder
 
 
 class MultiStreamEncoder(nnx.Module):
     """`backbones` say what the face, left-hand and right-hand streams see with: ViT sizes or classes."""
 
-    def __init__(self, config: ModelConfig, backbones: tuple[Sizes, ...], *, dtype=jnp.float32, rngs: nnx.Rngs):
-        face, left, right = (build_backbone(sizes, dtype=dtype, rngs=rngs) for sizes in backbones)
+    def __init__(
+        self, config: ModelConfig, backbones: tuple[Sizes, ...], *, dtype=jnp.float32, memory: Memory = KEEP_ALL,
+        rngs: nnx.Rngs,
+    ):
+        face, left, right = (build_backbone(sizes, dtype=dtype, memory=memory, rngs=rngs) for sizes in backbones)
         width = config.projector_dim
 
         def projector(in_features: int) -> StreamProjector:
@@ -45,9 +49,10 @@ class MultiStreamEncoder(nnx.Module):
         self.positional = Positions(config.sequence_length, config.d_model, dtype=dtype, rngs=rngs)
         self.temporal = TemporalEncoder(
             config.d_model, config.temporal_nhead, config.temporal_layers, config.temporal_dim_feedforward,
-            config.temporal_dropout, dtype=dtype, rngs=rngs,
+            config.temporal_dropout, dtype=dtype, memory=memory, rngs=rngs,
         )
         self.dtype = dtype
+        self.memory = memory
 
     def __call__(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Array:
         """Frames (B, T, d_model) from `face`, `hand_l`, `hand_r` (B, T, H, W, 3), normalised, and `pose` (B, T, 3L).
@@ -59,9 +64,9 @@ class MultiStreamEncoder(nnx.Module):
         face_key, left_key, right_key, pose_key, fusion_key, temporal_key = split(key, 6)
         left_missing, right_missing = batch.get("miss_mask_hl"), batch.get("miss_mask_hr")
 
-        face = frame_features(self.face_backbone, batch["face"])
-        left = zero_where(left_missing, frame_features(self.hand_backbone_left, batch["hand_l"]))
-        right = zero_where(right_missing, frame_features(self.hand_backbone_right, batch["hand_r"]))
+        face = frame_features(self.face_backbone, batch["face"], self.memory)
+        left = zero_where(left_missing, frame_features(self.hand_backbone_left, batch["hand_l"], self.memory))
+        right = zero_where(right_missing, frame_features(self.hand_backbone_right, batch["hand_r"], self.memory))
         pose = zero_unsure_landmarks(batch["pose"], batch.get("pose_conf_mask")).astype(self.dtype)
 
         face = project(self.face_projector, face, face_key)
@@ -83,12 +88,12 @@ def projects_by_identity(config: ModelConfig, stream: str, embed_dim: int) -> bo
     return kind == "identity" or (kind == "auto" and config.projector_dim == embed_dim)
 
 
-def frame_features(backbone: nnx.Module, frames: Array) -> Array:
+def frame_features(backbone: nnx.Module, frames: Array, memory: Memory = KEEP_ALL) -> Array:
     """(B, T, H, W, 3) to (B, T, embed_dim): every frame is an image of its own; features stay as they are."""
     if frames.ndim == 3:
         return frames
     b, t = frames.shape[:2]
-    return backbone(frames.reshape(b * t, *frames.shape[2:])).reshape(b, t, -1)
+    return memory.stream(backbone, frames.reshape(b * t, *frames.shape[2:])).reshape(b, t, -1)
 
 
 def project(projector: StreamProjector | None, features: Array, key: Array | None) -> Array:

@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.models.layers import attention, dropout, linear, mask_bias, normal, residual, split
+from slt_jax.models.memory import KEEP_ALL, Memory
 from slt_jax.models.seq2seq import (
     Cache,
     FrozenConfig,
@@ -63,15 +64,16 @@ def normalise_t5_config(raw: Mapping) -> dict:
 
 
 class T5(nnx.Module):
-    def __init__(self, config: Mapping, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: Mapping, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs):
         config = FrozenConfig(normalise_t5_config(config))
         vocab, width = config["vocab_size"], config["d_model"]
         embedding_init = normal(config["initializer_factor"])
 
         # One Embed under every name: nnx keeps a shared module's arrays once, as torch keeps one storage.
         self.shared = nnx.Embed(vocab, width, embedding_init=embedding_init, rngs=rngs)
-        self.encoder = Stack(config, config["num_layers"], self.shared, causal=False, dtype=dtype, rngs=rngs)
-        self.decoder = Stack(config, config["num_decoder_layers"], self.shared, causal=True, dtype=dtype, rngs=rngs)
+        share = {"dtype": dtype, "memory": memory, "rngs": rngs}
+        self.encoder = Stack(config, config["num_layers"], self.shared, causal=False, **share)
+        self.decoder = Stack(config, config["num_decoder_layers"], self.shared, causal=True, **share)
         if config["tie_word_embeddings"]:
             self.lm_head = self.shared
         else:
@@ -117,7 +119,9 @@ class T5(nnx.Module):
 class Stack(nnx.Module):
     """The text encoder, or the decoder where `causal`."""
 
-    def __init__(self, config: Mapping, layers: int, embed: nnx.Embed, *, causal: bool, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, config: Mapping, layers: int, embed: nnx.Embed, *, causal: bool, dtype, memory: Memory, rngs: nnx.Rngs
+    ):
         self.embed_tokens = embed
         self.block = nnx.List([
             Block(config, causal=causal, has_bias=i == 0, dtype=dtype, rngs=rngs) for i in range(layers)
@@ -125,6 +129,7 @@ class Stack(nnx.Module):
         self.final_layer_norm = RMSNorm(config, dtype=dtype)
         self.causal = causal
         self.rate = config["dropout_rate"]
+        self.memory = memory
 
     def __call__(
         self, ids: Array, keep: Array | None, encoded: Array | None = None, encoded_keep: Array | None = None, *,
@@ -139,7 +144,7 @@ class Stack(nnx.Module):
         x = dropout(self.embed_tokens(ids), self.rate, first_key)
         for block, block_key in zip(self.block, block_keys, strict=True):
             cross = block.layer[1].EncDecAttention.keys_values(encoded) if self.causal else None
-            x, _ = block(residual(x), bias, cross, cross_bias, key=block_key)
+            x, _ = self.memory.block(block)(residual(x), bias, cross, cross_bias, key=block_key)
         return dropout(self.final_layer_norm(x), self.rate, last_key)
 
     def step(self, tokens: Array, position: Array, cache: Cache) -> tuple[Array, list[KeysValues]]:

@@ -6,12 +6,17 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.models.layers import attention, dropout, layer_norm, linear, mask_bias, residual, split, uniform
+from slt_jax.models.memory import KEEP_ALL, Memory
 
 
 class TemporalEncoder(nnx.Module):
     """Frames (B, T, features) to frames (B, T, features); padded frames are never attended to."""
 
-    def __init__(self, features: int, heads: int, layers: int, hidden: int, rate: float, *, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, features: int, heads: int, layers: int, hidden: int, rate: float, *, dtype, memory: Memory = KEEP_ALL,
+        rngs: nnx.Rngs,
+    ):
+        self.memory = memory
         self.encoder = TransformerEncoder(features, heads, layers, hidden, rate, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array, pad_mask: Array | None, *, key: Array | None = None) -> Array:
@@ -19,7 +24,7 @@ class TemporalEncoder(nnx.Module):
         bias = None if pad_mask is None else mask_bias(pad_mask[:, None, None, :])
         layers = self.encoder.layers
         for layer, layer_key in zip(layers, split(key, len(layers)), strict=True):
-            x = layer(residual(x), bias, key=layer_key)
+            x = self.memory.block(layer)(residual(x), bias, key=layer_key)
         return x
 
 

@@ -11,6 +11,7 @@ from slt_jax.config import ModelConfig
 from slt_jax.models.backbones import Sizes
 from slt_jax.models.decoders import build_decoder, shift_right
 from slt_jax.models.layers import split
+from slt_jax.models.memory import KEEP_ALL, Memory
 from slt_jax.models.multistream import MultiStreamEncoder
 
 
@@ -23,11 +24,11 @@ class SignTranslator(nnx.Module):
 
     def __init__(
         self, config: ModelConfig, backbones: tuple[Sizes, ...], decoder: Mapping[str, Any] | None, *,
-        dtype=jnp.float32, rngs: nnx.Rngs,
+        dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs,
     ):
-        self.encoder = MultiStreamEncoder(config, backbones, dtype=dtype, rngs=rngs)
+        self.encoder = MultiStreamEncoder(config, backbones, dtype=dtype, memory=memory, rngs=rngs)
         if decoder is not None:
-            self.decoder = Decoder(build_decoder(decoder, dtype=dtype, rngs=rngs))
+            self.decoder = Decoder(build_decoder(decoder, dtype=dtype, memory=memory, rngs=rngs))
 
     def __call__(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Array:
         """Teacher-forced logits (B, S, vocab), float32; see `MultiStreamEncoder` for the inputs.

@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.models.layers import attention, layer_norm, linear, normal, residual, torch_uniform
+from slt_jax.models.memory import KEEP_ALL, Memory
 
 # DINOv2 truncates at +-2, a hundred deviations out.
 WEIGHTS = normal(0.02)
@@ -65,9 +66,10 @@ VIT_SIZES |= {
 class VisionTransformer(nnx.Module):
     """Images (N, H, W, 3), normalised, to features (N, embed_dim): the final LayerNorm's CLS token."""
 
-    def __init__(self, config: ViTConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: ViTConfig, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs):
         d = config.embed_dim
         self.config = config
+        self.memory = memory
         self.embed_dim = d
         self.dtype = dtype
         self.cls_token = nnx.Param(normal(1e-6)(rngs.params(), (1, 1, d)))
@@ -89,7 +91,7 @@ class VisionTransformer(nnx.Module):
             registers = jnp.broadcast_to(self.register_tokens[...], (patches.shape[0], *self.register_tokens.shape[1:]))
             tokens = jnp.concatenate([tokens[:, :1], registers.astype(self.dtype), tokens[:, 1:]], axis=1)
         for block in self.blocks:
-            tokens = block(residual(tokens))
+            tokens = self.memory.block(block)(residual(tokens))
         return self.norm(tokens[:, 0])
 
     def positions(self, rows: int, columns: int) -> Array:

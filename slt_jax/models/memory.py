@@ -1,0 +1,59 @@
+"""What the forward pass keeps for the backward pass, and what is computed again instead.
+
+Nothing here changes a weight, a name or a result: only how much memory a step takes, and how long.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@dataclass(frozen=True)
+class Memory:
+    """`remat` says what is kept: `none` everything, `block` what enters a transformer block, `stream` what enters a
+    backbone (its blocks are computed one by one once more).
+
+    With `frame_chunk` a backbone sees so many frames at a time on each of `shards` devices, over which the batch is
+    split, and each such chunk is computed again in the backward pass.
+    """
+
+    remat: str = "none"
+    frame_chunk: int | None = None
+    shards: int = 1
+
+    def block(self, block: Callable) -> Callable:
+        """A transformer block under this rule."""
+        return block if self.remat == "none" else jax.checkpoint(block)
+
+    def stream(self, backbone: Callable[[Array], Array], images: Array) -> Array:
+        """`backbone(images)`, (N, d) of (N, H, W, 3), under this rule; a backbone without blocks is one block."""
+        if self.frame_chunk:
+            return self._in_chunks(backbone, images)
+        has_blocks = hasattr(backbone, "memory")  # and minds this rule in them
+        again = self.remat == "stream" or (self.remat == "block" and not has_blocks)
+        return (jax.checkpoint(backbone) if again else backbone)(images)
+
+    def _in_chunks(self, backbone: Callable[[Array], Array], images: Array) -> Array:
+        rows = len(images) // self.shards
+        chunks = -(-rows // self.frame_chunk)
+        if chunks == 1:
+            return jax.checkpoint(backbone)(images)
+        size = -(-rows // chunks)
+        # Every chunk takes its share from every device, so that no frame travels.
+        split = images.reshape(self.shards, rows, *images.shape[1:])
+        split = jnp.pad(split, [(0, 0), (0, chunks * size - rows)] + [(0, 0)] * (images.ndim - 1))
+        split = jnp.moveaxis(split.reshape(self.shards, chunks, size, *images.shape[1:]), 1, 0)
+
+        def chunk(images: Array) -> Array:
+            features = backbone(images.reshape(self.shards * size, *images.shape[2:]))
+            return features.reshape(self.shards, size, -1)
+
+        # Within a loop nothing can be merged with the first computation, so no barrier is needed.
+        features = jax.lax.map(jax.checkpoint(chunk, prevent_cse=False), split)
+        return jnp.moveaxis(features, 0, 1).reshape(self.shards, chunks * size, -1)[:, :rows].reshape(len(images), -1)
+
+
+KEEP_ALL = Memory()
