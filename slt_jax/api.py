@@ -11,9 +11,9 @@ from jax import Array
 
 from convert.checkpoint import Blueprint, blueprint, load_params
 from slt_jax.config import ModelConfig
-from slt_jax.data.augment import normalise
 from slt_jax.errors import UserError
 from slt_jax.models.decoders import generate_tokens
+from slt_jax.models.images import normalise
 from slt_jax.models.params import Params
 from slt_jax.training.checkpoint import open_checkpoint
 

@@ -123,6 +123,10 @@ class TrainingConfig:
     epochs: int = option(40, "epochs to train in all")
     grad_accum_steps: int = option(1, "micro-batches per optimiser step")
     sharding: str = option("replicated", "parameters and optimiser state: replicated, or fsdp (split over devices)")
+    remat: str = option(
+        "auto", "what the backward pass computes again: none, block, stream, or auto: the least that fits the memory"
+    )
+    frame_chunk: int | None = option(None, "frames that a backbone sees at a time, on each device (default: all)")
     model_parallel: int = option(1, "devices that share the matrices of the decoder and the temporal encoder")
     compile: bool = option(False, "torch only; JAX always compiles")
     compile_mode: str | None = option(None, "torch only; has no effect here")
@@ -265,6 +269,7 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
 CHOICES = {
     "data.precision": ("amp", "fp16", "fp32", "float32"),
     "optim.optimizer": ("adamw", "adam", "sgd"),
+    "training.remat": ("auto", "none", "block", "stream"),
     "optim.scheduler": ("none", "steplr", "cosine"),
     "training.sharding": ("replicated", "fsdp"),
     "training.best_metric": ("loss", "bleu", "chrf"),
@@ -277,7 +282,9 @@ AT_LEAST_ONE = {
         "temporal_layers", "temporal_dim_feedforward", "decoder_layers", "decoder_heads", "vocab_size",
     ),
     "optim": ("scheduler_step_size", "scheduler_tmax"),
-    "training": ("epochs", "grad_accum_steps", "model_parallel", "eval_bleu_clips", "early_stop_patience"),
+    "training": (
+        "epochs", "grad_accum_steps", "frame_chunk", "model_parallel", "eval_bleu_clips", "early_stop_patience",
+    ),
 }
 NOT_NEGATIVE = {
     "data": ("num_workers", "seed"),

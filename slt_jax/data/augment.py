@@ -11,10 +11,7 @@ from jax import Array
 
 from slt_jax.data.clips import STREAMS, flip_permutation
 from slt_jax.errors import UserError
-
-# ImageNet's, in the order red, green, blue.
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
+from slt_jax.models.images import normalise
 
 # What moves together when a stream is mixed.
 STREAM_ARRAYS = {
@@ -47,27 +44,23 @@ def parse_mix_stream(text: str) -> tuple[str, float]:
 
 def prepare(
     batch: Mapping[str, Array], key: Array | None = None, *, mix_streams: Mapping[str, float] | None = None,
-    v9_hand_masks: bool = False, dtype=jnp.float32,
+    v9_hand_masks: bool = False, dtype=jnp.float32, raw: bool = False,
 ) -> dict[str, Array]:
     """uint8 frames (B, T, H, W, 3) and masks as loaded -> normalised frames, flipped and mixed, and their masks.
 
     Features of frozen backbones (B, T, width) may take the place of frames and stay as they are: the loader has read
     mirrored ones for flipped rows. `key=None` is evaluation: nothing is mixed. `v9_hand_masks` hands over the hand
-    masks as v9 did, inverted: True where the hand is seen, so that the model drops every hand it has.
+    masks as v9 did, inverted: True where the hand is seen, so that the model drops every hand it has. `raw` frames stay
+    uint8, a quarter of the memory: the model normalises them itself.
     """
     arrays = flip(batch)
     if key is not None and mix_streams:
         arrays = mix(arrays, key, mix_streams)
-    arrays |= {stream: normalise(arrays[stream], dtype) for stream in STREAMS if arrays[stream].ndim == 5}
+    if not raw:
+        arrays |= {stream: normalise(arrays[stream], dtype) for stream in STREAMS if arrays[stream].ndim == 5}
     if v9_hand_masks:
         arrays |= {mask: ~arrays[mask] for mask in ("miss_mask_hl", "miss_mask_hr")}
     return arrays
-
-
-def normalise(images: Array, dtype=jnp.float32) -> Array:
-    """uint8 to ImageNet's mean 0 and deviation 1."""
-    mean, std = jnp.array(IMAGE_MEAN, jnp.float32), jnp.array(IMAGE_STD, jnp.float32)
-    return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
 
 
 def flip(batch: Mapping[str, Array]) -> dict[str, Array]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from convert.checkpoint import Blueprint, Checkpoint
-from slt_jax.data.augment import IMAGE_MEAN, IMAGE_STD
 from slt_jax.export.encoder import IMAGES, encoder_inputs, encoder_outputs
+from slt_jax.models.images import IMAGE_MEAN, IMAGE_STD
 from slt_jax.training.start import trained_with_v9_masks
 
 VERSION = 1

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from slt_jax.models.images import normalise
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -24,17 +26,28 @@ class Memory:
     frame_chunk: int | None = None
     shards: int = 1
 
+    def __str__(self) -> str:
+        chunk = f" --frame-chunk {self.frame_chunk}" if self.frame_chunk else ""
+        return f"--remat {self.remat}{chunk}"
+
     def block(self, block: Callable) -> Callable:
         """A transformer block under this rule."""
         return block if self.remat == "none" else jax.checkpoint(block)
 
     def stream(self, backbone: Callable[[Array], Array], images: Array) -> Array:
-        """`backbone(images)`, (N, d) of (N, H, W, 3), under this rule; a backbone without blocks is one block."""
+        """`backbone(images)`, (N, d) of (N, H, W, 3), under this rule; a backbone without blocks is one block.
+
+        uint8 images are normalised here, so that of a chunk's images alone more than their bytes is in memory.
+        """
+
+        def look(images: Array) -> Array:
+            return backbone(normalise(images) if images.dtype == jnp.uint8 else images)
+
         if self.frame_chunk:
-            return self._in_chunks(backbone, images)
+            return self._in_chunks(look, images)
         has_blocks = hasattr(backbone, "memory")  # and minds this rule in them
         again = self.remat == "stream" or (self.remat == "block" and not has_blocks)
-        return (jax.checkpoint(backbone) if again else backbone)(images)
+        return (jax.checkpoint(look) if again else look)(images)
 
     def _in_chunks(self, backbone: Callable[[Array], Array], images: Array) -> Array:
         rows = len(images) // self.shards

@@ -55,7 +55,7 @@ class MultiStreamEncoder(nnx.Module):
         self.memory = memory
 
     def __call__(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Array:
-        """Frames (B, T, d_model) from `face`, `hand_l`, `hand_r` (B, T, H, W, 3), normalised, and `pose` (B, T, 3L).
+        """Frames (B, T, d_model) from `face`, `hand_l`, `hand_r` (B, T, H, W, 3) and `pose` (B, T, 3L).
 
         The images of a stream may have become features (B, T, embed_dim) before, by its backbone.
         Optional bool masks: `pad_mask` (B, T) True = real frame; `miss_mask_hl`, `miss_mask_hr` (B, T) True = hand
@@ -89,7 +89,10 @@ def projects_by_identity(config: ModelConfig, stream: str, embed_dim: int) -> bo
 
 
 def frame_features(backbone: nnx.Module, frames: Array, memory: Memory = KEEP_ALL) -> Array:
-    """(B, T, H, W, 3) to (B, T, embed_dim): every frame is an image of its own; features stay as they are."""
+    """(B, T, H, W, 3), uint8 or normalised, to (B, T, embed_dim): every frame is an image of its own.
+
+    Features (B, T, embed_dim) stay as they are.
+    """
     if frames.ndim == 3:
         return frames
     b, t = frames.shape[:2]

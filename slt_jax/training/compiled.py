@@ -21,7 +21,8 @@ class Prepare:
     v9_hand_masks: bool
 
     def __call__(self, batch: Batch, key: Array | None) -> Mapping[str, Array]:
-        return prepare(batch, key, mix_streams=dict(self.mix_streams), v9_hand_masks=self.v9_hand_masks)
+        mix_streams = dict(self.mix_streams)
+        return prepare(batch, key, mix_streams=mix_streams, v9_hand_masks=self.v9_hand_masks, raw=True)
 
 
 @functools.lru_cache(maxsize=4)

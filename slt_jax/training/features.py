@@ -17,11 +17,11 @@ from jax import Array
 from jax.sharding import Mesh
 
 from slt_jax.config import Config
-from slt_jax.data.augment import normalise
 from slt_jax.data.clips import STREAMS, BadClip, ClipFiles
 from slt_jax.data.features import MIRROR, Features, Stale, fingerprint, open_folder
 from slt_jax.data.loader import Loader
 from slt_jax.errors import UserError
+from slt_jax.models.images import normalise
 from slt_jax.models.params import Params, Structure
 from slt_jax.training.progress import Progress, say
 from slt_jax.training.sharding import Layout, place_batch

@@ -29,6 +29,7 @@ from slt_jax.training.evaluate import validate
 from slt_jax.training.features import read_from_cache
 from slt_jax.training.freeze import trained_paths, training_table
 from slt_jax.training.ledger import Ledger
+from slt_jax.training.memory import with_memory_rule
 from slt_jax.training.metrics import Totals
 from slt_jax.training.optim import Optimizer, build_optimizer, learning_rate
 from slt_jax.training.position import Position
@@ -118,10 +119,11 @@ def train(
 
     # --- the compiled functions -------------------------------------------------------------------------------------
     on_device = Prepare(tuple(config.data.mix_streams.items()), bool(config.data.v9_hand_masks))
-    compiled = Compiled(StepFunctions(
+    functions = StepFunctions(
         structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed, on_device,
         scaled=dtype == jnp.float16, layout=layout,
-    ))
+    )
+    compiled = Compiled(with_memory_rule(functions, plan, config, state))
     search = Search(max_length=config.data.max_target_length)
 
     def translations_of(state: TrainState, count: int) -> list[Prediction]:

@@ -69,7 +69,19 @@ class StepFunctions:
         inputs = self.prepare(batch, None)
         return self._model(params).encoder(inputs), inputs["pad_mask"]
 
+    def backward(self, state: TrainState, batch: Batch) -> Callable[[Array], tuple[Params]]:
+        """The backward pass, as a tree of the arrays that it keeps of the forward pass."""
+        return jax.vjp(self._loss(state, batch, jnp.int32(0)), state["trained"], has_aux=True)[1]
+
     def _gradients(self, state: TrainState, batch: Batch, index: Array) -> tuple[Array, Array, Params]:
+        loss = self._loss(state, batch, index)
+        (_, (loss, tokens)), grads = jax.value_and_grad(loss, has_aux=True)(state["trained"])
+        return loss, tokens, self._placed(grads)
+
+    def _loss(
+        self, state: TrainState, batch: Batch, index: Array
+    ) -> Callable[[Params], tuple[Array, tuple[Array, Array]]]:
+        """The trained parameters to what is differentiated, and the loss and its tokens."""
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), state["step"]), index)
         prepare_key, dropout_key = jax.random.split(key)
         inputs = self.prepare(batch, prepare_key)
@@ -80,8 +92,7 @@ class StepFunctions:
             loss = total / jnp.maximum(tokens, 1)
             return loss * state["scaler"]["scale"] if self.scaled else loss, (loss, tokens)
 
-        (_, (loss, tokens)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state["trained"])
-        return loss, tokens, self._placed(grads)
+        return mean_loss
 
     def _apply(self, state: TrainState, grads: Params, lr: Array) -> tuple[TrainState, dict[str, Array]]:
         if self.scaled:

@@ -1,0 +1,14 @@
+"""ImageNet's normalisation, which DINOv2 and v9 were trained with."""
+
+import jax.numpy as jnp
+from jax import Array
+
+# In the order red, green, blue.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+def normalise(images: Array, dtype=jnp.float32) -> Array:
+    """uint8 to ImageNet's mean 0 and deviation 1."""
+    mean, std = jnp.array(IMAGE_MEAN, jnp.float32), jnp.array(IMAGE_STD, jnp.float32)
+    return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)

@@ -1,0 +1,177 @@
+"""How much memory a training step takes, told by compiling it, and the cheapest rule that fits a device."""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from convert.checkpoint import Blueprint
+from slt_jax.config import Config
+from slt_jax.errors import UserError
+from slt_jax.models.memory import KEEP_ALL, Memory
+from slt_jax.training.compiled import jitted
+from slt_jax.training.precision import compute_dtype
+from slt_jax.training.progress import say
+from slt_jax.training.sharding import Layout
+from slt_jax.training.step import StepFunctions, TrainState
+
+GIB = 2**30
+CHUNK = 64
+# Each takes less memory than the one before, and more time: 0, 1, 2 and 2 further forward passes of a backbone.
+RULES = (KEEP_ALL, Memory("block"), Memory("stream"), Memory("block", CHUNK))
+# XLA merges what is computed twice on the CPU, so that only loops keep memory low there.
+CPU_RULES = (KEEP_ALL, Memory("none", CHUNK), Memory("none", CHUNK // 8))
+# Of a frame of 150 kB a ViT-S/14 keeps 0.13 GB for the backward pass, a ViT-g/14 1.3 GB.
+KEPT_PER_BYTE = 10_000
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one device; `fits` is False where the compiler itself refused, and `total` is then what it told."""
+
+    arguments: int
+    temporaries: int
+    total: int
+    fits: bool = True
+
+
+def step_memory(functions: StepFunctions, state: TrainState, batch: Mapping) -> StepMemory:
+    """What `functions.train_step` needs on each device; `state` and `batch` are shapes with their places."""
+    train_step, lr = jitted(functions)[0], jax.ShapeDtypeStruct((), jnp.float32)
+    try:
+        found = train_step.lower(state, batch, lr).compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        # A TPU's memory is laid out by its compiler, which names what it would need.
+        told = re.search(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", str(error))
+        used = float(told[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[told[2]] if told else 0
+        return StepMemory(0, 0, int(used), fits=False)
+    new = found.output_size_in_bytes - found.alias_size_in_bytes
+    total = found.argument_size_in_bytes + found.temp_size_in_bytes + new
+    return StepMemory(found.argument_size_in_bytes, found.temp_size_in_bytes, total)
+
+
+def abstract_batch(config: Config, layout: Layout, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and places of a batch as the loader brings it, of clips of full length."""
+    clip = batch_size, config.model.sequence_length
+    image = (*clip, config.model.image_size, config.model.image_size, 3)
+    landmarks = config.model.pose_landmarks
+    shapes = {
+        "face": (image, jnp.uint8), "hand_l": (image, jnp.uint8), "hand_r": (image, jnp.uint8),
+        "pose": ((*clip, 3 * landmarks), jnp.float32), "pose_conf_mask": ((*clip, landmarks), bool),
+        "pad_mask": (clip, bool), "miss_mask_hl": (clip, bool), "miss_mask_hr": (clip, bool),
+        "labels": ((batch_size, config.data.max_target_length), jnp.int32), "valid": ((batch_size,), bool),
+        "flip": ((batch_size,), bool),
+    }  # fmt: skip
+    rows = NamedSharding(layout.mesh, PartitionSpec("data"))
+    return {name: jax.ShapeDtypeStruct(shape, kind, sharding=rows) for name, (shape, kind) in shapes.items()}
+
+
+def device_bytes() -> int:
+    """The memory of a device of this run, the least over all processes; on the CPU what the machine has free."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    limit = stats.get("bytes_limit") or _free_bytes()
+    if jax.process_count() > 1:  # which must all compile the same program
+        limit = int(multihost_utils.process_allgather(np.int64(limit)).min())
+    return limit
+
+
+def _free_bytes() -> int:
+    try:
+        told = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        told = None
+    return int(told[1]) * 1024 if told else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def shard_bytes(tree: Any) -> int:
+    """What the arrays of a tree take on each device."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(a.sharding.shard_shape(a.shape)) * np.dtype(a.dtype).itemsize for a in leaves)
+
+
+# --- which rule ---------------------------------------------------------------------------------------------------
+
+
+def with_memory_rule(functions: StepFunctions, plan: Blueprint, config: Config, state: TrainState) -> StepFunctions:
+    """`functions` under `training.remat` and `training.frame_chunk`; `auto` says what it takes, and why.
+
+    Raises UserError where not even the last rule fits a TPU.
+    """
+    shards = functions.layout.mesh.shape["data"]
+
+    def under(memory: Memory) -> StepFunctions:
+        if memory == KEEP_ALL:
+            return functions
+        memory = dataclasses.replace(memory, shards=shards if memory.frame_chunk else 1)
+        dtype = compute_dtype(config.data.precision)
+        return dataclasses.replace(functions, structure=plan.structure(dtype=dtype, memory=memory)[0])
+
+    asked = Memory(config.training.remat, config.training.frame_chunk)
+    if asked.remat != "auto":
+        return under(asked)
+    batch = abstract_batch(config, functions.layout, config.data.batch_size)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state)
+    rules = [Memory(remat, asked.frame_chunk) for remat in ("none", "block")] if asked.frame_chunk else None
+    if functions.layout.mesh.devices.flat[0].platform == "cpu":
+        memory, reason = _fits_host(functions, shapes, batch, rules or CPU_RULES, device_bytes())
+    else:
+        memory, reason = _fits_device(under, shapes, batch, rules or RULES, device_bytes())
+    say(f"memory: {memory}, {reason}")
+    return under(memory)
+
+
+def _fits_host(
+    functions: StepFunctions, state: TrainState, batch: Mapping, rules: Sequence[Memory], limit: int
+) -> tuple[Memory, str]:
+    """By estimate alone: memory that runs short slows a computer down before it ends a run."""
+    free = f"{limit / GIB:.1f} GiB are free"
+    if sum(math.prod(a.shape) for a in batch.values() if a.dtype == jnp.uint8) * KEPT_PER_BYTE < limit:
+        return rules[0], free
+    kept = kept_bytes(functions, state, batch)
+    frames = math.prod(batch["pad_mask"].shape)
+    for memory in rules:
+        share = min(1.0, memory.frame_chunk * functions.layout.mesh.shape["data"] / frames) if memory.frame_chunk else 1
+        need = int(kept * share) + shard_bytes(state) + shard_bytes(state["trained"])
+        if need < limit or memory is rules[-1]:
+            break
+    return memory, f"which takes about {need / GIB:.1f} GiB; {free}"
+
+
+def _fits_device(
+    under: Callable[[Memory], StepFunctions], state: TrainState, batch: Mapping, rules: Sequence[Memory], limit: int
+) -> tuple[Memory, str]:
+    """The first rule whose program fits; those are not compiled whose arrays alone say yes or no."""
+    arrays = shard_bytes(state) + shard_bytes(state["trained"]) + shard_bytes(batch)
+    of = f"of {limit / GIB:.1f} GiB"
+    for memory in rules:
+        functions = under(memory)
+        kept = kept_bytes(functions, state, batch) // functions.layout.mesh.shape["data"]
+        if memory == KEEP_ALL and arrays + 1.5 * kept < limit:
+            return memory, f"which takes at most {(arrays + 1.5 * kept) / GIB:.1f} {of}"
+        # XLA fuses much of what JAX would keep, but never two thirds of it.
+        if arrays + kept / 3 > limit and memory is not rules[-1]:
+            continue
+        used = step_memory(functions, state, batch)
+        if used.fits and used.total <= limit:
+            return memory, f"which takes {used.total / GIB:.1f} {of}"
+    advice = "lower --batch-size (--grad-accum-steps makes up for it)"
+    if not used.fits:
+        raise UserError(f"a step takes {used.total / GIB:.1f} {of} even with {memory}; {advice}")
+    return memory, f"which takes {used.total / GIB:.1f} {of}: if it fails, {advice}"
+
+
+def kept_bytes(functions: StepFunctions, state: TrainState, batch: Mapping) -> int:
+    """What the backward pass keeps of the forward pass on all devices together, before a compiler fuses any of it."""
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(functions.backward, state, batch)))

@@ -1,0 +1,119 @@
+"""Which memory rule `--remat auto` takes."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from convert.checkpoint import plan_model
+from slt_jax.config import build_config
+from slt_jax.errors import UserError
+from slt_jax.models.memory import KEEP_ALL, Memory
+from slt_jax.training import memory as subject
+from slt_jax.training.compiled import Prepare
+from slt_jax.training.freeze import trained_paths
+from slt_jax.training.memory import GIB, StepMemory, abstract_batch, kept_bytes, step_memory, with_memory_rule
+from slt_jax.training.optim import build_optimizer
+from slt_jax.training.sharding import Layout, device_mesh
+from slt_jax.training.start import abstract_state
+from slt_jax.training.step import StepFunctions
+
+MODEL = {
+    "image_size": 28, "projector_dim": 16, "d_model": 16, "sequence_length": 24, "temporal_nhead": 2,
+    "temporal_layers": 1, "temporal_dim_feedforward": 16, "decoder_layers": 1, "decoder_heads": 2, "vocab_size": 31,
+    "backbone": {"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 7, "image_size": 28},
+}  # fmt: skip
+
+
+def step_of(**training) -> SimpleNamespace:
+    """The shapes of a small run's step, as the loop builds it."""
+    config = build_config({
+        "model": MODEL, "data": {"batch_size": 2, "max_target_length": 8, "precision": "float32"}, "training": training,
+    })
+    plan, layout, optimizer = plan_model(config.model), Layout(device_mesh()), build_optimizer(config.optim)
+    structure, entries = plan.structure()
+    trained = trained_paths(config.model, {entry.path for entry in entries}, structure.buffers)
+    functions = StepFunctions(structure, optimizer, 0.1, None, 0, Prepare((), False), layout=layout)
+    return SimpleNamespace(
+        config=config, plan=plan, functions=functions, state=abstract_state(plan, trained, optimizer, layout),
+        batch=abstract_batch(config, layout, 2),
+    )
+
+
+@pytest.fixture(scope="module")
+def auto() -> SimpleNamespace:
+    return step_of()
+
+
+def abstract_params(step: SimpleNamespace) -> dict:
+    return step.state["trained"] | step.state["frozen"]
+
+
+def rule_of(step: SimpleNamespace) -> Memory:
+    functions = with_memory_rule(step.functions, step.plan, step.config, step.state)
+    return functions.structure.merge(abstract_params(step)).encoder.memory
+
+
+def test_a_rule_that_was_asked_for_is_taken():
+    assert rule_of(step_of(remat="block", frame_chunk=3)) == Memory("block", 3)
+    assert rule_of(step_of(remat="none")) == KEEP_ALL
+
+
+@pytest.mark.parametrize(("free", "expected"), [
+    (64 * GIB, KEEP_ALL), (30 << 20, KEEP_ALL), (3 << 20, Memory("none", 8)), (1000, Memory("none", 8)),
+])  # fmt: skip
+def test_a_computer_short_of_memory_takes_frames_in_chunks(auto, monkeypatch, capsys, free, expected):
+    monkeypatch.setattr(subject, "device_bytes", lambda: free)
+    assert rule_of(auto) == expected
+    assert capsys.readouterr().out.startswith(f"memory: {expected}, ")
+
+
+def device_choice(step, monkeypatch, limit: int, used: dict[str, int]) -> tuple[Memory, list[str]]:
+    """The choice on an accelerator whose compiler tells `used` bytes by rule, and the rules it was asked about."""
+    asked = []
+
+    def compile_step(functions, state, batch) -> StepMemory:
+        memory = functions.structure.merge(abstract_params(step)).encoder.memory
+        asked.append(str(memory))
+        total = used[str(memory)]
+        return StepMemory(0, total, total, fits=total < 10 * limit)
+
+    monkeypatch.setattr(subject, "step_memory", compile_step)
+
+    def under(memory: Memory) -> StepFunctions:
+        return dataclasses.replace(step.functions, structure=step.plan.structure(memory=memory)[0])
+
+    memory, _ = subject._fits_device(under, step.state, step.batch, subject.RULES, limit)
+    return memory, asked
+
+
+BLOCK, STREAM, CHUNKED = "--remat block", "--remat stream", "--remat block --frame-chunk 64"
+
+
+def test_nothing_is_compiled_where_there_is_plenty(auto, monkeypatch):
+    assert device_choice(auto, monkeypatch, 100 * GIB, {}) == (KEEP_ALL, [])
+
+
+def test_the_first_rule_that_fits_is_taken(auto, monkeypatch):
+    kept = kept_bytes(auto.functions, auto.state, auto.batch)
+    limit = kept // 2  # a third of it could still fit, so that the compiler has to be asked
+    used = {"--remat none": limit + 1, BLOCK: limit, CHUNKED: limit}
+    assert device_choice(auto, monkeypatch, limit, used) == (Memory("block"), ["--remat none", BLOCK])
+    used = {"--remat none": limit + 1, BLOCK: limit + 1, STREAM: limit + 1, CHUNKED: limit + 1}
+    memory, asked = device_choice(auto, monkeypatch, limit, used)
+    assert memory == Memory("block", 64)
+    assert asked == ["--remat none", BLOCK, STREAM, CHUNKED]
+
+
+def test_what_cannot_fit_is_told(auto, monkeypatch):
+    with pytest.raises(UserError, match=r"takes 50\.0 of .* even with .*--frame-chunk 64; lower --batch-size"):
+        device_choice(auto, monkeypatch, 1000, {CHUNKED: 50 * GIB})
+
+
+def test_a_step_is_measured_by_its_program(auto):
+    measured = step_memory(auto.functions, auto.state, auto.batch)
+    assert measured.fits
+    assert measured.arguments > subject.shard_bytes(auto.state)
+    assert measured.total >= measured.arguments + measured.temporaries
+    chunked = dataclasses.replace(auto.functions, structure=auto.plan.structure(memory=Memory("none", 4))[0])
+    assert step_memory(chunked, auto.state, auto.batch).temporaries < measured.temporaries / 2
