@@ -110,3 +110,10 @@ def test_mistakes_are_told_in_one_line(flags, told, capsys):
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_features(tmp_path, capsys):
+    results = benchmark("features", tmp_path, *TINY, "--clips", "2", "--rounds", "1")["results"]
+    assert results["images_over_features"]["cpu"] > 0
+    assert "features of 0 clips are in" in (said := capsys.readouterr().out)
+    assert "once, to compute its features" in said
