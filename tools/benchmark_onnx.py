@@ -10,7 +10,6 @@ import importlib.util
 import os
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +28,7 @@ from slt_jax.export.encoder import encoder_graph, encoder_inputs, encoder_output
 from slt_jax.export.store import save_graphs
 from slt_jax.models.params import split_model
 from tests.parity.torch_twin import Encoder
+from tools.benchmarks.timing import alternate, ratios, summary, timed, told
 
 RANDOM = "torchhub::dinov2_vits14:random"
 
@@ -115,21 +115,15 @@ def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def compare(sessions: dict[str, onnxruntime.InferenceSession], batch: dict, repeats: int) -> dict[str, np.ndarray]:
-    """Wall and CPU seconds (repeats, 2), after a run that is not counted; the order changes from round to round."""
+def compare(sessions: dict[str, onnxruntime.InferenceSession], batch: dict, repeats: int) -> dict[str, dict]:
+    """The times of each session, after a run that is not counted."""
     expected = sessions["ours"].run(["encoded"], batch)[0]
     for name, other in sessions.items():
         difference = np.abs(other.run(["encoded"], batch)[0] - expected).max()
         if difference > 1e-4:
             raise SystemExit(f"{name} computes something else: {difference:.1e}")
-    seconds = {name: [] for name in sessions}
-    for number in range(repeats):
-        for name in list(sessions)[:: 1 if number % 2 else -1]:
-            before = time.perf_counter(), time.process_time()
-            sessions[name].run(None, batch)
-            after = time.perf_counter(), time.process_time()
-            seconds[name].append(np.subtract(after, before))
-    return {name: np.array(values) for name, values in seconds.items()}
+    turns = {name: partial(timed, partial(one.run, None, batch)) for name, one in sessions.items()}
+    return {name: summary(seconds) for name, seconds in alternate(turns, repeats).items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,18 +151,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name, new in exporters.items():
                 export_with_torch(model, batch, plan, paths[name], new)
             sessions = {name: session(path, arguments.threads) for name, path in paths.items()}
-        seconds = compare(sessions, batch, arguments.repeats)
-        ours = seconds["ours"]
-        for name, values in seconds.items():
-            low, middle, high = np.percentile(values[:, 0], [25, 50, 75]) * 1e3
-            medians = np.median(ours, axis=0) / np.median(values, axis=0)
-            fastest = values[:, 0].min()
-            print(
-                f"T {frames:3d}  {name:15s} median {middle:6.0f} ms (quartiles {low:.0f} to {high:.0f}), "
-                f"fastest {fastest * 1e3:.0f}; ours / this: medians {medians[0]:.3f}, "
-                f"fastest {ours[:, 0].min() / fastest:.3f}, CPU time {medians[1]:.3f}; load {os.getloadavg()[0]:.1f}",
-                flush=True,
-            )
+        times = compare(sessions, batch, arguments.repeats)
+        for name, its in times.items():
+            ratio = ", ".join(f"{what} {value:.3f}" for what, value in ratios(its, times["ours"]).items())
+            load = os.getloadavg()[0]
+            print(f"T {frames:3d}  {name:15s} {told(its)}; ours / this: {ratio}; load {load:.1f}", flush=True)
     return 0
 
 

@@ -93,6 +93,28 @@ def test_generate(bare, tmp_path, capsys):
     assert "4 beams" in capsys.readouterr().out
 
 
+def test_memory(bare, tmp_path, capsys):
+    results = benchmark("memory", tmp_path, *TINY, "--batch-sizes", "2")
+    (result,) = results["results"].values()
+    state = 3 * 4 * results["facts"]["parameters"]  # weights and two slots, but for the frozen hand
+    assert state / 2 < result["compiled"]["arguments"] < 2 * state
+    assert result["compiled"]["temporaries"] > 0
+    for name in ("ours", "torch"):
+        assert 0 < result[name]["before"] <= result[name]["peak"]
+    assert "B 2: compiled step: arguments" in capsys.readouterr().out
+
+
+def test_compile(bare, tmp_path, capsys):
+    """The second process finds the program of the first."""
+    results = benchmark("compile", tmp_path, *TINY, "--rounds", "1")
+    cold, warm = results["results"]["cold"], results["results"]["warm"]
+    assert cold.keys() == warm.keys() == {"import", "state and batch", "trace", "compile", "first step", "total"}
+    assert results["facts"]["programs_kept"] >= 1
+    assert warm["compile"] < cold["compile"]
+    assert cold["total"] > sum(cold[part] for part in cold if part != "total")
+    assert "warm: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

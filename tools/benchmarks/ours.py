@@ -19,7 +19,7 @@ from slt_jax.models.decoders import generate_tokens
 from slt_jax.models.flops import model_flops
 from slt_jax.models.params import split_model
 from slt_jax.models.vit import ViTConfig
-from slt_jax.training.compiled import Compiled, Prepare
+from slt_jax.training.compiled import Compiled, Prepare, jitted
 from slt_jax.training.freeze import trained_paths
 from slt_jax.training.optim import build_optimizer
 from slt_jax.training.precision import compute_dtype, use_precision
@@ -27,6 +27,7 @@ from slt_jax.training.sharding import Layout, check_batch_size, device_mesh, pla
 from slt_jax.training.start import initial_state
 from slt_jax.training.step import StepFunctions
 from tools.benchmarks.problem import raw_batch
+from tools.benchmarks.processes import resident
 from tools.benchmarks.timing import Seconds, timed
 
 
@@ -123,6 +124,24 @@ class Training:
         run(0 if self.warm else warm_up)
         self.warm = True
         return {"seconds": timed(lambda: run(steps)) / steps, "losses": [float(loss) for loss in losses]}
+
+    def lower(self) -> jax.stages.Lowered:
+        """The step, traced and not yet compiled."""
+        return jitted(self.compiled.functions)[0].lower(self.state, self.batch, jnp.float32(self.config.optim.lr))
+
+    def run_compiled(self, step: jax.stages.Compiled) -> None:
+        self.state, results = step(self.state, self.batch, jnp.float32(self.config.optim.lr))
+        jax.block_until_ready((self.state, results))
+
+    def memory(self) -> dict[str, int]:
+        """Bytes on each device that the compiled step takes; the new state lies where the old one, an argument, was."""
+        analysis = self.lower().compile().memory_analysis()
+        return {"arguments": analysis.argument_size_in_bytes, "temporaries": analysis.temp_size_in_bytes}
+
+    def bytes_in_use(self) -> dict[str, int]:
+        """Bytes now and at most: the device's, or on a CPU this process's."""
+        stats = jax.devices()[0].memory_stats()
+        return {"now": stats["bytes_in_use"], "peak": stats["peak_bytes_in_use"]} if stats else resident()
 
     def matmul_peak(self) -> float:
         """FLOP/s of large products in the dtype of the computation, on all devices: the best of five tries."""

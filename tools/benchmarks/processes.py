@@ -3,9 +3,11 @@
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from slt_jax.errors import UserError
@@ -91,3 +93,10 @@ def _serve(connection, factory: Callable, arguments: tuple, cores: int | None, e
             full = "RESOURCE_EXHAUSTED" in str(error) or type(error).__name__ == "OutOfMemoryError"
             answer = ("memory", "") if full or isinstance(error, MemoryError) else ("failed", traceback.format_exc())
         connection.send(answer)
+
+
+def resident() -> dict[str, int]:
+    """Bytes of this process in memory, now and at most."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"now": pages * resource.getpagesize(), "peak": 1024 * most}

@@ -15,6 +15,7 @@ import numpy as np
 from slt_jax.config import Config
 from slt_jax.errors import UserError
 from tools.benchmarks.problem import raw_batch
+from tools.benchmarks.processes import resident
 from tools.benchmarks.timing import Seconds, timed
 
 STREAMS = {"face": "face_backbone", "hand_l": "hand_backbone_left", "hand_r": "hand_backbone_right"}
@@ -239,6 +240,14 @@ class Training:
         with torch.no_grad():
             rows = {name: tensor[:rows] for name, tensor in self.batch.items()}
             return float(token_loss(self.net, rows, self.config.optim.label_smoothing))
+
+    def bytes_in_use(self) -> dict[str, int]:
+        """Bytes now and at most: of tensors on a GPU, or on a CPU this process's."""
+        import torch
+
+        if self.device.type == "cpu":
+            return resident()
+        return {"now": torch.cuda.memory_allocated(), "peak": torch.cuda.max_memory_allocated()}
 
     def turn(self, steps: int, warm_up: int) -> dict[str, Any]:
         """`steps` optimiser steps, before the first of them `warm_up` others: time a step, and all their losses."""
