@@ -16,8 +16,8 @@ TINY = [
     "--device", "cpu", "--precision", "float32", "--batch-size", "2", "--frames", "4", "--image-size", "28",
     "--max-target-length", "9", "--d-model", "32", "--projector-dim", "16", "--temporal-nhead", "4",
     "--temporal-layers", "1", "--temporal-dim-feedforward", "64", "--decoder-layers", "1", "--decoder-heads", "4",
-    "--freeze-hand-left-backbone", "--set", BACKBONE, "--set", "model.vocab_size=50",
-    "--set", "model.temporal_dropout=0", "--set", "model.decoder_dropout=0",
+    "--freeze-hand-left-backbone", "--clip-grad-norm", "0.5", "--weight-decay", "0.1", "--set", BACKBONE,
+    "--set", "model.vocab_size=50", "--set", "model.temporal_dropout=0", "--set", "model.decoder_dropout=0",
 ]  # fmt: skip
 
 
@@ -48,21 +48,18 @@ def benchmark(command: str, tmp_path, *flags: str) -> dict:
 
 
 def test_step(bare, tmp_path, capsys):
-    """Gradients, clipping, accumulation and AdamW agree, too: else the losses of later steps would part."""
-    results = benchmark(
-        "step", tmp_path, *TINY, "--rounds", "2", "--steps", "2", "--warm-up", "1",
-        "--grad-accum-steps", "2", "--clip-grad-norm", "0.5", "--weight-decay", "0.1",
-    )  # fmt: skip
+    """Gradients, clipping and AdamW agree, too: else the losses of later steps would part."""
+    results = benchmark("step", tmp_path, *TINY, "--rounds", "2", "--steps", "1", "--warm-up", "2")
     assert results["losses"]["torch"] == pytest.approx(results["losses"]["ours"], rel=1e-5)
     ours, theirs = (results["results"][name] for name in ("ours", "torch"))
-    assert len(ours["losses"]) == 6
-    assert ours["losses"][0] > ours["losses"][2] > ours["losses"][4]
+    assert len(ours["losses"]) == 3
+    assert ours["losses"][0] > ours["losses"][1] > ours["losses"][2]
     assert theirs["losses"] == pytest.approx(ours["losses"], rel=1e-5)
     assert {"torch", "transformers", "jax"} <= results["facts"]["versions"].keys()
     operations, seconds = results["facts"]["flops"]["total"], ours["seconds"]
     assert seconds["fastest"] <= seconds["low"] <= seconds["median"] <= seconds["high"]
-    assert ours["clips_per_second"] == pytest.approx(4 / seconds["median"])
-    assert ours["flops_per_second"] == pytest.approx(4 * operations / seconds["median"])
+    assert ours["clips_per_second"] == pytest.approx(2 / seconds["median"])
+    assert ours["flops_per_second"] == pytest.approx(2 * operations / seconds["median"])
     assert ours["share_of_matmul_peak"] == ours["flops_per_second"] / results["facts"]["matmul_peak"]
     assert theirs["times_ours"]["median"] == theirs["seconds"]["median"] / seconds["median"]
     shown = capsys.readouterr().out
