@@ -96,6 +96,7 @@ def test_memory(bare, tmp_path, capsys):
     state = 3 * 4 * results["facts"]["parameters"]  # weights and two slots, but for the frozen hand
     assert state / 2 < result["compiled"]["arguments"] < 2 * state
     assert result["compiled"]["temporaries"] > 0
+    assert result["compiled"]["fits"]
     for name in ("ours", "torch"):
         assert 0 < result[name]["before"] <= result[name]["peak"]
     assert "B 2: compiled step: arguments" in capsys.readouterr().out

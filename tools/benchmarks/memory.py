@@ -65,7 +65,8 @@ def report(config: Config, facts: dict[str, Any], results: dict[str, dict]) -> N
     print(f"T {config.model.sequence_length}, {config.model.image_size} px, {config.data.precision}; MiB per device")
     for rows, result in results.items():
         compiled = result["compiled"]
-        line = f"B {rows}: compiled step: " + ", ".join(f"{name} {_mib(size)}" for name, size in compiled.items())
+        parts = ", ".join(f"{name} {_mib(compiled[name])}" for name in ("arguments", "temporaries", "total"))
+        line = f"B {rows}: compiled step: {parts}{'' if compiled['fits'] else ', which does not fit'}"
         for name in [name for name in ("ours", "torch") if name in result]:
             used = result[name]
             told = used.get("error") or f"{_mib(used['before'])} before, {_mib(used['peak'])} at the peak"

@@ -21,6 +21,7 @@ from slt_jax.models.params import split_model
 from slt_jax.models.vit import ViTConfig
 from slt_jax.training.compiled import Compiled, Prepare, jitted
 from slt_jax.training.freeze import trained_paths
+from slt_jax.training.memory import step_memory, with_memory_rule
 from slt_jax.training.optim import build_optimizer
 from slt_jax.training.precision import compute_dtype, use_precision
 from slt_jax.training.sharding import Layout, check_batch_size, device_mesh, place_batch
@@ -68,10 +69,11 @@ class Training:
         params = split_model(self.plan.build(seed=config.data.seed))[1]
         self.state = initial_state(params, self.trained, optimizer, layout)
         on_device = Prepare(tuple(config.data.mix_streams.items()), v9_hand_masks=False)
-        self.compiled = Compiled(StepFunctions(
+        functions = StepFunctions(
             structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed,
             on_device, scaled=dtype == jnp.float16, layout=layout,
-        ))
+        )
+        self.compiled = Compiled(with_memory_rule(functions, self.plan, config, self.state))
         self.raw = raw_batch(config, self.vocabulary, config.data.batch_size)
         self.batch = place_batch(self.raw, self.mesh)
         self.warm = False
@@ -134,9 +136,8 @@ class Training:
         jax.block_until_ready((self.state, results))
 
     def memory(self) -> dict[str, int]:
-        """Bytes on each device that the compiled step takes; the new state lies where the old one, an argument, was."""
-        analysis = self.lower().compile().memory_analysis()
-        return {"arguments": analysis.argument_size_in_bytes, "temporaries": analysis.temp_size_in_bytes}
+        """Bytes that the compiled step takes on each device."""
+        return dataclasses.asdict(step_memory(self.compiled.functions, self.state, self.batch))
 
     def bytes_in_use(self) -> dict[str, int]:
         """Bytes now and at most: the device's, or on a CPU this process's."""
