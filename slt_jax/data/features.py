@@ -6,7 +6,8 @@
 
 A file holds a CRC-32 of all that follows, the fingerprint of the frames (32 bytes), and for face, hand_l and hand_r the
 rows (1 + frames, width) that the stream's backbone made, the first one of a black image, which stands where a frame is
-missing. In a mirror the left hand's backbone sees the right hand, and the other way round.
+missing. In a mirror the left hand's backbone sees the right hand, and the other way round. The pose of a packed clip
+comes last, so that no pack is read for it.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ class Features:
         seen = MIRROR if mirrored else {stream: stream for stream in STREAMS}
         return {stream: (1 + len(getattr(files, seen[stream]).numbers), self.kinds[stream][0]) for stream in STREAMS}
 
-    def read(self, files: ClipFiles, mirrored: bool) -> dict[str, np.ndarray]:
-        """The features of each stream, read-only. Raises Stale."""
+    def read(self, files: ClipFiles, mirrored: bool) -> "ClipFeatures":
+        """The features of a clip. Raises Stale."""
         try:
             data = self.path(files.video_id, mirrored).read_bytes()
         except FileNotFoundError:
@@ -68,11 +69,12 @@ class Features:
             count = shape[0] * shape[1]
             found[stream] = np.frombuffer(data, self.kinds[stream][1], count, start).reshape(shape)
             start += found[stream].nbytes
-        return found
+        return ClipFeatures(found, mirrored, memoryview(data)[start:])
 
     def write(self, files: ClipFiles, mirrored: bool, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep the features of a clip. Raises UserError where the disk refuses."""
-        content = b"".join((self.fingerprints[files.video_id], *(arrays[stream].tobytes() for stream in STREAMS)))
+        """Keep the features of a clip, loaded where it is packed. Raises UserError where the disk refuses."""
+        features = (arrays[stream].tobytes() for stream in STREAMS)
+        content = b"".join((self.fingerprints[files.video_id], *features, files.pose_data or b""))
         try:
             with replacing(self.path(files.video_id, mirrored)) as file:
                 file.write(zlib.crc32(content).to_bytes(4, "little") + content)
@@ -81,25 +83,30 @@ class Features:
                 f"--feature-cache {self.folder.parent}: cannot be written ({error.strerror}); give another or none"
             ) from None
 
-    def of_clip(self, files: ClipFiles, mirrored: bool) -> "ClipFeatures":
-        """What `read_clip` reads instead of images. Raises BadClip for a clip whose frames could not be read."""
+    def of_clip(self, files: ClipFiles, mirrored: bool) -> tuple[ClipFiles, "ClipFeatures"]:
+        """What `read_clip` reads: the clip, whose pack is not opened, and features instead of its images.
+
+        Raises BadClip for a clip whose frames could not be read.
+        """
         if problem := self.problems.get(files.video_id):
             raise BadClip(problem)
         try:
-            return ClipFeatures(self.read(files, mirrored), mirrored)
+            features = self.read(files, mirrored)
         except Stale as error:
             raise UserError(
                 f"{self.path(files.video_id, mirrored)}: no longer the features that training began with ({error}); "
                 f"--resume computes them anew"
             ) from None
+        return replace(files, record=None, pose_data=features.pose) if files.record else files, features
 
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """One clip's features in place of its images."""
+    """One clip's features in place of its images, and its pose file where it came from a pack."""
 
-    arrays: Mapping[str, np.ndarray]
+    arrays: Mapping[str, np.ndarray]  # of each stream, read-only
     mirrored: bool
+    pose: memoryview
 
     def __call__(self, stream: str, positions: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
         """Features (T, width) of the frames at `positions` of a stream, -1 for a black one, go where they belong."""

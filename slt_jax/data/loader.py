@@ -116,9 +116,11 @@ class _Batches:
         out = {name: array[row] for name, array in arrays.items() if name not in ("flip", "valid", "labels")}
         arrays["flip"][row] = rng is not None and rng.random() < self.flip_probability
         try:
-            read_frames = self.features and self.features.of_clip(self.files[clip], bool(arrays["flip"][row]))
+            files, read_frames = self.files[clip], None
+            if self.features:
+                files, read_frames = self.features.of_clip(files, bool(arrays["flip"][row]))
             read_clip(
-                self.files[clip], sequence_length=self.sequence_length, image_size=self.image_size,
+                files, sequence_length=self.sequence_length, image_size=self.image_size,
                 num_landmarks=self.num_landmarks, rng=rng, min_confidence=self.min_confidence, out=out,
                 read_frames=read_frames,
             )

@@ -257,9 +257,10 @@ def _fill(
                 }
                 for mirrored in wanted.reasons
             }
-            clip = _Clip(wanted.files, arrays, sum(len(a) for kind in arrays.values() for a in kind.values()))
             try:
-                for stream, row, image in _images(wanted.files, compute.image_size, pool):
+                files = wanted.files.loaded()
+                clip = _Clip(files, arrays, sum(len(a) for kind in arrays.values() for a in kind.values()))
+                for stream, row, image in _images(files, compute.image_size, pool):
                     if stopped():
                         return
                     for mirrored in clip.arrays:
@@ -274,7 +275,6 @@ def _fill(
 
 def _images(files: ClipFiles, size: int, pool: ThreadPoolExecutor) -> Iterator[tuple[str, int, np.ndarray]]:
     """(stream, row, image) of all streams, in row 0 a black one. Raises BadClip."""
-    files = files.loaded()
 
     def decode(place: tuple[str, int]) -> tuple[str, int, np.ndarray]:
         stream, row = place

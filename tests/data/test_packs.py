@@ -137,7 +137,7 @@ def test_features_are_computed_from_the_same_images(folders):
     loose, packed = scan(folders.dirs, IDS), open_pack(pack_of(folders)).files(IDS)
     with ThreadPoolExecutor(2) as pool:
         for video_id in IDS:
-            images = [list(_images(files[video_id], 16, pool)) for files in (loose, packed)]
+            images = [list(_images(files[video_id].loaded(), 16, pool)) for files in (loose, packed)]
             assert [place[:2] for place in images[0]] == [place[:2] for place in images[1]]
             np.testing.assert_array_equal(*[[image for *_, image in of] for of in images])
     folders.image(folders.root / "face" / "whole_f000002.jpg", 3)
