@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.benchmarks import attention
 from tools.benchmarks.command import main
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
@@ -137,3 +138,26 @@ def test_features(tmp_path, capsys):
     assert results["images_over_features"]["cpu"] > 0
     assert "features of 0 clips are in" in (said := capsys.readouterr().out)
     assert "once, to compute its features" in said
+
+
+def test_attention(tmp_path, capsys, monkeypatch):
+    """What gives other gradients, or takes no such shape, is not timed."""
+    known = attention.implementations
+
+    def with_others(backend):
+        def no_odd_lengths(query, key, value, real):
+            if query.shape[1] % 2:
+                raise ValueError("an even number of tokens, please")
+            return known(backend)["xla"](query, key, value, real)
+
+        def too_sharp(query, key, value, real):
+            return known(backend)["ours"](4 * query, key, value, real)
+
+        return known(backend) | {"sharp": too_sharp, "even": no_odd_lengths}
+
+    monkeypatch.setattr(attention, "implementations", with_others)
+    small = ["--images", "2", "--tokens", "5", "--heads", "2", "--head-dim", "8", "--pad", "8", "--rounds", "1"]
+    results = benchmark("attention", tmp_path, *small)
+    assert results["results"].keys() == {"ours 5", "ours 8", "xla 5", "xla 8", "even 8"}
+    assert results["refused"].keys() == {"sharp 5", "sharp 8", "even 5"}
+    assert "an even number of tokens, please" in capsys.readouterr().out
