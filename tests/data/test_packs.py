@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -27,6 +28,7 @@ from slt_jax.data.packs import from_runs, open_pack, to_runs
 from slt_jax.data.quality import report_quality
 from slt_jax.data.splits import find_files, usable
 from slt_jax.errors import UserError
+from slt_jax.evaluation.checkpoints import _data
 from slt_jax.evaluation.clips import open_clips
 from slt_jax.pictures.sheet import clip_sheet
 from slt_jax.training.features import _images
@@ -131,6 +133,13 @@ def test_an_evaluation_and_its_pictures_read_packs(folders):
         np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(UserError, match="--metadata-csv is not given"):
         open_clips(index, DataConfig(packs=pack), 13)
+
+
+def test_an_evaluation_inherits_the_pack_unless_folders_are_given(folders):
+    saved = SimpleNamespace(config={"data": {"packs": "packed", "face_dir": "face", "metadata_csv": "meta.csv"}})
+    assert _data(saved, {}).packs == "packed"
+    assert _data(saved, {"packs": "moved"}).packs == "moved"
+    assert _data(saved, {"face_dir": "elsewhere"}).packs is None
 
 
 def test_features_are_computed_from_the_same_images(folders):
