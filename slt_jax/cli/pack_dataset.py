@@ -60,8 +60,11 @@ def _write(output: Path, shard_mb: int = SHARD_MB, **given: Any) -> int:
     if shard_mb < 1:
         raise UserError(f"--shard-mb {shard_mb}: must be at least 1")
     clips, files = _source(**given)
-    with tqdm(desc="clips", unit="clip", leave=False, disable=None) as bar:
-        index = write_pack(output, clips, files, shard_bytes=shard_mb * 1_000_000, progress=_shown(bar))
+    try:
+        with tqdm(desc="clips", unit="clip", leave=False, disable=None) as bar:
+            index = write_pack(output, clips, files, shard_bytes=shard_mb * 1_000_000, progress=_shown(bar))
+    except (OSError, RuntimeError) as error:  # the latter is ArrayRecord's, for a full disk too
+        raise UserError(f"--output {output}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
     bad = [entry["bad"] for entry in index["clips"] if "bad" in entry]
     for reason in bad[:ROWS]:
         print(f"not packed: {reason}")

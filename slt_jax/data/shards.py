@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -44,7 +45,8 @@ class Store:
         if not place.exists():
             self.cache.mkdir(parents=True, exist_ok=True)
             with open(self.cache / f"{shard.name}.lock", "w") as lock:  # of several workers only one fetches
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                with suppress(OSError):  # a file system without locks: then each does
+                    fcntl.flock(lock, fcntl.LOCK_EX)
                 if not place.exists():
                     url = f"{self.path}/{shard.name}"
                     with replacing(place) as file:
