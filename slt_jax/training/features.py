@@ -72,6 +72,11 @@ def read_from_cache(
         loader.read_features(features)
 
 
+def features_are_read(config: Config, structure: Structure, state: TrainState) -> bool:
+    """Whether training sees features of frozen backbones instead of images."""
+    return config.data.feature_cache != "none" and _obstacle(structure, state) is None
+
+
 def _obstacle(structure: Structure, state: TrainState) -> str | None:
     """Why features cannot be computed once and for all; None where they can."""
     if jax.process_count() > 1:

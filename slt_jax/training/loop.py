@@ -26,7 +26,7 @@ from slt_jax.files import copy_file
 from slt_jax.training.checkpoint import Exporter, StateStore, open_checkpoint
 from slt_jax.training.compiled import Compiled, Prepare
 from slt_jax.training.evaluate import validate
-from slt_jax.training.features import read_from_cache
+from slt_jax.training.features import features_are_read, read_from_cache
 from slt_jax.training.freeze import trained_paths, training_table
 from slt_jax.training.ledger import Ledger
 from slt_jax.training.memory import with_memory_rule
@@ -123,7 +123,10 @@ def train(
         structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed, on_device,
         scaled=dtype == jnp.float16, layout=layout,
     )
-    compiled = Compiled(with_memory_rule(functions, plan, config, state))
+    # Without images there is little to keep, and no step with images to be compiled and measured.
+    if config.training.remat != "auto" or not features_are_read(config, structure, state):
+        functions = with_memory_rule(functions, plan, config, state)
+    compiled = Compiled(functions)
     search = Search(max_length=config.data.max_target_length)
 
     def translations_of(state: TrainState, count: int) -> list[Prediction]:

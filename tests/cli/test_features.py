@@ -37,7 +37,9 @@ def test_resuming_is_exact(corpus, cached, tmp_path, monkeypatch, capsys):
         signal_when(patch, "step", 3, signal.SIGTERM)
         assert main(corpus.flags(work_dir, *FROZEN, feature_cache=shared)) == 128 + signal.SIGTERM
     assert main(corpus.flags(work_dir, *FROZEN, "--resume", feature_cache=shared)) == 0
-    assert capsys.readouterr().out.count(f"features of 14 clips are in {shared}\n") == 2
+    said = capsys.readouterr().out
+    assert said.count(f"features of 14 clips are in {shared}\n") == 2
+    assert "memory: " not in said  # no step with images is looked at
     assert_same_run(work_dir, cached)
 
 
