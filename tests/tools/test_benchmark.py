@@ -4,11 +4,15 @@ import json
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from slt_jax.errors import UserError
 from tools.benchmarks import attention
 from tools.benchmarks.command import main
+from tools.benchmarks.processes import Side
+from tools.benchmarks.step import check_same, of_turns, turn
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 BACKBONE = 'model.backbone={"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 14, "image_size": 56}'
@@ -112,6 +116,26 @@ def test_compile(bare, tmp_path, capsys):
     assert warm["compile"] < cold["compile"]
     assert cold["total"] > sum(cold[part] for part in cold if part != "total")
     assert "warm: " in capsys.readouterr().out
+
+
+class Hungry:
+    """A side that takes more memory than there is."""
+
+    def turn(self, steps: int, warm_up: int) -> None:
+        raise MemoryError
+
+
+def test_a_side_that_does_not_fit_is_told_and_the_others_go_on():
+    arguments = SimpleNamespace(steps=1, warm_up=1)
+    taken = [turn(Side("torch", Hungry), arguments, together=False) for _ in range(2)]
+    assert of_turns(taken) == {"error": "torch: does not fit the device's memory; use a smaller --batch-size"}
+
+
+def test_what_computes_something_else_is_not_timed():
+    check_same({"ours": 4.0, "torch": 4.0003})
+    for other in (4.0005, float("nan")):
+        with pytest.raises(UserError, match=r"torch computes something else: its loss is .*, ours 4\.0"):
+            check_same({"ours": 4.0, "torch": other})
 
 
 @pytest.mark.parametrize(

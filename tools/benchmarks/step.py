@@ -48,10 +48,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 sides[name] = Side(name, make, config, architecture, weights, cores=cores)
             # A CPU has room for all sides at once; the memory of an accelerator is one side's at a time.
             together = facts["platform"] == "cpu"
-            losses = same_loss(sides, together)
-            for name in arguments.against:
-                facts["versions"] |= sides[name].call("facts")["versions"]
             facts["matmul_peak"] = sides["ours"].call("matmul_peak")
+            losses = {}
+            for name, side in sides.items():
+                losses[name] = side.call("loss", CHECKED)
+                facts["versions"] |= side.call("facts")["versions"]
+                if not together:
+                    side.close()
+            check_same(losses)
             turns = {name: partial(turn, side, arguments, together) for name, side in sides.items()}
             results = {name: of_turns(taken) for name, taken in alternate(turns, arguments.rounds).items()}
     finally:
@@ -69,17 +73,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"facts": facts, "losses": losses, "results": results}
 
 
-def same_loss(sides: dict[str, Side], together: bool) -> dict[str, float]:
-    """The float32 loss of each side before its first step. Raises UserError where they are not the same."""
-    losses = {}
-    for name, side in sides.items():
-        losses[name] = side.call("loss", CHECKED)
-        if not together:
-            side.close()
+def check_same(losses: dict[str, float]) -> None:
+    """Raise UserError unless all sides had the same float32 loss before their first step."""
     for name, loss in losses.items():
         if not abs(loss - losses["ours"]) <= TOLERANCE * abs(losses["ours"]):
             raise UserError(f"{name} computes something else: its loss is {loss}, ours {losses['ours']}")
-    return losses
 
 
 def turn(side: Side, arguments: argparse.Namespace, together: bool) -> dict[str, Any] | OutOfMemory:
