@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from slt_jax.data.clips import StreamDirs
+from tests.data.packed import IDS
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 STREAMS = ("face", "hand_l", "hand_r")
@@ -64,3 +65,21 @@ def real_clips() -> Path:
     if not (SHARED / "real_clips").exists():
         pytest.skip("the real clips are not here")
     return SHARED / "real_clips"
+
+
+@pytest.fixture
+def folders(factory):
+    """Clips of every kind: without gaps, with gaps, with odd names and a png, without a pose, longer than is shown."""
+    factory.write("whole", 5, miss_hand_l=np.array([0, 1, 0, 0, 1], bool))
+    factory.write("gaps", 9, without={"face": [0, 4], "hand_l": list(range(9)), "hand_r": [1, 2, 8]})
+    factory.write("named", 4)
+    face = factory.root / "face"
+    (face / "named_f000001.jpg").rename(face / "named_f1.jpeg")
+    with Image.open(face / "named_f000002.jpg") as image:
+        image.save(face / "named_f000002.png")
+    (face / "named_f000002.jpg").unlink()
+    factory.write("poseless", 6, pose=False)
+    factory.write("long", 30)
+    rows = "".join(f"{video_id};text of {video_id}\n" for video_id in IDS)
+    (factory.root / "meta.csv").write_text(f"id;text\n{rows}")
+    return factory

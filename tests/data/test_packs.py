@@ -11,19 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import fsspec
 import numpy as np
 import pytest
-from PIL import Image
 
 from slt_jax.cli.pack_dataset import main
 from slt_jax.config import DataConfig
-from slt_jax.data import shards
 from slt_jax.data.clips import BadClip, scan
 from slt_jax.data.features import fingerprint
-from slt_jax.data.loader import Loader
 from slt_jax.data.metadata import Clip
-from slt_jax.data.packing import write_pack
 from slt_jax.data.packs import from_runs, open_pack, to_runs
 from slt_jax.data.quality import report_quality
 from slt_jax.data.splits import find_files, usable
@@ -32,42 +27,10 @@ from slt_jax.evaluation.checkpoints import _data
 from slt_jax.evaluation.clips import open_clips
 from slt_jax.pictures.sheet import clip_sheet
 from slt_jax.training.features import _images
+from tests.data.packed import IDS, loader, pack_of
 from tests.data.test_loader import assert_equal, seen
 
 ROOT = Path(__file__).resolve().parents[2]
-IDS = ("whole", "gaps", "named", "poseless", "long")
-
-
-@pytest.fixture
-def folders(factory):
-    """Clips of every kind: without gaps, with gaps, with odd names and a png, without a pose, longer than is shown."""
-    factory.write("whole", 5, miss_hand_l=np.array([0, 1, 0, 0, 1], bool))
-    factory.write("gaps", 9, without={"face": [0, 4], "hand_l": list(range(9)), "hand_r": [1, 2, 8]})
-    factory.write("named", 4)
-    face = factory.root / "face"
-    (face / "named_f000001.jpg").rename(face / "named_f1.jpeg")
-    with Image.open(face / "named_f000002.jpg") as image:
-        image.save(face / "named_f000002.png")
-    (face / "named_f000002.jpg").unlink()
-    factory.write("poseless", 6, pose=False)
-    factory.write("long", 30)
-    rows = "".join(f"{video_id};text of {video_id}\n" for video_id in IDS)
-    (factory.root / "meta.csv").write_text(f"id;text\n{rows}")
-    return factory
-
-
-def pack_of(folders, name="pack", **options) -> str:
-    path = folders.root.parent / name
-    clips = [Clip(video_id, f"text of {video_id}") for video_id in IDS]
-    write_pack(path, clips, scan(folders.dirs, IDS), **{"shard_bytes": 30_000} | options)
-    return str(path)
-
-
-def loader(files, **options):
-    clips = [Clip(video_id, f"text of {video_id}") for video_id in files]
-    labels = np.repeat(np.arange(1, len(clips) + 1, dtype=np.int32)[:, None], 4, axis=1)
-    given = {"batch_size": 2, "sequence_length": 8, "image_size": 16, "num_landmarks": 13}
-    return Loader(clips, files, labels, **given | options)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -336,69 +299,6 @@ def test_without_the_package_the_extra_is_named(folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "array_record.python", None)
     with pytest.raises(UserError, match=r"pip install 'slt-jax\[packs\]'"):
         open_pack(pack)
-
-
-# --- behind a URL -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "slt_jax" / "packs"
-
-
-def upload(pack: str, url: str) -> None:
-    files = fsspec.filesystem("memory")
-    for path in Path(pack).iterdir():
-        files.pipe(f"{url}/{path.name}", path.read_bytes())
-
-
-def test_a_remote_pack_is_fetched_once(folders, cache, monkeypatch):
-    url = "memory://bucket/fetched"
-    upload(pack_of(folders), url)
-    fetched, fetch = [], shards._fetch
-    monkeypatch.setattr(shards, "_fetch", lambda url, target: (fetched.append(url), fetch(url, target)))
-    loose = scan(folders.dirs, IDS)
-    for _ in range(2):
-        files = open_pack(url).files(IDS)
-        assert_equal(loader(loose, train=True).epoch(), loader(files, train=True).epoch())
-    count = len(open_pack(url).shards)
-    assert sorted(fetched) == [f"{url}/clips-{n:05d}.array_record" for n in range(count)] + [f"{url}/index.json"] * 3
-    assert main(["verify", url]) == 0
-
-    folders.image(folders.root / "face" / "whole_f000002.jpg", 3)  # written again at its old place
-    upload(pack_of(folders, "again"), url)
-    files = open_pack(url).files(IDS)
-    assert_equal(loader(scan(folders.dirs, IDS)).epoch(), loader(files).epoch())
-
-
-def test_workers_fetch_what_a_url_names(folders, cache):
-    pack = pack_of(folders)
-    files = open_pack(f"file://{pack}").files(IDS)
-    with loader(files, num_workers=2, batch_size=1) as ours:
-        assert_equal(loader(scan(folders.dirs, IDS), batch_size=1).epoch(), ours.epoch())
-    (place,) = cache.iterdir()
-    assert not list(place.glob("*.tmp"))
-    assert len(list(place.glob("*.array_record"))) == len(open_pack(pack).shards)
-
-
-def test_what_cannot_be_fetched_is_no_bad_clip(folders, cache):
-    """Clips are not skipped because the network is down, and half a file never takes its place."""
-    url = "memory://bucket/broken"
-    upload(pack_of(folders), url)
-    files = fsspec.filesystem("memory")
-    files.pipe(f"{url}/clips-00000.array_record", b"half")
-    with pytest.raises(UserError, match=r"broken/clips-00000\.array_record: is not what the index says") as error:
-        list(loader(open_pack(url).files(IDS), skip_bad_clips=True).epoch())
-    assert not isinstance(error.value, BadClip)
-    files.rm(f"{url}/clips-00000.array_record")
-    with pytest.raises(UserError, match=r"broken/clips-00000\.array_record: cannot be fetched"):
-        list(loader(open_pack(url).files(IDS), skip_bad_clips=True).epoch())
-    assert not list(cache.rglob("clips-00000.array_record"))
-    with pytest.raises(UserError, match=r"--packs memory://nowhere/index\.json: cannot be fetched"):
-        open_pack("memory://nowhere")
-    with pytest.raises(UserError, match=r"--packs nothing://at/all/index\.json: cannot be fetched"):
-        open_pack("nothing://at/all")
 
 
 def test_folders_are_read_where_no_pack_is_named(folders):
