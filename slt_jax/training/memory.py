@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,22 @@ def step_memory(functions: StepFunctions, state: TrainState, batch: Mapping) -> 
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         # A TPU's memory is laid out by its compiler, which names what it would need.
-        told = re.search(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", str(error))
-        used = float(told[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[told[2]] if told else 0
-        return StepMemory(0, 0, int(used), fits=False)
+        return StepMemory(0, 0, out_of_memory(error)[0], fits=False)
     new = found.output_size_in_bytes - found.alias_size_in_bytes
     total = found.argument_size_in_bytes + found.temp_size_in_bytes + new
     return StepMemory(found.argument_size_in_bytes, found.temp_size_in_bytes, total)
+
+
+def out_of_memory(error: Exception) -> tuple[int, int]:
+    """The bytes that a TPU's compiler wanted and those that it has, by its words; 0 where it does not say."""
+    text = str(error)
+    found = [
+        re.search(pattern, text)
+        for pattern in (r"(?:Used |required [^(]*\()([\d.]+)([KMGT])", r"(?: of |available HBM \()([\d.]+)([KMGT])")
+    ]
+    unit = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    wanted, usable = (int(float(told[1]) * unit[told[2]]) if told else 0 for told in found)
+    return wanted, usable
 
 
 def abstract_batch(config: Config, layout: Layout, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -109,67 +120,92 @@ def with_memory_rule(functions: StepFunctions, plan: Blueprint, config: Config, 
 
     Raises UserError where not even the last rule fits a TPU.
     """
-    shards = functions.layout.mesh.shape["data"]
-
-    def under(memory: Memory) -> StepFunctions:
-        if memory == KEEP_ALL:
-            return functions
-        memory = dataclasses.replace(memory, shards=shards if memory.frame_chunk else 1)
-        dtype = compute_dtype(config.data.precision)
-        return dataclasses.replace(functions, structure=plan.structure(dtype=dtype, memory=memory)[0])
-
     asked = Memory(config.training.remat, config.training.frame_chunk)
     if asked.remat != "auto":
-        return under(asked)
+        return under_rule(functions, plan, config, asked)
     batch = abstract_batch(config, functions.layout, config.data.batch_size)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state)
-    rules = [Memory(remat, asked.frame_chunk) for remat in ("none", "block")] if asked.frame_chunk else None
-    if functions.layout.mesh.devices.flat[0].platform == "cpu":
-        memory, reason = _fits_host(functions, shapes, batch, rules or CPU_RULES, device_bytes())
+    limit = device_bytes()
+    of = f"of {limit / GIB:.1f} GiB"
+    rules = rules_for(config, functions.layout)
+    advice = "lower --batch-size (--grad-accum-steps makes up for it)"
+    if _on_cpu(functions.layout):
+        memory, need = _fits_host(functions, shapes, batch, rules, limit)
+        need = f"which takes about {need / GIB:.1f} {of}" if need else f"{limit / GIB:.1f} GiB are free"
+        say(f"memory: {memory}, {need}")
     else:
-        memory, reason = _fits_device(under, shapes, batch, rules or RULES, device_bytes())
-    say(f"memory: {memory}, {reason}")
-    return under(memory)
+        memory, used = first_that_fits(partial(under_rule, functions, plan, config), shapes, batch, rules, limit)
+        if used and not used.fits:
+            raise UserError(f"a step takes {used.total / GIB:.1f} {of} even with {memory}; {advice}")
+        need = f"which takes {used.total / GIB:.1f} {of}" if used else f"plainly enough memory: {of[3:]}"
+        say(f"memory: {memory}, {need}" + (f": if it fails, {advice}" if used and used.total > limit else ""))
+    return under_rule(functions, plan, config, memory)
+
+
+def under_rule(functions: StepFunctions, plan: Blueprint, config: Config, memory: Memory) -> StepFunctions:
+    """`functions` with a model that keeps to `memory`."""
+    if memory == KEEP_ALL:
+        return functions
+    if memory.frame_chunk:
+        memory = dataclasses.replace(memory, shards=functions.layout.mesh.shape["data"])
+    structure, _ = plan.structure(dtype=compute_dtype(config.data.precision), memory=memory)
+    return dataclasses.replace(functions, structure=structure)
+
+
+def rules_for(config: Config, layout: Layout) -> Sequence[Memory]:
+    """What a configuration leaves to choose from, the cheapest first."""
+    remat, chunk = config.training.remat, config.training.frame_chunk
+    if remat != "auto":
+        return [Memory(remat, chunk)]
+    if chunk:
+        return [Memory("none", chunk), Memory("block", chunk)]
+    return CPU_RULES if _on_cpu(layout) else RULES
+
+
+def _on_cpu(layout: Layout) -> bool:
+    return layout.mesh.devices.flat[0].platform == "cpu"
 
 
 def _fits_host(
     functions: StepFunctions, state: TrainState, batch: Mapping, rules: Sequence[Memory], limit: int
-) -> tuple[Memory, str]:
-    """By estimate alone: memory that runs short slows a computer down before it ends a run."""
-    free = f"{limit / GIB:.1f} GiB are free"
+) -> tuple[Memory, int]:
+    """The first rule that fits by estimate, and its bytes, 0 where a look at the frames is enough.
+
+    Nothing is compiled: memory that runs short slows a computer down before it ends a run.
+    """
     if sum(math.prod(a.shape) for a in batch.values() if a.dtype == jnp.uint8) * KEPT_PER_BYTE < limit:
-        return rules[0], free
+        return rules[0], 0
     kept = kept_bytes(functions, state, batch)
     frames = math.prod(batch["pad_mask"].shape)
     for memory in rules:
         share = min(1.0, memory.frame_chunk * functions.layout.mesh.shape["data"] / frames) if memory.frame_chunk else 1
         need = int(kept * share) + shard_bytes(state) + shard_bytes(state["trained"])
-        if need < limit or memory is rules[-1]:
+        if need < limit:
             break
-    return memory, f"which takes about {need / GIB:.1f} GiB; {free}"
+    return memory, need
 
 
-def _fits_device(
+def first_that_fits(
     under: Callable[[Memory], StepFunctions], state: TrainState, batch: Mapping, rules: Sequence[Memory], limit: int
-) -> tuple[Memory, str]:
-    """The first rule whose program fits; those are not compiled whose arrays alone say yes or no."""
+) -> tuple[Memory, StepMemory | None]:
+    """The first rule whose program fits, else the last, and what it takes.
+
+    Not compiled are those whose arrays alone say no, and (None) keeping everything where they plainly say yes.
+    """
     arrays = shard_bytes(state) + shard_bytes(state["trained"]) + shard_bytes(batch)
-    of = f"of {limit / GIB:.1f} GiB"
     for memory in rules:
         functions = under(memory)
-        kept = kept_bytes(functions, state, batch) // functions.layout.mesh.shape["data"]
-        if memory == KEEP_ALL and arrays + 1.5 * kept < limit:
-            return memory, f"which takes at most {(arrays + 1.5 * kept) / GIB:.1f} {of}"
-        # XLA fuses much of what JAX would keep, but never two thirds of it.
-        if arrays + kept / 3 > limit and memory is not rules[-1]:
-            continue
+        if len(rules) > 1:
+            kept = kept_bytes(functions, state, batch) // functions.layout.mesh.shape["data"]
+            if memory == KEEP_ALL and arrays + 1.5 * kept < limit:
+                return memory, None
+            # XLA fuses much of what JAX would keep, but never two thirds of it.
+            if arrays + kept / 3 > limit and memory is not rules[-1]:
+                continue
         used = step_memory(functions, state, batch)
         if used.fits and used.total <= limit:
-            return memory, f"which takes {used.total / GIB:.1f} {of}"
-    advice = "lower --batch-size (--grad-accum-steps makes up for it)"
-    if not used.fits:
-        raise UserError(f"a step takes {used.total / GIB:.1f} {of} even with {memory}; {advice}")
-    return memory, f"which takes {used.total / GIB:.1f} {of}: if it fails, {advice}"
+            break
+    return memory, used
 
 
 def kept_bytes(functions: StepFunctions, state: TrainState, batch: Mapping) -> int:

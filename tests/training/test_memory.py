@@ -12,7 +12,15 @@ from slt_jax.models.memory import KEEP_ALL, Memory
 from slt_jax.training import memory as subject
 from slt_jax.training.compiled import Prepare
 from slt_jax.training.freeze import trained_paths
-from slt_jax.training.memory import GIB, StepMemory, abstract_batch, kept_bytes, step_memory, with_memory_rule
+from slt_jax.training.memory import (
+    GIB,
+    StepMemory,
+    abstract_batch,
+    kept_bytes,
+    out_of_memory,
+    step_memory,
+    with_memory_rule,
+)
 from slt_jax.training.optim import build_optimizer
 from slt_jax.training.sharding import Layout, device_mesh
 from slt_jax.training.start import abstract_state
@@ -83,7 +91,7 @@ def device_choice(step, monkeypatch, limit: int, used: dict[str, int]) -> tuple[
     def under(memory: Memory) -> StepFunctions:
         return dataclasses.replace(step.functions, structure=step.plan.structure(memory=memory)[0])
 
-    memory, _ = subject._fits_device(under, step.state, step.batch, subject.RULES, limit)
+    memory, _ = subject.first_that_fits(under, step.state, step.batch, subject.RULES, limit)
     return memory, asked
 
 
@@ -106,8 +114,21 @@ def test_the_first_rule_that_fits_is_taken(auto, monkeypatch):
 
 
 def test_what_cannot_fit_is_told(auto, monkeypatch):
+    too_much = StepMemory(0, 0, 50 * GIB, fits=False)
+    monkeypatch.setattr(subject, "_on_cpu", lambda layout: False)
+    monkeypatch.setattr(subject, "device_bytes", lambda: 1000)
+    monkeypatch.setattr(subject, "first_that_fits", lambda *_: (Memory("block", 64), too_much))
     with pytest.raises(UserError, match=r"takes 50\.0 of .* even with .*--frame-chunk 64; lower --batch-size"):
-        device_choice(auto, monkeypatch, 1000, {CHUNKED: 50 * GIB})
+        with_memory_rule(auto.functions, auto.plan, auto.config, auto.state)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Ran out of memory in memory space hbm. Used 48.00G of 15.75G hbm. Exceeded", (48 * GIB, int(15.75 * GIB))),
+    ("required for HLO temporaries (26.5G) exceeds available HBM (15.75G).", (int(26.5 * GIB), int(15.75 * GIB))),
+    ("no numbers", (0, 0)),
+])  # fmt: skip
+def test_what_a_compiler_wanted_is_read_from_its_words(text, expected):
+    assert out_of_memory(RuntimeError(text)) == expected
 
 
 def test_a_step_is_measured_by_its_program(auto):

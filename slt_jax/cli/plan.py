@@ -1,0 +1,91 @@
+"""`slt-plan`: will a configuration fit TPUs that are not here, or the devices that are?"""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from slt_jax.cli import flags
+from slt_jax.cli.command import choose_device, keep_compiled_programs, run
+from slt_jax.files import write_json
+
+if TYPE_CHECKING:
+    from slt_jax.training.planning import Planner, Verdict
+
+GIB = 2**30
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    top = flags.command_parser(
+        "slt-plan",
+        "Compile the training step of a configuration, without data or weights, and say how much memory it takes, "
+        "whether it fits and the largest batch that does. model.vocab_size is 8000 where it is not set.",
+    )
+    top.add_argument("--topology", metavar="NAME", nargs="+", action="extend",
+                     help="TPU slices to compile for, none of which has to be here: v5e:2x2 v5e:4x4 v5p:2x2x1 v6e:2x2 "
+                          "(default: the devices of this machine)")
+    top.add_argument("--json", metavar="FILE", help="also write the results there")
+    flags.add_config_flags(top)
+    return flags.parse(top, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 it fits everywhere, 1 it does not, 2 a mistake in the input."""
+    return run("slt-plan", _plan, argv)
+
+
+def _plan(argv: Sequence[str] | None) -> int:
+    arguments = parse(argv)
+    config, _ = flags.configure(arguments)
+    topologies = getattr(arguments, "topology", [])
+    if topologies:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    choose_device("cpu" if topologies else config.data.device)
+    keep_compiled_programs()
+    from slt_jax.training.planning import Planner
+
+    planner = Planner(config)
+    print(f"{'topology':<12} {'devices':>7} {'usable':>10} {'batch':>6}  {'arguments':>10} {'temporaries':>11} "
+          f"{'largest batch':>13}")
+    verdicts = []
+    for verdict in map(planner.topology, topologies) if topologies else [planner.present()]:
+        verdicts.append(verdict)
+        print(row(verdict), flush=True)
+    total = planner.flops["total"]
+    print(f"a clip takes {total.forward / 1e12:.3g} TFLOP forward and {total.training / 1e12:.3g} TFLOP in training, "
+          f"counted from the model")
+    if hasattr(arguments, "json"):
+        write_json(arguments.json, report(planner, verdicts))
+    return 0 if all(verdict.fits for verdict in verdicts) else 1
+
+
+def row(verdict: "Verdict") -> str:
+    needs = verdict.needs
+    largest = f"{'> ' if verdict.searched_to_end else ''}{verdict.largest_batch}"
+    if needs.fits:
+        sizes = f"{gib(needs.arguments)} {gib(needs.temporaries, 11)}"
+    else:
+        sizes = f"{gib(needs.total)} {'in all':>11}"
+    said = f"{'fits' if verdict.fits else 'does not fit'} with {verdict.memory}"
+    return (
+        f"{verdict.name:<12} {verdict.devices:>7} {gib(verdict.usable)} {verdict.batch_size:>6}  {sizes} "
+        f"{largest:>13}  {said}"
+    )
+
+
+def gib(size: int, width: int = 10) -> str:
+    return f"{f'{size / GIB:.2f} GiB':>{width}}"
+
+
+def report(planner: "Planner", verdicts: Sequence["Verdict"]) -> Mapping[str, Any]:
+    return {
+        "plans": [verdict.to_dict() for verdict in verdicts],
+        "flops_per_clip": {part: dataclasses.asdict(flops) for part, flops in planner.flops.items()},
+        "config": planner.config.to_dict(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

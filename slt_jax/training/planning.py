@@ -1,0 +1,196 @@
+"""Will it fit? The real training step, compiled for named TPUs or for the devices present, without data or weights."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from convert.checkpoint import Blueprint, plan_model
+from slt_jax.config import Config
+from slt_jax.errors import UserError
+from slt_jax.models.flops import Flops, model_flops
+from slt_jax.models.memory import Memory
+from slt_jax.training.compiled import Prepare
+from slt_jax.training.freeze import trained_paths
+from slt_jax.training.memory import (
+    StepMemory,
+    abstract_batch,
+    device_bytes,
+    first_that_fits,
+    out_of_memory,
+    rules_for,
+    step_memory,
+    under_rule,
+)
+from slt_jax.training.optim import build_optimizer
+from slt_jax.training.precision import compute_dtype
+from slt_jax.training.sharding import Layout, check_batch_size, device_mesh
+from slt_jax.training.start import abstract_state, check_target_length
+from slt_jax.training.step import StepFunctions
+
+VOCABULARY = 8000  # of the tokenizer that training makes
+MOST_CLIPS = 256  # per device; the search for the largest batch ends there
+TRIES = 3  # programs compiled to confirm the largest batch
+# What libtpu asks a cloud's servers for otherwise, and complains about where there are none.
+COMPILE_ONLY = {
+    "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Bytes are those of one device, batches those of all of them together."""
+
+    name: str
+    devices: int
+    usable: int
+    batch_size: int
+    memory: Memory
+    needs: StepMemory
+    largest_batch: int  # 0: not even one clip a device
+    largest_memory: Memory
+    searched_to_end: bool  # a still larger batch may fit
+
+    @property
+    def fits(self) -> bool:
+        return self.needs.fits and self.needs.total <= self.usable
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "topology": self.name, "devices": self.devices, "usable_bytes": self.usable, "batch_size": self.batch_size,
+            "remat": self.memory.remat, "frame_chunk": self.memory.frame_chunk, "fits": self.fits,
+            "argument_bytes": self.needs.arguments, "temporary_bytes": self.needs.temporaries,
+            "total_bytes": self.needs.total, "largest_batch": self.largest_batch,
+            "largest_batch_remat": self.largest_memory.remat,
+            "largest_batch_frame_chunk": self.largest_memory.frame_chunk, "larger_may_fit": self.searched_to_end,
+        }  # fmt: skip
+
+
+def topology_devices(name: str) -> Sequence[jax.Device]:
+    """The devices of a TPU slice such as v5e:2x2, to compile for. Raises UserError naming what to do."""
+    from jax.experimental import topologies
+
+    for variable, value in COMPILE_ONLY.items():
+        os.environ.setdefault(variable, value)
+    os.environ.pop("XLA_FLAGS", None)  # libtpu ends the process over one that it does not know, such as a GPU's
+    try:
+        import libtpu  # noqa: F401
+    except ImportError:
+        raise UserError("--topology needs libtpu: pip install 'slt-jax[plan]'") from None
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    except jax.errors.JaxRuntimeError as error:
+        reason = " ".join(str(error).partition(": ")[2].split()) or error
+        raise UserError(f"--topology {name}: {reason}; such as v5e:2x2, v5e:4x4, v5p:2x2x1 or v6e:2x2") from None
+
+
+def usable_bytes(device: jax.Device) -> int:
+    """The memory of a TPU that is not there: its compiler tells it when a program needs more."""
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    tebibyte = jax.ShapeDtypeStruct((1 << 20, 1 << 18), jnp.float32, sharding=sharding)
+    try:
+        jax.jit(lambda x: x + 1).lower(tebibyte).compile()
+    except jax.errors.JaxRuntimeError as error:
+        wanted = out_of_memory(error)[1]
+        if wanted:
+            return wanted
+        raise
+    raise RuntimeError(f"{device.device_kind} takes a program of 2 TiB")
+
+
+class Planner:
+    """One configuration, to be planned for several sets of devices."""
+
+    def __init__(self, config: Config):
+        if config.model.vocab_size is None:
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=VOCABULARY))
+        self.config = config
+        self.plan: Blueprint = plan_model(config.model)
+        check_target_length(self.plan, config.data.max_target_length)
+        self.dtype = compute_dtype(config.data.precision)
+        self.structure, entries = self.plan.structure(dtype=self.dtype)
+        self.trained = trained_paths(config.model, {entry.path for entry in entries}, self.structure.buffers)
+        self.optimizer = build_optimizer(config.optim)
+
+    @cached_property
+    def flops(self) -> dict[str, Flops]:
+        """Per clip, by part and in `total`."""
+        target = self.config.data.max_target_length
+        return model_flops(self.plan.build, self.config.model, frozenset(self.trained), target_length=target)
+
+    def verdict(self, name: str, devices: Sequence[jax.Device], usable: int) -> Verdict:
+        """Whether a step fits `devices`, whose memory is `usable` each, and how many clips would."""
+        config = self.config
+        mesh = device_mesh(config.training.model_parallel, devices)
+        layout = Layout(mesh, fsdp=config.training.sharding == "fsdp")
+        check_batch_size(f"{name}: --batch-size", config.data.batch_size, mesh)
+        functions = StepFunctions(
+            self.structure, self.optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm,
+            config.data.seed, Prepare(tuple(config.data.mix_streams.items()), bool(config.data.v9_hand_masks)),
+            scaled=self.dtype == jnp.float16, layout=layout,
+        )
+        state = abstract_state(self.plan, self.trained, self.optimizer, layout)
+        rules = rules_for(config, layout)
+        under = partial(under_rule, functions, self.plan, config)
+        measured: dict[tuple[Memory, int], StepMemory] = {}
+
+        def measure(memory: Memory, batch_size: int) -> StepMemory:
+            if (memory, batch_size) not in measured:
+                batch = abstract_batch(config, layout, batch_size)
+                measured[memory, batch_size] = step_memory(under(memory), state, batch)
+            return measured[memory, batch_size]
+
+        asked = config.data.batch_size
+        memory, needs = first_that_fits(under, state, abstract_batch(config, layout, asked), rules, usable)
+        if needs is not None:
+            measured[memory, asked] = needs
+        needs = measure(memory, asked)
+        parts = mesh.shape["data"]
+        largest = largest_batch(partial(measure, rules[-1]), parts, asked, usable)
+        return Verdict(
+            name, len(devices), usable, asked, memory, needs, largest, rules[-1], largest == MOST_CLIPS * parts
+        )
+
+    def present(self) -> Verdict:
+        """For the devices of this machine."""
+        devices = jax.devices()
+        return self.verdict(devices[0].device_kind, devices, device_bytes())
+
+    def topology(self, name: str) -> Verdict:
+        devices = topology_devices(name)
+        return self.verdict(name, devices, usable_bytes(devices[0]))
+
+
+def largest_batch(measure: Callable[[int], StepMemory], parts: int, asked: int, usable: int) -> int:
+    """The most clips, a multiple of `parts`, for which `measure(clips)` fits; `asked` may be one already measured.
+
+    Memory grows evenly with the batch, but for what a compiler lays out otherwise: two sizes lead to the limit, and
+    the program of that size decides.
+    """
+
+    def fits(clips: int) -> bool:
+        needs = measure(clips)
+        return needs.fits and needs.total <= usable
+
+    if not fits(parts):
+        return 0
+    known = asked if asked > parts and fits(asked) else parts
+    second = known if known > parts else 2 * parts
+    each = (measure(second).total - measure(parts).total) / (second - parts)
+    guess = 3 * MOST_CLIPS * parts if each <= 0 else int(parts + (usable - measure(parts).total) / each)
+    if guess > 2 * MOST_CLIPS * parts:  # far from any doubt
+        return MOST_CLIPS * parts
+    for _ in range(TRIES):
+        guess = min(guess, MOST_CLIPS * parts) // parts * parts
+        if guess <= known:
+            break
+        if fits(guess):
+            return guess
+        guess = int(guess * 0.9)
+    return known
