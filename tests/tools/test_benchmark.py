@@ -109,7 +109,8 @@ def test_memory(bare, tmp_path, capsys):
 
 def test_compile(bare, tmp_path, capsys):
     """The second process finds the program of the first."""
-    results = benchmark("compile", tmp_path, *TINY, "--rounds", "1")
+    quick = ["--optimizer", "sgd", "--freeze-face-backbone", "--freeze-hand-right-backbone"]
+    results = benchmark("compile", tmp_path, *TINY, *quick, "--rounds", "1")
     cold, warm = results["results"]["cold"], results["results"]["warm"]
     assert cold.keys() == warm.keys() == {"import", "state and batch", "trace", "compile", "first step", "total"}
     assert results["facts"]["programs_kept"] >= 1

@@ -197,6 +197,7 @@ class Training:
         self.device = device_of(config)
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         torch.manual_seed(0)
+        torch.backends.cudnn.allow_tf32 = False  # float32 is float32, of the patch convolution too, as it is of ours
         self.net = build(config, architecture, torch.load(weights, weights_only=True)).to(self.device)
         self.batch = {
             name: self._tensor(name, array)
