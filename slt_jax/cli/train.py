@@ -7,19 +7,24 @@ from typing import Any
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
+from slt_jax.cli.processes import add_process_flags, meeting
 from slt_jax.config import Config
 from slt_jax.errors import UserError
+from slt_jax.training.links import together
+
+PROG = "slt-train"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Every configuration key as a flag, plus what steers the run itself."""
     top = flags.command_parser(
-        "slt-train",
+        PROG,
         "Train the multi-stream sign-language translator. --set wins over flags, flags over --config.",
     )
     top.add_argument("--resume", nargs="?", const="", metavar="PATH",
                      help="continue a run: a work-dir or a .pt (default: the work-dir's newest state)")
     top.add_argument("--overwrite", action="store_true", help="replace the run that the work-dir holds")
+    add_process_flags(top)
     flags.add_config_flags(top)
     return flags.parse(top, argv)
 
@@ -34,13 +39,20 @@ def configure(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the run failed, 2 a mistake in the input, 128 + N stopped by signal N after saving."""
-    return run("slt-train", _train, argv)
+    return together(lambda: run(PROG, _train, argv))
 
 
 def _train(argv: Sequence[str] | None) -> int:
     arguments = parse(argv)
     config, merged = configure(arguments)
+    where = meeting(arguments)
+    if where:
+        from slt_jax.training import hosts
+
+        hosts.join(PROG, where)
     choose_device(config.data.device)
+    if where:
+        hosts.introduce(PROG, where)
     keep_compiled_programs()
     from slt_jax.training.ledger import TrainingStopped
     from slt_jax.training.loop import Interrupted, train
@@ -48,10 +60,10 @@ def _train(argv: Sequence[str] | None) -> int:
     try:
         train(config, merged, resume=getattr(arguments, "resume", None), overwrite=hasattr(arguments, "overwrite"))
     except TrainingStopped as error:
-        print(f"slt-train: {error}", file=sys.stderr)
+        print(f"{PROG}: {error}", file=sys.stderr)
         return 1
     except Interrupted as stop:
-        print(f"slt-train: {stop}: the state is saved; continue with --resume", file=sys.stderr)
+        print(f"{PROG}: {stop}: the state is saved; continue with --resume", file=sys.stderr)
         return 128 + stop.number
     return 0
 

@@ -7,7 +7,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from slt_jax.data.text import decode
 from slt_jax.evaluation.results import Prediction
 from slt_jax.evaluation.scores import clip_chrf
 from slt_jax.models.decoders import generate_tokens
+from slt_jax.training import hosts
 from slt_jax.training.progress import Progress
 from slt_jax.training.sharding import place_batch
 
@@ -87,11 +88,12 @@ def translate(
     loaded = loader.epoch()
     for batch in progress.wait(loaded) if progress else loaded:
         tokens, seconds = batches(batch)
-        valid = np.flatnonzero(batch.arrays["valid"])
+        valid, own = np.flatnonzero(batch.arrays["valid"]), []
         for row, text in zip(valid, decode(tokenizer, tokens[valid]), strict=True):
             reference, latency = batch.texts[row], 1000 * seconds / len(valid)
             chrf = clip_chrf(reference, text)
-            predictions.append(Prediction(batch.video_ids[row], reference, text, latency, chrf))
+            own.append(Prediction(batch.video_ids[row], reference, text, latency, chrf))
+        predictions += own if hosts.count() == 1 else [Prediction(**p) for p in hosts.gathered(map(asdict, own))]
         if progress:
             progress.update(len(valid))
         if stopped() or (limit is not None and len(predictions) >= limit):

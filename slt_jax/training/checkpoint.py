@@ -16,7 +16,7 @@ from convert.state_dict import Entry, to_state
 from convert.torch_file import write_pt
 from slt_jax.config import build_config
 from slt_jax.errors import UserError
-from slt_jax.training import scaler
+from slt_jax.training import hosts, scaler
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.position import Position
 from slt_jax.training.step import TrainState
@@ -148,8 +148,10 @@ class Exporter:
     config: dict[str, Any]
 
     def write(self, path: Path, state: TrainState, position: Position, *, lr: float, val_loss: float) -> None:
-        """One checkpoint after the epoch that `position` tells; `lr` is that of the next one."""
-        write_pt(path, self.content(state, position, lr=lr, val_loss=val_loss))
+        """One checkpoint after the epoch that `position` tells, by process 0; `lr` is that of the next one."""
+        whole = hosts.fetch(state)
+        if hosts.primary():
+            write_pt(path, self.content(whole, position, lr=lr, val_loss=val_loss))
 
     def content(self, state: TrainState, position: Position, *, lr: float, val_loss: float) -> dict[str, Any]:
         """What `write` writes."""

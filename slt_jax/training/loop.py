@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 import math
 import signal
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from slt_jax.evaluation.results import Prediction
 from slt_jax.evaluation.scores import corpus_scores
 from slt_jax.evaluation.translate import BatchDecoder, Search, translate
 from slt_jax.files import copy_file
+from slt_jax.training import hosts
 from slt_jax.training.checkpoint import Exporter, StateStore, open_checkpoint
 from slt_jax.training.compiled import Compiled, Prepare
 from slt_jax.training.evaluate import validate
@@ -84,8 +85,14 @@ def train(
     layout = Layout(mesh, fsdp=config.training.sharding == "fsdp")
     check_batch_size("--batch-size", config.data.batch_size, mesh)
     check_batch_size("--val-batch-size", config.data.val_batch_size or config.data.batch_size, mesh)
-    workdir.claim(source, overwrite=overwrite, keep=config.data.tokenizer)
-    splits = open_splits(config, workdir.tokenizer, tokenizer_beside(origin))
+    if hosts.primary():
+        workdir.claim(source, overwrite=overwrite, keep=config.data.tokenizer)
+    hosts.barrier("work-dir")
+    with tempfile.TemporaryDirectory() as scratch:  # for the other processes' tokenizers, which are the same
+        splits = open_splits(
+            config, workdir.tokenizer if hosts.primary() else Path(scratch, "tokenizer"), tokenizer_beside(origin),
+            shard_index=jax.process_index(), shard_count=hosts.count(),
+        )
     config = with_tokenizer(config, splits.tokenizer)
     plan = plan_model(config.model)
     check_target_length(plan, config.data.max_target_length)
@@ -109,7 +116,8 @@ def train(
         if source:
             steps_per_epoch = math.ceil(len(splits.train) / config.training.grad_accum_steps)
             state, position = resume_checkpoint(checkpoint, state, optimizer, entries, steps_per_epoch, layout)
-    workdir.write_settings(config.to_dict(), merged)
+    if hosts.primary():
+        workdir.write_settings(config.to_dict(), merged)
     exporter = Exporter(plan, entries, optimizer, config.optim.lr, config.to_dict())
     announce(config, state, optimizer, mesh, len(splits.train.clips), len(splits.val.clips), source, position)
     if config.data.buckets:
@@ -132,20 +140,28 @@ def train(
     def translations_of(state: TrainState, count: int) -> list[Prediction]:
         """The first clips of the validation split; fewer once a signal came."""
         params = layout.gather(state["trained"] | state["frozen"])
-        decoder = structure.merge(params).decoder.model
-        batches = BatchDecoder(partial(compiled.encode, params), decoder, mesh, search)
-        return translate(splits.val, batches, splits.tokenizer, limit=count, stopped=lambda: bool(stop))
+        decoder = structure.merge(layout.own_decoder(params)).decoder.model
+        batches = BatchDecoder(
+            lambda batch: hosts.on_own_devices(compiled.encode(params, batch), mesh), decoder, mesh, search
+        )
+        return translate(splits.val, batches, splits.tokenizer, limit=count, stopped=stopped)
 
     # --- epochs -----------------------------------------------------------------------------------------------------
-    store, tracker, record = StateStore(workdir.checkpoints), Tracker(config.data.tensorboard), None
+    store, record = StateStore(workdir.checkpoints), None
+    tracker, agreement = Tracker(config.data.tensorboard if hosts.primary() else None), hosts.Agreement(mesh)
     step, saved, translations = int(state["step"]), time.monotonic(), []
     epochs, patience = config.training.epochs, config.training.early_stop_patience
     try:
         with StopSignal() as stop:
+
+            def stopped() -> int:
+                """The signal that any process was sent, or 0."""
+                return agreement.now(stop.number or 0)
+
             loaders = (splits.train, splits.val)
             read_from_cache(config, workdir.features, structure, state, layout, loaders, lambda: bool(stop))
-            if stop:
-                raise Interrupted(stop.number)
+            if number := stopped():
+                raise Interrupted(number)
             for epoch in range(position.epoch, epochs):
                 if patience and position.since_best >= patience:
                     say(f"stopping early: no better {config.training.best_metric} in {position.since_best} evaluations")
@@ -162,26 +178,29 @@ def train(
                         ledger.settle(keep=1)
                         position = dataclasses.replace(position, batch=position.batch + len(group))
                         for batch in group:
-                            progress.update(int(batch.arrays["valid"].sum()), ledger.last.get("loss"))
+                            clips = hosts.count() * int(batch.arrays["valid"].sum())
+                            progress.update(clips, ledger.last.get("loss"))
                         if tracker and ledger.last:
                             shown = {f"train/{name}": ledger.last[name] for name in ("loss", "grad_norm")}
                             tracker.scalars(shown | {"train/lr": lr, "train/clips_per_second": progress.rate}, step - 1)
-                        if stop or time.monotonic() - saved > SAVE_SECONDS:
+                        due = time.monotonic() - saved > SAVE_SECONDS and hosts.SAVE
+                        number = agreement.ask(stop.number or due)
+                        if number:
                             ledger.settle()
                             position = dataclasses.replace(position, totals=ledger.totals.to_dict())
                             store.save(state, notes(config, plan, position))
                             saved = time.monotonic()
-                        if stop:
-                            raise Interrupted(stop.number)
+                        if number > hosts.SAVE:
+                            raise Interrupted(number)
                 ledger.settle()
                 position = dataclasses.replace(position, totals=ledger.totals.to_dict())
-                val = validate(compiled, state, splits.val, splits.tokenizer, mesh, lambda: bool(stop))
+                val = validate(compiled, state, splits.val, splits.tokenizer, mesh, stopped)
                 scored = is_scored(config.training, epoch)
-                count = config.training.eval_bleu_clips if scored else SAMPLES if tracker else 0
+                count = config.training.eval_bleu_clips if scored else SAMPLES if config.data.tensorboard else 0
                 translations = translations_of(state, count) if count else []
-                if stop:
+                if number := stopped():
                     store.save(state, notes(config, plan, position))
-                    raise Interrupted(stop.number)
+                    raise Interrupted(number)
 
                 # The epoch is whole: its files first, then the state that says it is done.
                 scores = text_scores(translations) if scored else {}
@@ -203,9 +222,10 @@ def train(
                 }
                 next_lr = learning_rate(config.optim, epochs, epoch + 1)
                 exporter.write(workdir.last, state, position, lr=next_lr, val_loss=val.mean_loss)
-                if best:
-                    copy_file(workdir.last, workdir.best)
-                workdir.write_metrics(record)
+                if hosts.primary():
+                    if best:
+                        copy_file(workdir.last, workdir.best)
+                    workdir.write_metrics(record)
                 store.save(state, notes(config, plan, position))
                 saved = time.monotonic()
                 say(summary(record, epochs, best))

@@ -6,6 +6,13 @@ import time
 from tqdm import tqdm
 
 PLAIN_SECONDS = 30.0
+_silent = False
+
+
+def silence() -> None:
+    """Show nothing from here on: of several processes one talks."""
+    global _silent
+    _silent = True
 
 
 class Progress:
@@ -16,7 +23,7 @@ class Progress:
         self._start = self._said = time.monotonic()
         self.waited = 0.0  # seconds spent waiting for data
         self.clips = 0
-        terminal = sys.stderr.isatty()
+        terminal = sys.stderr.isatty() and not _silent
         self._bar = tqdm(total=total, initial=done, desc=title, unit=unit, leave=False) if terminal else None
 
     def __enter__(self) -> "Progress":
@@ -70,5 +77,7 @@ class Progress:
 
 def say(line: str) -> None:
     """One line for the user, above the bar where there is one."""
+    if _silent:
+        return
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from slt_jax.errors import UserError
+from slt_jax.training import hosts
 from slt_jax.training.tensor_parallel import model_dimension
 
 
@@ -20,10 +22,15 @@ def device_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = 
     UserError where the devices do not divide.
     """
     devices = sorted(jax.devices() if devices is None else devices, key=lambda device: device.process_index)
-    count = len(devices)
+    count, processes = len(devices), len({device.process_index for device in devices})
     if count % model_parallel:
         raise UserError(
             f"--model-parallel {model_parallel} does not divide the {count} devices; use a divisor of {count}"
+        )
+    if count // processes % model_parallel:
+        raise UserError(
+            f"--model-parallel {model_parallel} does not divide the {count // processes} devices of a process, which "
+            f"must share the matrices; use a divisor of {count // processes}"
         )
     grid = np.array(devices).reshape(count // model_parallel, model_parallel)
     return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
@@ -93,6 +100,10 @@ class Layout:
             return dict(params)
         return jax.lax.with_sharding_constraint(dict(params), self.params(params))
 
+    def rows(self, array: Array) -> Array:
+        """Inside `jax.jit`: the same results, the rows of a batch where those of its inputs are."""
+        return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec("data")))
+
     def gather(self, params: Mapping[str, Array]) -> dict[str, Array]:
         """Parameters as a model computes with them: whole, but for what `model` splits. Inside `jax.jit` or outside.
 
@@ -100,6 +111,17 @@ class Layout:
         """
         if not self.fsdp or self.mesh.size == 1:
             return dict(params)
-        places = Layout(self.mesh).params(params)
-        traced = any(isinstance(array, jax.core.Tracer) for array in params.values())
-        return jax.lax.with_sharding_constraint(params, places) if traced else jax.device_put(params, places)
+        return _constrain(dict(params), Layout(self.mesh))
+
+    def own_decoder(self, params: Mapping[str, Array]) -> dict[str, Array]:
+        """Gathered parameters, of several processes with a decoder that each has on its devices alone."""
+        if hosts.count() == 1:
+            return dict(params)
+        decoder = {path: array for path, array in params.items() if path.startswith("decoder.")}
+        places = Layout(self.mesh.local_mesh).params(decoder)
+        return dict(params) | jax.device_put(hosts.fetch(decoder), places)
+
+
+@partial(jax.jit, static_argnums=1)
+def _constrain(params: dict[str, Array], layout: Layout) -> dict[str, Array]:
+    return jax.lax.with_sharding_constraint(params, layout.params(params))

@@ -174,12 +174,12 @@ def resume_checkpoint(
     state = {
         "trained": {path: params[path] for path in trained},
         "frozen": {path: params[path] for path in like["frozen"]},
-        "optimizer": like["optimizer"],
+        "optimizer": optimizer.init({path: params[path] for path in trained}),
         "scaler": scaler_state(checkpoint.rest.get("scaler_state")),
     }
     rest = checkpoint.rest
     if "optimizer_state" in rest:
-        state["optimizer"] = from_torch(rest["optimizer_state"], like["optimizer"], trained, optimizer, entries)
+        state["optimizer"] = from_torch(rest["optimizer_state"], state["optimizer"], trained, optimizer, entries)
     position = Position.from_checkpoint(rest)
     return place_state(state | {"step": np.int32(position.epoch * steps_per_epoch)}, layout), position
 

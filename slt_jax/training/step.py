@@ -62,12 +62,13 @@ class StepFunctions:
         inputs = self.prepare(batch, None)
         logits = self._model(params)(inputs)
         total, tokens = token_loss(logits, inputs["labels"], self.label_smoothing)
-        return {"loss": total / jnp.maximum(tokens, 1), "tokens": tokens, "predicted": logits.argmax(axis=-1)}
+        predicted = self._rows(logits.argmax(axis=-1))
+        return {"loss": total / jnp.maximum(tokens, 1), "tokens": tokens, "predicted": predicted}
 
     def encode(self, params: Params, batch: Batch) -> tuple[Array, Array]:
         """Encoded frames (B, T, d_model) and which of them are real (B, T)."""
         inputs = self.prepare(batch, None)
-        return self._model(params).encoder(inputs), inputs["pad_mask"]
+        return self._rows(self._model(params).encoder(inputs)), self._rows(inputs["pad_mask"])
 
     def backward(self, state: TrainState, batch: Batch) -> Callable[[Array], tuple[Params]]:
         """The backward pass, as a tree of the arrays that it keeps of the forward pass."""
@@ -111,6 +112,9 @@ class StepFunctions:
 
     def _model(self, params: Params) -> nnx.Module:
         return self.structure.merge(self.layout.gather(params) if self.layout else params)
+
+    def _rows(self, array: Array) -> Array:
+        return self.layout.rows(array) if self.layout else array
 
     def _placed(self, params: Params) -> Params:
         return self.layout.keep(params) if self.layout else params

@@ -1,0 +1,43 @@
+"""The flags of a command that several processes run together."""
+
+import argparse
+
+from slt_jax.errors import UserError
+from slt_jax.training.links import TIMEOUT_SECONDS, Meeting
+
+
+def add_process_flags(top: argparse.ArgumentParser) -> None:
+    group = top.add_argument_group("several processes", "the same command in each; see docs/parallel.md")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs, and a free port there")
+    group.add_argument("--num-processes", type=int, metavar="N", help="how many processes take part")
+    group.add_argument("--process-id", type=int, metavar="I", help="which of them this is, from 0")
+    group.add_argument("--distributed", action="store_true", help="SLURM, GKE, Open MPI or a TPU slice says all that")
+    group.add_argument("--distributed-timeout", type=float, metavar="SECONDS",
+                       help=f"how long processes wait for each other at the start (default: {TIMEOUT_SECONDS:g})")
+
+
+def meeting(arguments: argparse.Namespace) -> Meeting | None:
+    """What the flags ask for, None for a run of one process. Raises UserError where they contradict each other."""
+    coordinator, count = getattr(arguments, "coordinator", None), getattr(arguments, "num_processes", None)
+    index, timeout = getattr(arguments, "process_id", None), getattr(arguments, "distributed_timeout", None)
+    detect = hasattr(arguments, "distributed")
+    given = {"--coordinator": coordinator, "--num-processes": count, "--process-id": index}
+    named = [flag for flag, value in given.items() if value is not None]
+    if timeout is not None and timeout <= 0:
+        raise UserError(f"--distributed-timeout {timeout:g}: must be above 0")
+    if detect and named:
+        raise UserError(f"--distributed finds out by itself what {named[0]} says; give one")
+    if detect:
+        return Meeting(timeout=timeout or TIMEOUT_SECONDS)
+    if not named:
+        if timeout is not None:
+            raise UserError("--distributed-timeout is for several processes: give --coordinator or --distributed")
+        return None
+    if missing := [flag for flag in given if flag not in named]:
+        raise UserError(f"{named[0]} needs {' and '.join(missing)}: each process gets all three")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(f"--coordinator {coordinator}: expected HOST:PORT of process 0, for example node1:12321")
+    if count < 1 or not 0 <= index < count:
+        raise UserError(f"--process-id {index}: must be one of 0 to --num-processes - 1 (that is {count - 1})")
+    return Meeting((host.strip("[]"), int(port)), count, index, timeout or TIMEOUT_SECONDS)
