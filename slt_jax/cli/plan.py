@@ -45,7 +45,9 @@ def _plan(argv: Sequence[str] | None) -> int:
     choose_device("cpu" if topologies else config.data.device)
     keep_compiled_programs()
     from slt_jax.training.planning import Planner
+    from slt_jax.training.precision import use_precision
 
+    use_precision(config.data.precision)
     planner = Planner(config)
     print(f"{'topology':<12} {'devices':>7} {'usable':>10} {'batch':>6}  {'arguments':>10} {'temporaries':>11} "
           f"{'largest batch':>13}")
