@@ -52,6 +52,8 @@ def join(prog: str, where: links.Meeting) -> None:
         links.current = links.call(flag, where.coordinator, where.count, where.index, where.timeout)
     if links.current:
         links.current.watch(prog)
+    if where.index:
+        host, port = "127.0.0.1", links.relay(where.coordinator)
     jax.distributed.initialize(
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}", where.count, where.index,
         initialization_timeout=round(where.timeout) + 1, cluster_detection_method="deactivate",

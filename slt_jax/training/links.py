@@ -100,6 +100,36 @@ def call(flag: str, address: tuple[str, int], count: int, index: int, timeout: f
     return links
 
 
+def relay(address: tuple[str, int]) -> int:
+    """A port of this host behind which process 0 seems never to end.
+
+    For JAX's client, which aborts with pages of its log at once when its connection closes: so the one line that
+    tells of it comes first.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        except OSError:
+            return  # what is lost with it, `Links` tells
+
+    def accept() -> None:
+        while True:
+            own, _ = listener.accept()
+            try:
+                other = socket.create_connection(address)
+            except OSError:
+                own.close()  # JAX's service is not up yet, and its client tries again
+                continue
+            for ends in ((own, other), (other, own)):
+                threading.Thread(target=copy, args=ends, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listener.getsockname()[1]
+
+
 @dataclass
 class Links:
     """The open connections: of process 0 to all others, of any other to process 0."""

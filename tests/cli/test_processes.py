@@ -86,6 +86,20 @@ def test_a_killed_process_ends_the_other_and_both_resume(corpus, one, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_end_of_process_0_ends_the_other_with_one_line(corpus, tmp_path):
+    """It holds JAX's own service, whose client would abort with pages of its log."""
+    work_dir = tmp_path / "run"
+    first, second = start_both(corpus.flags(work_dir, **COMMON | {"epochs": 200}))
+    try:
+        wait_for((work_dir / "last.pt").exists, second)
+    finally:
+        first.kill()
+    _, (code, _, errors) = ends([first, second], 60)
+    assert code == 1
+    assert errors == "slt-train: process 0 (127.0.0.1) has ended early, so this process ends too; go on with --resume\n"
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_after_saving(corpus, tmp_path):
     work_dir = tmp_path / "run"
     first, second = start_both(corpus.flags(work_dir, **COMMON | {"epochs": 200}))
