@@ -136,6 +136,23 @@ def test_processes_that_do_not_answer_are_named(corpus, tmp_path, index, message
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        ({}, "--distributed: neither SLURM, GKE, Open MPI nor a TPU slice tells who takes part"),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_PROCID": "0",
+          "SLURM_LOCALID": "0"}, "--distributed: not all processes answered within 1 s; this one, on "),
+    ],
+    ids=["none", "slurm"],
+)  # fmt: skip
+def test_a_cluster_that_is_not_there_or_not_whole_is_said(corpus, tmp_path, cluster, message):
+    arguments = corpus.flags(tmp_path / "run", "--distributed", "--distributed-timeout", "1", **COMMON)
+    ((code, _, errors),) = ends([start(COMMAND, arguments, env=os.environ | cluster)], 60)
+    assert code == 2
+    assert errors.startswith(f"slt-train: error: {message}")
+    assert errors.count("\n") == 1
+
+
 def test_processes_must_agree_on_their_number(corpus, tmp_path):
     arguments = corpus.flags(tmp_path / "run", **COMMON)
     found = ends(start_both(arguments, more=("--num-processes", "3")), 60)
