@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from convert.checkpoint import Blueprint
 from slt_jax.config import Config
 from slt_jax.errors import UserError
 from slt_jax.models.memory import KEEP_ALL, Memory
+from slt_jax.training import hosts
 from slt_jax.training.compiled import jitted
 from slt_jax.training.precision import compute_dtype
 from slt_jax.training.progress import say
@@ -93,9 +93,7 @@ def device_bytes() -> int:
     """The memory of a device of this run, the least over all processes; on the CPU what the machine has free."""
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit") or _free_bytes()
-    if jax.process_count() > 1:  # which must all compile the same program
-        limit = int(multihost_utils.process_allgather(np.int64(limit)).min())
-    return limit
+    return min(hosts.gathered([limit]))  # all processes must compile the same program
 
 
 def _free_bytes() -> int:
