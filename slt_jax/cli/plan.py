@@ -56,8 +56,7 @@ def _plan(argv: Sequence[str] | None) -> int:
         verdicts.append(verdict)
         print(row(verdict), flush=True)
     total = planner.flops["total"]
-    print(f"a clip takes {total.forward / 1e12:.3g} TFLOP forward and {total.training / 1e12:.3g} TFLOP in training, "
-          f"counted from the model")
+    print(f"a clip takes {flop(total.forward)} forward and {flop(total.training)} in training, counted from the model")
     if hasattr(arguments, "json"):
         write_json(arguments.json, report(planner, verdicts))
     return 0 if all(verdict.fits for verdict in verdicts) else 1
@@ -79,6 +78,11 @@ def row(verdict: "Verdict") -> str:
 
 def gib(size: int, width: int = 10) -> str:
     return f"{f'{size / GIB:.2f} GiB':>{width}}"
+
+
+def flop(count: int) -> str:
+    unit, size = ("T", 1e12) if count >= 1e12 else ("G", 1e9) if count >= 1e9 else ("M", 1e6)
+    return f"{count / size:.3g} {unit}FLOP"
 
 
 def report(planner: "Planner", verdicts: Sequence["Verdict"]) -> Mapping[str, Any]:
