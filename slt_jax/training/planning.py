@@ -1,6 +1,7 @@
 """Will it fit? The real training step, compiled for named TPUs or for the devices present, without data or weights."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -164,7 +165,13 @@ class Planner:
 
     def topology(self, name: str) -> Verdict:
         devices = topology_devices(name)
-        return self.verdict(name, devices, usable_bytes(devices[0]))
+        # Programs that are not kept: only a TPU could read them back.
+        shortest = jax.config.jax_persistent_cache_min_compile_time_secs
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
+        try:
+            return self.verdict(name, devices, usable_bytes(devices[0]))
+        finally:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest)
 
 
 def largest_batch(measure: Callable[[int], StepMemory], parts: int, asked: int, usable: int) -> int:
