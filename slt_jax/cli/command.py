@@ -3,11 +3,10 @@
 import logging
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 
 from slt_jax.errors import UserError
+from slt_jax.training.libtpu import expect_no_tpu
 
 
 def run(prog: str, body: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
@@ -31,31 +30,16 @@ def choose_device(name: str) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = index
     import jax
 
+    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX has looked for TPU chips and found none
+        expect_no_tpu()
     if platform:
         jax.config.update("jax_platforms", platform)
     try:
-        with _kept_to_itself() if platform == "tpu" else nullcontext():
-            jax.devices()
+        jax.devices()
     except RuntimeError:
         extra = {"cuda": "cuda", "tpu": "tpu"}.get(platform or "", "cuda")
         advice = f"install slt-jax[{extra}] or use --device cpu"
         raise UserError(f"--device {name}: JAX finds no such device; {advice}") from None
-
-
-@contextmanager
-def _kept_to_itself() -> Iterator[None]:
-    """What native code writes to standard error is shown unless an error says it all: libtpu without a TPU has much."""
-    sys.stderr.flush()
-    own = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-            said.seek(0)
-            os.write(own, said.read())
-        finally:
-            os.dup2(own, 2)
-            os.close(own)
 
 
 def keep_compiled_programs() -> None:

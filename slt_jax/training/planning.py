@@ -18,6 +18,7 @@ from slt_jax.models.flops import Flops, model_flops
 from slt_jax.models.memory import Memory
 from slt_jax.training.compiled import Prepare
 from slt_jax.training.freeze import trained_paths
+from slt_jax.training.libtpu import expect_no_tpu
 from slt_jax.training.memory import (
     StepMemory,
     abstract_batch,
@@ -37,11 +38,6 @@ from slt_jax.training.step import StepFunctions
 VOCABULARY = 8000  # of the tokenizer that training makes
 MOST_CLIPS = 256  # per device; the search for the largest batch ends there
 TRIES = 3  # programs compiled to confirm the largest batch
-# What libtpu asks a cloud's servers for otherwise, and complains about where there are none.
-COMPILE_ONLY = {
-    "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-    "TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,8 +73,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
     """The devices of a TPU slice such as v5e:2x2, to compile for. Raises UserError naming what to do."""
     from jax.experimental import topologies
 
-    for variable, value in COMPILE_ONLY.items():
-        os.environ.setdefault(variable, value)
+    expect_no_tpu()
     os.environ.pop("XLA_FLAGS", None)  # libtpu ends the process over one that it does not know, such as a GPU's
     try:
         import libtpu  # noqa: F401
