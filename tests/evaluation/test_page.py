@@ -189,7 +189,8 @@ def test_in_a_browser(files, tmp_path):
     listener = "<body><script>window.failures = []; window.onerror = (what) => window.failures.push(what)</script>"
     path.write_text(text.replace("<body>", listener).replace("</body>", PROBE + "</body>"), encoding="utf-8")
     done = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
          "--virtual-time-budget=3000", "--enable-logging=stderr", "--dump-dom", path.as_uri()],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
