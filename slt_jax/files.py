@@ -1,6 +1,7 @@
 """Files that are never half written, on Linux and macOS."""
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -75,3 +76,18 @@ def write_json_lines(path: str | Path, records: list[dict]) -> None:
 def copy_file(source: str | Path, target: str | Path) -> None:
     with open(source, "rb") as original, replacing(target) as copy:
         shutil.copyfileobj(original, copy, 1 << 22)
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file, or of all files in a folder, in the order of their names."""
+    path, digest = Path(path), hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:
+        with open(file, "rb") as content:
+            while block := content.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def user_cache() -> Path:
+    """The folder for what can be made or fetched again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slt_jax"

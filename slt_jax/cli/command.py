@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from slt_jax.errors import UserError
+from slt_jax.files import user_cache
 from slt_jax.training.libtpu import expect_no_tpu
 
 
@@ -47,5 +48,4 @@ def keep_compiled_programs() -> None:
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "slt_jax", "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(user_cache() / "xla"))

@@ -12,9 +12,9 @@ from slt_jax.data.clips import STREAMS, BadClip, ClipFiles, load_pose
 from slt_jax.data.metadata import Clip
 from slt_jax.data.packs import FORMAT, INDEX, VERSION, Pack, pack_record, to_runs, unpack
 from slt_jax.data.quality import check_images
-from slt_jax.data.shards import Shard, array_record, checksum
+from slt_jax.data.shards import Shard, array_record
 from slt_jax.errors import UserError
-from slt_jax.files import replacing
+from slt_jax.files import replacing, sha256
 
 SHARD = "clips-{:05d}.array_record"
 OPTIONS = "group_size:1,uncompressed"  # each record by itself; a jpg does not get smaller
@@ -58,7 +58,7 @@ def write_pack(
                 records, size = records + 1, size + len(record)
                 entry, record = next(waiting, (None, None))
             writer.close()
-            shards.append(Shard(name, Path(file.name).stat().st_size, records, checksum(file.name)))
+            shards.append(Shard(name, Path(file.name).stat().st_size, records, sha256(file.name)))
     if not shards:
         raise UserError(f"--output {folder}: no clip can be read; the first: {entries[0]['bad']}")
     for path in folder.glob(SHARD.replace("{:05d}", "*")):  # of a writer that was killed
@@ -127,7 +127,7 @@ def verify_pack(
     """
     problems = []
     for shard in pack.shards:
-        if checksum(pack.store.local(shard)) != shard.sha256:
+        if sha256(pack.store.local(shard)) != shard.sha256:
             problems.append((shard.name, "is not the file that was written (checksum)"))
     files = pack.files(pack.clips)
     for done, (video_id, entry) in enumerate(pack.clips.items(), 1):

@@ -8,7 +8,6 @@ import fcntl
 import functools
 import hashlib
 import io
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from slt_jax.errors import UserError
-from slt_jax.files import replacing
+from slt_jax.files import replacing, sha256, user_cache
 
 OPEN_SHARDS = 128  # by each process: the system has a limit
 PACK_AGAIN = "see tools/pack_dataset.py verify, or write the pack again"
@@ -52,7 +51,7 @@ class Store:
                     with replacing(place) as file:
                         _fetch(url, file)
                         file.flush()
-                        if checksum(file.name) != shard.sha256:
+                        if sha256(file.name) != shard.sha256:
                             raise UserError(f"--packs {url}: is not what the index says (checksum); {PACK_AGAIN}")
         return place
 
@@ -71,9 +70,8 @@ def open_store(path: str | Path, index: str) -> tuple[Store, bytes]:
     if "://" in path:
         raw = io.BytesIO()
         _fetch(f"{path}/{index}", raw)
-        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         # Named by content: a pack that is written again at its old place is fetched again.
-        return Store(path, home / "slt_jax" / "packs" / hashlib.sha256(raw.getvalue()).hexdigest()[:32]), raw.getvalue()
+        return Store(path, user_cache() / "packs" / hashlib.sha256(raw.getvalue()).hexdigest()[:32]), raw.getvalue()
     try:
         return Store(path), (Path(path) / index).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -99,11 +97,6 @@ def array_record():
     except ImportError:
         raise UserError("packs need the package array_record: pip install 'slt-jax[packs]'") from None
     return array_record_module
-
-
-def checksum(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(url: str, target: BinaryIO) -> None:

@@ -1,16 +1,15 @@
 """What is written beside exported files: all that a program needs to feed them and to read what they give."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convert.checkpoint import Blueprint, Checkpoint
 from slt_jax.export.encoder import IMAGES, encoder_inputs, encoder_outputs
+from slt_jax.files import sha256
 from slt_jax.models.images import IMAGE_MEAN, IMAGE_STD
 from slt_jax.training.start import trained_with_v9_masks
 
@@ -90,14 +89,3 @@ def generation(decoder: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
         "min_length": MIN_LENGTH,
         "max_length": longest,
     }
-
-
-def sha256(path: Path) -> str:
-    """Of a file, or of all files in a folder, in the order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            with open(file, "rb") as content:
-                while block := content.read(1 << 22):
-                    digest.update(block)
-    return digest.hexdigest()
