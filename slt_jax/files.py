@@ -90,4 +90,4 @@ def sha256(path: str | Path) -> str:
 
 def user_cache() -> Path:
     """The folder for what can be made or fetched again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slt_jax"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "slt_jax")
