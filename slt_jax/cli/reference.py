@@ -1,44 +1,67 @@
-"""The table of flags and keys in docs/training.md, made from the configuration: `python -m slt_jax.cli.reference`.
+"""The tables of flags and keys in the English and the Spanish guide: `python -m slt_jax.cli.reference` writes both.
 
-A test compares it with the document, so neither can drift from the other.
+They are made from the configuration, the Spanish meanings from docs/es/opciones.yml. A test compares them with the
+documents, so neither can drift from the other.
 """
 
 import dataclasses
-import sys
+from collections.abc import Mapping
 from pathlib import Path
+
+import yaml
 
 from slt_jax.cli.flags import FLAGS, WITHOUT_FLAG
 from slt_jax.config import SECTIONS
+from slt_jax.errors import UserError
 from slt_jax.files import replacing
 
 START, END = "<!-- flags: made by python -m slt_jax.cli.reference -->", "<!-- end of flags -->"
+ENGLISH, SPANISH = "flag | key | default | meaning", "parámetro | clave | valor por omisión | significado"
+GUIDES = {"docs/training.md": None, "docs/es/training.md": "docs/es/opciones.yml"}  # the guide: its meanings
 
 
-def flags_table() -> str:
-    """Markdown: one table a section, with flag, key, default and meaning."""
+def flags_table(meanings: Mapping[str, str] | None = None) -> str:
+    """Markdown: one table a section, with flag, key, default and meaning; in Spanish with the `meanings` of its keys.
+
+    Raises UserError for a key without a meaning and a meaning without a key.
+    """
+    helps = {
+        f"{section}.{field.name}": field.metadata["help"]
+        for section, kind in SECTIONS.items()
+        for field in dataclasses.fields(kind)
+    }
+    texts = helps if meanings is None else {key: text for key, text in meanings.items() if text}
+    if lost := sorted(helps.keys() - texts.keys()):
+        raise UserError(f"without a meaning: {', '.join(lost)}")
+    if unknown := sorted(texts.keys() - helps.keys()):
+        raise UserError(f"no keys of the configuration: {', '.join(unknown)}")
+    header = ENGLISH if meanings is None else SPANISH
     lines = []
     for section, kind in SECTIONS.items():
-        lines += [f"### `{section}`", "", "| flag | key | default | meaning |", "| --- | --- | --- | --- |"]
+        lines += [f"### `{section}`", "", f"| {header} |", "| --- | --- | --- | --- |"]
         for field in dataclasses.fields(kind):
             name = (section, field.name)
             flag = "" if name in WITHOUT_FLAG else f"`{FLAGS.get(name, '--' + field.name.replace('_', '-'))}`"
             default = {} if field.default is dataclasses.MISSING else field.default
             shown = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
-            meaning = field.metadata["help"].replace("|", "/")
-            lines.append(f"| {flag} | `{section}.{field.name}` | {shown} | {meaning} |")
+            key = f"{section}.{field.name}"
+            meaning = texts[key].replace("|", "/")
+            lines.append(f"| {flag} | `{key}` | {shown} | {meaning} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def with_table(document: str) -> str:
-    """`document` with the table between its two marks."""
+def with_table(root: Path, guide: str) -> str:
+    """The text of one of `GUIDES` under `root`, with the table between its two marks."""
+    document = (root / guide).read_text(encoding="utf-8")
+    meanings = GUIDES[guide] and yaml.safe_load((root / GUIDES[guide]).read_text(encoding="utf-8"))
     before, _, rest = document.partition(START)
     _, _, after = rest.partition(END)
-    return f"{before}{START}\n\n{flags_table()}\n{END}{after}"
+    return f"{before}{START}\n\n{flags_table(meanings)}\n{END}{after}"
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/training.md")
-    text = with_table(path.read_text(encoding="utf-8"))
-    with replacing(path) as file:
-        file.write(text.encode())
+    for guide in GUIDES:
+        text = with_table(Path(), guide)
+        with replacing(Path(guide)) as file:
+            file.write(text.encode())

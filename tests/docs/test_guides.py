@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from slt_jax.cli.reference import with_table
+from slt_jax.cli.reference import GUIDES, flags_table, with_table
+from slt_jax.config import SECTIONS
+from slt_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,9 +49,21 @@ def test_data_packs_and_training_guides_run(tmp_path):
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
-def test_the_table_of_flags_is_the_configurations():
-    document = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    assert document == with_table(document), "run python -m slt_jax.cli.reference"
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_table_of_flags_is_the_configurations(guide):
+    document = (ROOT / guide).read_text(encoding="utf-8")
+    assert document == with_table(ROOT, guide), "run python -m slt_jax.cli.reference"
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"optim.lr": None}, "optim.lr"), ({"optim.learning_rate": "tasa de aprendizaje"}, "optim.learning_rate")],
+)
+def test_a_key_without_a_meaning_and_a_meaning_without_a_key_are_named(change, name):
+    meanings = {f"{section}.{key}": "significado" for section, kind in SECTIONS.items() for key in kind().__dict__}
+    assert "significado" in flags_table(meanings)
+    with pytest.raises(UserError, match=rf": {name}$"):
+        flags_table(meanings | change)
 
 
 DOCUMENTS = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
