@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint benchmark-learning clean
 
 demo: .venv/installed
 	$(BIN)/python tools/demo.py
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+benchmark-learning: .venv/installed-test
+	$(BIN)/python tools/benchmark.py learning
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

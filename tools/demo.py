@@ -1,27 +1,52 @@
-"""`make demo`: generate a small signing corpus, train a small model on it, show what it learned."""
+"""`make demo`: generate a small signing corpus, train a small model on it, translate sentences it has never seen."""
 
+import csv
+import json
 import sys
 from pathlib import Path
 
+from slt_jax.cli.evaluate import main as evaluate
 from slt_jax.cli.train import main as train
 from slt_jax.data.synthetic import contact_sheet, generate
 
-HERE = Path(__file__).resolve().parents[1]
+CONFIG = Path(__file__).resolve().parents[1] / "configs/demo.yml"
+SHOWN = 5
 
 
 def main() -> int:
     data, run = Path("runs/demo/data"), Path("runs/demo/run")
-    print("generating 480 clips of 12 signs by 3 signers; validation sentences are never seen in training", flush=True)
-    generate(data, num_train=400, num_val=40, num_test=40, level="small", image_size=56, overwrite=True)
-    picture = contact_sheet(data, run.parent / "clips.png", ["train_000000", "train_000001", "train_000002"])
-    print(f"three clips to look at: {picture}", flush=True)
-    return train([
-        "--config", str(HERE / "configs/demo.yml"),
+    print("generating 1,080 clips of 12 signs by 3 signers; no sentence of the test clips is in the others", flush=True)
+    generate(data, num_train=1000, num_val=40, num_test=40, level="small", image_size=28, overwrite=True)
+    folders = [
         "--face-dir", f"{data}/face", "--hand-left-dir", f"{data}/hand_l", "--hand-right-dir", f"{data}/hand_r",
         "--pose-dir", f"{data}/pose", "--metadata-csv", f"{data}/meta.csv",
-        "--train-index", f"{data}/index/train.csv", "--val-index", f"{data}/index/val.csv",
-        "--work-dir", str(run), "--overwrite",
+    ]  # fmt: skip
+    code = train([
+        "--config", str(CONFIG), *folders, "--train-index", f"{data}/index/train.csv",
+        "--val-index", f"{data}/index/val.csv", "--work-dir", str(run), "--overwrite",
     ])  # fmt: skip
+    if code:
+        return code
+    predictions = run / "test" / "predictions.csv"
+    print("\ntest clips, whose sentences the model has never seen:")
+    code = evaluate([
+        "--checkpoint", str(run / "last.pt"), *folders, "--eval-index", f"{data}/index/test.csv",
+        "--output-csv", str(predictions),
+    ])  # fmt: skip
+    return code or show(predictions, data, run.parent / "clips.png")
+
+
+def show(predictions: Path, data: Path, picture: Path) -> int:
+    """The first sentences and their translations as they come, all clips' BLEU, and a picture of these clips."""
+    with predictions.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))[:SHOWN]
+    scores = json.loads((predictions.parent / "report.json").read_text(encoding="utf-8"))["checkpoints"][0]["metrics"]
+    print()
+    for row in rows:
+        print(f"  {row['video_id']}\n    reference:   {row['reference']}\n    translation: {row['prediction']}")
+    contact_sheet(data, picture, [row["video_id"] for row in rows])
+    print(f"\nBLEU {scores['bleu']:.1f}, chrF {scores['chrf']:.1f} on {data}/index/test.csv; these clips: {picture}")
+    return 0
 
 
 if __name__ == "__main__":  # the generator spawns workers

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from slt_jax.errors import UserError
 from slt_jax.files import user_cache
+from slt_jax.heap import keep_freed_memory
 from slt_jax.training.libtpu import expect_no_tpu
 
 
@@ -35,6 +36,8 @@ def choose_device(name: str) -> None:
         expect_no_tpu()
     if platform:
         jax.config.update("jax_platforms", platform)
+    if platform == "cpu":
+        keep_freed_memory()
     try:
         jax.devices()
     except RuntimeError:

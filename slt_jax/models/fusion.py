@@ -42,10 +42,10 @@ class Fusion(nnx.Module):
 
 
 class Positions(nnx.Module):
-    """A learned vector for each frame number, added."""
+    """A learned vector for each frame number, added; from N(0, 1), as torch begins an embedding."""
 
     def __init__(self, length: int, d_model: int, *, dtype, rngs: nnx.Rngs):
-        self.embedding = nnx.Embed(length, d_model, dtype=dtype, embedding_init=normal(0.02), rngs=rngs)
+        self.embedding = nnx.Embed(length, d_model, dtype=dtype, embedding_init=normal(1.0), rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return x + self.embedding.embedding[: x.shape[1]].astype(x.dtype)

@@ -33,6 +33,7 @@ from slt_jax.training.ledger import Ledger
 from slt_jax.training.memory import with_memory_rule
 from slt_jax.training.metrics import Totals
 from slt_jax.training.optim import Optimizer, build_optimizer, learning_rate
+from slt_jax.training.poses import knows_poses, standardised_poses
 from slt_jax.training.position import Position
 from slt_jax.training.precision import compute_dtype, use_precision
 from slt_jax.training.progress import Progress, say
@@ -111,6 +112,8 @@ def train(
         checkpoint = open_checkpoint(origin) if origin else None
         config = with_hand_masks(config, origin, checkpoint.config if checkpoint else None)
         params = starting_params(plan, entries, config.data.seed, checkpoint, strict=source is not None)
+        if checkpoint is None or not knows_poses(checkpoint.state):
+            params |= standardised_poses(splits.train.files, config.model.pose_landmarks)
         state = initial_state(params, trained, optimizer, layout)
         del params
         if source:

@@ -17,7 +17,7 @@ from slt_jax.errors import UserError
 from slt_jax.files import write_json
 from tools.benchmarks.problem import positive
 
-COMMANDS = ("data", "packs", "step", "features", "generate", "memory", "compile", "attention")
+COMMANDS = ("data", "packs", "step", "features", "generate", "memory", "compile", "attention", "learning")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,51 @@
+"""How the pose stream begins, where no weights are given."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from slt_jax.data.clips import MIN_CONFIDENCE, BadClip, ClipFiles, read_pose
+
+NORM = "encoder.pose_projector.layers.0"  # the projector's LayerNorm, whose input has as many columns as a pose
+CLIPS = 256  # whose poses are looked at
+LEAST = 0.05  # standard deviation below which a column is noise; after the LayerNorm all columns together have 1
+
+
+def standardised_poses(files: Sequence[ClipFiles], landmarks: int) -> dict[str, Any]:
+    """The scale and bias of the pose projector's LayerNorm that give each column mean 0 and variance 1 over the clips.
+
+    People differ little from the mean person, and a sign moves a few landmarks a little: as the LayerNorm leaves them,
+    nine tenths of a pose are the same in every frame, and a model learns from the rest hundreds of steps later. Without
+    poses to look at, nothing.
+    """
+    poses = [pose for clip in spread(files) if len(pose := seen_pose(clip, landmarks))]
+    if not poses:
+        return {}
+    rows = np.concatenate(poses).astype(np.float64)
+    rows -= rows.mean(axis=1, keepdims=True)
+    rows /= np.sqrt((rows**2).mean(axis=1, keepdims=True) + 1e-6)  # as the LayerNorm does
+    scale = 1 / np.maximum(rows.std(axis=0), LEAST)
+    return {f"{NORM}.scale": np.float32(scale), f"{NORM}.bias": np.float32(-rows.mean(axis=0) * scale)}
+
+
+def knows_poses(state: Collection[str]) -> bool:
+    """Whether a checkpoint with these torch keys brings its own."""
+    return f"{NORM}.weight" in state
+
+
+def spread(files: Sequence[ClipFiles]) -> list[ClipFiles]:
+    """At most `CLIPS` of them, evenly over the split: an index may be sorted by signer."""
+    chosen = np.linspace(0, len(files) - 1, min(len(files), CLIPS)).round().astype(int)
+    return [files[number] for number in chosen]
+
+
+def seen_pose(files: ClipFiles, landmarks: int) -> np.ndarray:
+    """(frames, 3L) as the model sees it, with unsure landmarks 0; no frames of a clip that cannot be read."""
+    try:
+        pose, _ = read_pose(files.loaded(), landmarks)
+    except BadClip:  # training will say so, or skip it
+        return np.zeros((0, 3 * landmarks), np.float32)
+    points = pose.reshape(len(pose), landmarks, 3)
+    keep = np.isfinite(points).all(axis=-1) & (points[..., 2] >= MIN_CONFIDENCE)
+    return np.where(keep[..., None], points, 0).reshape(pose.shape)

@@ -1,0 +1,76 @@
+"""The learning benchmark: what it takes away is away, and what it says follows from what it found."""
+
+import json
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from slt_jax.data.clips import StreamDirs, read_clip, scan
+from slt_jax.data.synthetic import generate
+from slt_jax.errors import UserError
+from tools.benchmarks.ablations import STREAMS, blanked, needed, variants
+from tools.benchmarks.learning import plot, read_results, table
+
+RESULTS = {
+    "complete, seed 1": {"bleu": 60.0, "chrf": 70.0, "seconds": 9},
+    "complete, seed 2": {"bleu": 64.0, "chrf": 74.0, "seconds": 9},
+    "without face": {"bleu": 40.0, "chrf": 50.0, "seconds": 9},
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("learning") / "signs"
+    generate(root, num_train=2, num_val=1, num_test=1, image_size=24, workers=0, progress=False)
+    return root
+
+
+@pytest.mark.parametrize("stream", STREAMS.values())
+def test_a_blank_stream_shows_nothing_and_leaves_the_others(stream, corpus, tmp_path):
+    def arrays(**replaced):
+        dirs = StreamDirs(*(replaced.get(name, corpus / name) for name in STREAMS.values()))
+        files = scan(dirs, ["train_000000"])["train_000000"]
+        return read_clip(files, sequence_length=32, image_size=24, num_landmarks=13)
+
+    before, after = arrays(), arrays(**{stream: blanked(stream, corpus, tmp_path)})
+    assert before[stream].any()
+    assert not after[stream].any()
+    for name in before.keys() - {stream, "pose_conf_mask"}:
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+def test_blank_crops_are_made_once(corpus, tmp_path):
+    folder = blanked("face", corpus, tmp_path)
+    first = next(folder.iterdir())
+    assert not simplejpeg.decode_jpeg(first.read_bytes()).any()
+    first.unlink()
+    assert blanked("face", corpus, tmp_path) == folder
+    assert not first.exists()
+
+
+def test_variants_bring_what_they_begin_with():
+    every = variants(2)
+    assert [v.name for v in needed(["trained"], every)] == ["complete, seed 2", "trained backbones, frozen"]
+    assert needed([], every) == every
+    assert needed(["nothing"], every) == []
+
+
+def test_table_tells_what_is_lost():
+    text = table(RESULTS)
+    assert "| without face | 40.0 | 50.0 | 22.0 | 9 |" in text
+    assert "mean and standard deviation of 2 | 62.0 ± 2.8 | 72.0 ± 2.8" in text
+
+
+def test_plot_is_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert plot(RESULTS, tmp_path / "learning.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_of_other_settings_are_refused(tmp_path):
+    file = tmp_path / "results.json"
+    assert read_results(file, {"epochs": 1}) == {}
+    file.write_text(json.dumps({"settings": {"epochs": 1}, "results": RESULTS}))
+    assert read_results(file, {"epochs": 1}) == RESULTS
+    with pytest.raises(UserError, match="--output"):
+        read_results(file, {"epochs": 2})

@@ -1,0 +1,91 @@
+"""What the learning benchmark trains: the whole model, and models that lack or change one thing."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+
+from convert.torch_file import read_pt, write_pt
+
+BACKBONES = ("face_backbone", "hand_backbone_left", "hand_backbone_right")
+FROZEN = ("--freeze-face-backbone", "--freeze-hand-left-backbone", "--freeze-hand-right-backbone")
+STREAMS = {"face": "face", "left hand": "hand_l", "right hand": "hand_r", "pose": "pose"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train: further flags, the stream that shows nothing, and whose backbones it begins with."""
+
+    name: str
+    flags: tuple[str, ...] = ()
+    blank: str | None = None
+    backbones_of: str | None = None
+    seed: int = 1
+
+
+def variants(seeds: int) -> list[Variant]:
+    """In the order in which they are trained; a variant follows those it needs."""
+    whole = [Variant(f"complete, seed {seed}", seed=seed) for seed in range(1, seeds + 1)]
+    return [
+        *whole,
+        *(Variant(f"without {name}", blank=stream) for name, stream in STREAMS.items()),
+        *(Variant(f"{name} of other clips", ("--mix-stream", stream)) for name, stream in STREAMS.items()),
+        Variant("v9's hand masks", ("--v9-hand-masks",)),
+        Variant("random backbones, frozen", FROZEN),
+        Variant("trained backbones, frozen", FROZEN, backbones_of=whole[-1].name),
+        Variant("bfloat16", ("--precision", "amp")),
+    ]
+
+
+def blanked(stream: str, corpus: Path, folder: Path) -> Path:
+    """A copy of a stream that shows nothing: black crops where there are crops, poses of zeros."""
+    there = folder / stream
+    if there.is_dir():
+        return there
+    partial = folder / f".{stream}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    if stream == "pose":
+        for path in sorted((corpus / stream).iterdir()):
+            with np.load(path) as archive:
+                arrays = dict(archive)
+            np.savez(partial / path.name, **(arrays | {"pose": np.zeros_like(arrays["pose"])}))
+    else:
+        crops = sorted((corpus / stream).iterdir())
+        black = folder / f".{stream}.jpg"
+        black.write_bytes(simplejpeg.encode_jpeg(np.zeros_like(simplejpeg.decode_jpeg(crops[0].read_bytes()))))
+        for number, path in enumerate(crops):
+            if number % 30_000 == 0:  # a file takes only so many names
+                one = partial / path.name
+                shutil.copyfile(black, one)
+            else:
+                os.link(one, partial / path.name)
+        black.unlink()
+    partial.rename(there)
+    return there
+
+
+def backbones_alone(checkpoint: Path, target: Path) -> Path:
+    """The backbones of a checkpoint as one of their own, for `--init-checkpoint`."""
+    saved = read_pt(checkpoint)
+    state = {key: value for key, value in saved["model_state"].items() if key.split(".")[1] in BACKBONES}
+    write_pt(target, {"model_state": state, "config": saved["config"]})
+    return target
+
+
+def data_flags(corpus: Path, streams: Mapping[str, Path]) -> list[str]:
+    """Where the clips are; `streams` replaces folders of the corpus."""
+    folders = {"face": "--face-dir", "hand_l": "--hand-left-dir", "hand_r": "--hand-right-dir", "pose": "--pose-dir"}
+    flags = [item for name, flag in folders.items() for item in (flag, str(streams.get(name, corpus / name)))]
+    return [*flags, "--metadata-csv", str(corpus / "meta.csv")]
+
+
+def needed(chosen: Sequence[str], every: Sequence[Variant]) -> list[Variant]:
+    """The variants that begin with one of `chosen` and those whose backbones they take; all where none is named."""
+    asked = [v for v in every if not chosen or any(v.name.startswith(name) for name in chosen)]
+    sources = {v.backbones_of for v in asked}
+    return [v for v in every if v in asked or v.name in sources]

@@ -1,0 +1,146 @@
+"""BLEU and chrF on sentences never seen, of the whole model and of models that lack or change one thing."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from slt_jax.data.synthetic import MARKER, generate
+from slt_jax.errors import UserError
+from slt_jax.files import replacing, write_json
+from tools.benchmarks.ablations import Variant, backbones_alone, blanked, data_flags, needed, variants
+from tools.benchmarks.problem import positive
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs/synthetic.yml"
+IMAGE_SIZE = 28
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def add_flags(top: argparse.ArgumentParser) -> None:
+    top.add_argument("--output", metavar="DIR", default="runs/learning",
+                     help="the corpus, the runs, results.json and the plot; what is there is not done again "
+                          "(default: runs/learning)")  # fmt: skip
+    top.add_argument("--only", metavar="NAME", nargs="+", default=(), help="runs whose names begin so (default: all)")
+    top.add_argument("--seeds", type=positive, default=3, metavar="N", help="runs of the whole model (default: 3)")
+    top.add_argument("--epochs", type=positive, default=None, metavar="N", help="default: the configuration's")
+    top.add_argument("--train", type=positive, default=16000, metavar="N", help="training clips (default: 16000)")
+    top.add_argument("--test", type=positive, default=400, metavar="N", help="test clips (default: 400)")
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train and score what has no result yet, one run after the other; the table and the plot show all there is."""
+    folder = Path(arguments.output)
+    settings = {"train": arguments.train, "test": arguments.test, "epochs": arguments.epochs}
+    file = folder / "results.json"
+    results = read_results(file, settings)
+    chosen = needed(arguments.only, variants(arguments.seeds))
+    if not chosen:
+        names = ", ".join(variant.name for variant in variants(arguments.seeds))
+        raise UserError(f"--only {' '.join(arguments.only)}: no variant begins so; known: {names}")
+    corpus = folder / "corpus"
+    if not (corpus / MARKER).is_file():
+        generate(corpus, num_train=arguments.train, num_val=200, num_test=arguments.test, image_size=IMAGE_SIZE)
+    for number, variant in enumerate(chosen, 1):
+        if variant.name not in results:
+            print(f"[{number}/{len(chosen)}] {variant.name}", flush=True)
+            results[variant.name] = learn(variant, corpus, folder, arguments.epochs)
+            write_json(file, {"settings": settings, "results": results})
+    print(table(results))
+    print(f"plot: {plot(results, folder / 'learning.png')}")
+    return {"settings": settings, "results": results}
+
+
+def read_results(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What earlier runs of this command found. Raises UserError where they were other runs."""
+    if not file.is_file():
+        return {}
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if found["settings"] != settings:
+        raise UserError(f"{file}: holds results of {found['settings']}, asked is {settings}; choose another --output")
+    return dict(found["results"])
+
+
+def learn(variant: Variant, corpus: Path, folder: Path, epochs: int | None) -> dict[str, Any]:
+    """Train one variant in a process of its own, translate the test clips with its last weights, and score that."""
+    run = work_dir(folder, variant.name)
+    blank = {variant.blank: blanked(variant.blank, corpus, folder / "blank")} if variant.blank else {}
+    data = data_flags(corpus, blank)
+    start = []
+    if variant.backbones_of:
+        source = work_dir(folder, variant.backbones_of) / "last.pt"
+        start = ["--init-checkpoint", str(backbones_alone(source, folder / "backbones.pt"))]
+    train, val, test = (str(corpus / "index" / f"{split}.csv") for split in ("train", "val", "test"))
+    began = time.monotonic()
+    command("train", [
+        "--config", str(CONFIG), *data, "--train-index", train, "--val-index", val, "--work-dir", str(run),
+        "--overwrite", "--seed", str(variant.seed), *variant.flags, *start,
+        *(("--epochs", str(epochs)) if epochs else ()),
+    ])  # fmt: skip
+    seconds = time.monotonic() - began
+    command("evaluate", [
+        "--checkpoint", str(run / "last.pt"), *data, "--eval-index", test,
+        "--output-csv", str(run / "test" / "predictions.csv"),
+    ])  # fmt: skip
+    report = json.loads((run / "test" / "report.json").read_text(encoding="utf-8"))
+    scores = report["checkpoints"][0]["metrics"]
+    return {name: round(scores[name], 2) for name in ("bleu", "chrf")} | {"seconds": round(seconds)}
+
+
+def work_dir(folder: Path, name: str) -> Path:
+    return folder / "runs" / "-".join(re.findall(r"\w+", name))
+
+
+def command(module: str, flags: Sequence[str]) -> None:
+    """Run `slt-train` or `slt-eval`. Raises UserError where it fails; it has said why."""
+    ended = subprocess.run([sys.executable, "-m", f"slt_jax.cli.{module}", *flags], env=os.environ.copy())
+    if ended.returncode:
+        raise UserError(f"slt_jax.cli.{module} ended with {ended.returncode}; the same command goes on from there")
+
+
+def complete(results: Results) -> list[Mapping[str, Any]]:
+    return [row for name, row in results.items() if name.startswith("complete")]
+
+
+def table(results: Results) -> str:
+    """Markdown: each run, and what it loses against the mean of the whole model's."""
+    whole = complete(results)
+    base = mean(row["bleu"] for row in whole) if whole else None
+    lines = ["| run | BLEU-4 | chrF | BLEU lost | training, s |", "| --- | --- | --- | --- | --- |"]
+    for name, row in results.items():
+        lost = "" if base is None or name.startswith("complete") else f"{base - row['bleu']:.1f}"
+        lines.append(f"| {name} | {row['bleu']:.1f} | {row['chrf']:.1f} | {lost} | {row['seconds']} |")
+    if len(whole) > 1:
+        cells = (f"{mean(v):.1f} ± {stdev(v):.1f}" for v in ([row[key] for row in whole] for key in ("bleu", "chrf")))
+        lines.append(f"| complete, mean and standard deviation of {len(whole)} | {' | '.join(cells)} | | |")
+    return "\n".join(lines)
+
+
+def plot(results: Results, path: Path) -> Path:
+    """A bar a run, the whole model's BLEU as a line. Raises UserError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("the plot needs matplotlib: install slt-jax[plots]") from None
+    names = list(results)
+    figure = Figure(figsize=(7, 0.32 * len(names) + 0.9), layout="constrained")
+    axis = figure.subplots()
+    colours = ["C0" if name.startswith("complete") else "0.6" for name in names]
+    bars = axis.barh(names, [results[name]["bleu"] for name in names], color=colours, height=0.7)
+    axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    if whole := complete(results):
+        axis.axvline(mean(row["bleu"] for row in whole), color="C0", linewidth=1, linestyle="--")
+    axis.invert_yaxis()
+    axis.set_xlim(0, 105)
+    axis.set_xlabel("BLEU-4 on test sentences never seen in training", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+    return path
