@@ -16,7 +16,7 @@ def standardised_poses(files: Sequence[ClipFiles], landmarks: int) -> dict[str, 
     """The scale and bias of the pose projector's LayerNorm that give each column mean 0 and variance 1 over the clips.
 
     People differ little from the mean person, and a sign moves a few landmarks a little: as the LayerNorm leaves them,
-    nine tenths of a pose are the same in every frame, and a model learns from the rest hundreds of steps later. Without
+    most of a pose is the same in every frame, and a model learns from the rest hundreds of steps later. Without
     poses to look at, nothing.
     """
     poses = [pose for clip in spread(files) if len(pose := seen_pose(clip, landmarks))]

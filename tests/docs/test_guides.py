@@ -21,9 +21,9 @@ def commands(guide: str) -> list[str]:
     return re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / guide).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-@pytest.mark.slow
-def test_data_packs_and_training_guides_run(tmp_path):
-    """Data first: the other guides train on the corpus that the data guide makes."""
+@pytest.fixture
+def folder(tmp_path):
+    """Where a reader stands: tools and configs of the project, and `run(block)` for what a guide says."""
     for name in ("tools", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     binaries = tmp_path / "bin"
@@ -31,22 +31,45 @@ def test_data_packs_and_training_guides_run(tmp_path):
     for name, options in (("python", ""), ("slt-train", "-m slt_jax.cli.train")):
         (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {options} "$@"\n')
         (binaries / name).chmod(0o755)
-    path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
+    return tmp_path
+
+
+def run(block: str, folder: Path) -> str:
+    """What the commands of a block print; each must end well."""
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", block], cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_data_packs_and_training_guides_run(folder):
+    """Data first: the other guides train on the corpus that the data guide makes."""
     for block in commands("data.md") + commands("packs.md") + commands("training.md"):
-        done = subprocess.run(
-            ["bash", "-ec", block], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-    assert (tmp_path / "run" / "best.pt").exists()
+        run(block, folder)
+    assert (folder / "run" / "best.pt").exists()
     packed, loose = (
-        [json.loads(line)["val_loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        [json.loads(line)["val_loss"] for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("packed_run", "run")
     )
     assert packed == loose[:2]
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+    assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 4
     check = [sys.executable, "tools/ci_validate_metrics.py", "run", "configs/debug_reference.json"]
-    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(check, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_learning_guide_runs(folder):
+    corpus, _, short = commands("learning.md")  # the second takes hours
+    run(corpus, folder)
+    assert (folder / "signs.png").exists()
+    printed = run(short, folder)
+    assert "| without face |" in printed
+    assert (folder / "try" / "learning.png").exists()
+    assert "[1/2]" not in run(short, folder), "what has a result is not done again"
 
 
 @pytest.mark.parametrize("guide", GUIDES)
