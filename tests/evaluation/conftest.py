@@ -82,6 +82,7 @@ def write_run(folder: Path, corpus: Path, *, seed: int = 0, data: dict | None = 
     _, entries = plan.structure()
     _, params = split_model(plan.build(seed=seed))
     params = {path: np.asarray(array) * (5 if "decoder" in path else 2) for path, array in params.items()}
+    params["encoder.positional.embedding.embedding"] /= 50  # or the frames' numbers outshine the frames
     write_pt(folder / "best.pt", {
         "epoch": 3, "model_state": to_state(params, entries), "config": config.to_dict(), "architecture": plan.record(),
     })  # fmt: skip

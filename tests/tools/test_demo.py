@@ -23,4 +23,5 @@ def test_the_demo_learns_to_translate(tmp_path):
     end = done.stdout.partition("never seen:")[2]
     assert len(re.findall(r"reference: +\S.*\n +translation: \S", end)) == 5
     assert float(re.search(r"BLEU ([\d.]+)", end)[1]) >= BLEU
-    assert Image.open(tmp_path / "runs/demo/clips.png").height > 1000
+    with Image.open(tmp_path / "runs/demo/clips.png") as picture:
+        assert picture.height > 1000
