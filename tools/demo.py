@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from slt_jax.cli.evaluate import main as evaluate
+from slt_jax.cli.flags import corpus_flags
 from slt_jax.cli.train import main as train
 from slt_jax.data.synthetic import contact_sheet, generate
 
@@ -17,10 +18,7 @@ def main() -> int:
     data, run = Path("runs/demo/data"), Path("runs/demo/run")
     print("generating 1,080 clips of 12 signs by 3 signers; no sentence of the test clips is in the others", flush=True)
     generate(data, num_train=1000, num_val=40, num_test=40, level="small", image_size=28, overwrite=True)
-    folders = [
-        "--face-dir", f"{data}/face", "--hand-left-dir", f"{data}/hand_l", "--hand-right-dir", f"{data}/hand_r",
-        "--pose-dir", f"{data}/pose", "--metadata-csv", f"{data}/meta.csv",
-    ]  # fmt: skip
+    folders = corpus_flags(data)
     code = train([
         "--config", str(CONFIG), *folders, "--train-index", f"{data}/index/train.csv",
         "--val-index", f"{data}/index/val.csv", "--work-dir", str(run), "--overwrite",

@@ -3,7 +3,8 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from slt_jax.config import SECTIONS, Config, load_config, nearest
@@ -40,6 +41,14 @@ def add_config_flags(top: argparse.ArgumentParser, sections: Sequence[str] = tup
         for field in dataclasses.fields(SECTIONS[section]):
             if (section, field.name) not in WITHOUT_FLAG:
                 _add_flag(group, section, field)
+
+
+def corpus_flags(root: Path, streams: Mapping[str, Path] | None = None) -> list[str]:
+    """The flags that name the folders and the texts of a corpus under `root`; `streams` replaces folders of it."""
+    folders = {"face": "--face-dir", "hand_l": "--hand-left-dir", "hand_r": "--hand-right-dir", "pose": "--pose-dir"}
+    streams = {name: root / name for name in folders} | dict(streams or {})
+    return [*(item for name, flag in folders.items() for item in (flag, str(streams[name]))),
+            "--metadata-csv", str(root / "meta.csv")]  # fmt: skip
 
 
 def _add_flag(group, section: str, field: dataclasses.Field) -> None:

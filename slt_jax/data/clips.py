@@ -243,13 +243,18 @@ def check_landmarks(path: str, columns: int, num_landmarks: int) -> None:
         raise UserError(f"{path}: {found}, expected {num_landmarks}; set --pose-landmarks to what the files hold")
 
 
+def sure_landmarks(points: np.ndarray, min_confidence: float = MIN_CONFIDENCE) -> np.ndarray:
+    """Which landmarks (..., L, 3) the model is shown, bool (..., L): all numbers, and confident."""
+    return np.isfinite(points).all(axis=-1) & (points[..., 2] >= min_confidence)
+
+
 def _sample_pose(pose: np.ndarray, shown: np.ndarray, min_confidence: float, out: dict[str, np.ndarray]) -> None:
     out["pose"][:] = 0
     out["pose_conf_mask"][:] = False
     known = np.flatnonzero(shown < len(pose))
     if len(known):
         rows = pose[shown[known]].reshape(len(known), -1, 3)
-        keep = np.isfinite(rows).all(-1) & (rows[..., 2] >= min_confidence)
+        keep = sure_landmarks(rows, min_confidence)
         rows[~np.isfinite(rows)] = 0  # a NaN would survive the mask: 0 * NaN
         out["pose"][known] = rows.reshape(len(known), -1)
         out["pose_conf_mask"][known] = keep

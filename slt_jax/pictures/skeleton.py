@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw
 
-from slt_jax.data.clips import MIN_CONFIDENCE
+from slt_jax.data.clips import MIN_CONFIDENCE, sure_landmarks
 from slt_jax.media.landmarks import BY_NUMBER, names
 
 PAPER = (246, 246, 242)
@@ -54,7 +54,7 @@ class Figure:
     @classmethod
     def of(cls, pose: np.ndarray, names: tuple[str, ...]) -> "Figure":
         """For a whole clip, so that nothing jumps: pose (T, L, 3). Where arms leave the picture, more is shown."""
-        sure = np.isfinite(pose).all(-1) & (pose[..., 2] >= MIN_CONFIDENCE)
+        sure = sure_landmarks(pose)
         low, high = np.zeros(2), np.ones(2)
         if sure.any():
             within = np.percentile(pose[sure][:, :2], (1, 99), axis=0)

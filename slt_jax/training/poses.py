@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from slt_jax.data.clips import MIN_CONFIDENCE, BadClip, ClipFiles, read_pose
+from slt_jax.data.clips import BadClip, ClipFiles, read_pose, sure_landmarks
 
 NORM = "encoder.pose_projector.layers.0"  # the projector's LayerNorm, whose input has as many columns as a pose
 CLIPS = 256  # whose poses are looked at
@@ -47,5 +47,4 @@ def seen_pose(files: ClipFiles, landmarks: int) -> np.ndarray:
     except BadClip:  # training will say so, or skip it
         return np.zeros((0, 3 * landmarks), np.float32)
     points = pose.reshape(len(pose), landmarks, 3)
-    keep = np.isfinite(points).all(axis=-1) & (points[..., 2] >= MIN_CONFIDENCE)
-    return np.where(keep[..., None], points, 0).reshape(pose.shape)
+    return np.where(sure_landmarks(points)[..., None], points, 0).reshape(pose.shape)

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,13 +75,6 @@ def backbones_alone(checkpoint: Path, target: Path) -> Path:
     state = {key: value for key, value in saved["model_state"].items() if key.split(".")[1] in BACKBONES}
     write_pt(target, {"model_state": state, "config": saved["config"]})
     return target
-
-
-def data_flags(corpus: Path, streams: Mapping[str, Path]) -> list[str]:
-    """Where the clips are; `streams` replaces folders of the corpus."""
-    folders = {"face": "--face-dir", "hand_l": "--hand-left-dir", "hand_r": "--hand-right-dir", "pose": "--pose-dir"}
-    flags = [item for name, flag in folders.items() for item in (flag, str(streams.get(name, corpus / name)))]
-    return [*flags, "--metadata-csv", str(corpus / "meta.csv")]
 
 
 def needed(chosen: Sequence[str], every: Sequence[Variant]) -> list[Variant]:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,10 +11,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from slt_jax.cli.flags import corpus_flags
 from slt_jax.data.synthetic import MARKER, generate
 from slt_jax.errors import UserError
 from slt_jax.files import replacing, write_json
-from tools.benchmarks.ablations import Variant, backbones_alone, blanked, data_flags, needed, variants
+from tools.benchmarks.ablations import Variant, backbones_alone, blanked, needed, variants
 from tools.benchmarks.problem import positive
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/synthetic.yml"
@@ -71,7 +71,7 @@ def learn(variant: Variant, corpus: Path, folder: Path, epochs: int | None) -> d
     """Train one variant in a process of its own, translate the test clips with its last weights, and score that."""
     run = work_dir(folder, variant.name)
     blank = {variant.blank: blanked(variant.blank, corpus, folder / "blank")} if variant.blank else {}
-    data = data_flags(corpus, blank)
+    data = corpus_flags(corpus, blank)
     start = []
     if variant.backbones_of:
         source = work_dir(folder, variant.backbones_of) / "last.pt"
@@ -99,7 +99,7 @@ def work_dir(folder: Path, name: str) -> Path:
 
 def command(module: str, flags: Sequence[str]) -> None:
     """Run `slt-train` or `slt-eval`. Raises UserError where it fails; it has said why."""
-    ended = subprocess.run([sys.executable, "-m", f"slt_jax.cli.{module}", *flags], env=os.environ.copy())
+    ended = subprocess.run([sys.executable, "-m", f"slt_jax.cli.{module}", *flags])
     if ended.returncode:
         raise UserError(f"slt_jax.cli.{module} ended with {ended.returncode}; the same command goes on from there")
 
