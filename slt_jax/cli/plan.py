@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
+from slt_jax.data.text import VOCABULARY
 from slt_jax.files import write_json
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser(
         "slt-plan",
         "Compile the training step of a configuration, without data or weights, and say how much memory it takes, "
-        "whether it fits and the largest batch that does. model.vocab_size is 8000 where it is not set.",
+        f"whether it fits and the largest batch that does. model.vocab_size is {VOCABULARY} where it is not set.",
     )
     top.add_argument("--topology", metavar="NAME", nargs="+", action="extend",
                      help="TPU slices to compile for, none of which has to be here: v5e:2x2 v5e:4x4 v5p:2x2x1 v6e:2x2 "

@@ -105,8 +105,8 @@ class Sign:
 _TABLE = """
 AYER       flat        in       cheek     out     -       -
 MAÑANA     flat        in       cheek     circle  -       -
-HOY        claw        out      neutral   down    mirror  -
-AHORA      why         forward  neutral   down    mirror  -
+HOY        claw        out      neutral   down    flat    -
+AHORA      claw        out      neutral   down    fist    -
 SIEMPRE    why         forward  high      circle  -       -
 
 YO         index       across   chest     tap     -       -
@@ -183,7 +183,7 @@ BUSCAR     hook        out      temple    circle  -       squint
 PERDER     five>fist   down     neutral   down    mirror  -
 TENER      five>fist   in       belly     up      -       -
 AYUDAR     thumb       out      chest     up      flat    -
-LLAMAR     why         forward  cheek     far     -       -
+LLAMAR     thumb       out      chest     up      fist    -
 LIMPIAR    flat        forward  chest     circle  fist    -
 IR         index       tilt     belly     out     -       -
 VENIR      index       tilt     belly     cross   -       -
@@ -191,9 +191,9 @@ VIVIR      two         in       belly     circle  -       smile
 TRABAJAR   fist        across   neutral   zigzag  fist    -
 COCINAR    vee         across   belly     twist   mirror  -
 
-DOS        vee         out      high      hold    -       -
-TRES       three       out      high      hold    -       -
-CUATRO     four        out      high      hold    -       -
+DOS        index       tilt     neutral   tap     vee     -
+TRES       index       tilt     neutral   tap     three   -
+CUATRO     index       tilt     neutral   tap     four    -
 MUCHO      round>five  forward  neutral   hold    mirror  -
 
 QUIÉN      ell         tilt     mouth     twist   -       -

@@ -12,6 +12,7 @@ import numpy as np
 from slt_jax.errors import UserError
 
 IGNORE = -100  # labels with this value are no target
+VOCABULARY = 8000  # of a tokenizer that training makes for itself
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as T5 numbers them
 
 
@@ -32,7 +33,7 @@ def load_tokenizer(path: str | Path, *, local_files_only: bool = False):
     return tokenizer
 
 
-def train_tokenizer(texts: Iterable[str], directory: str | Path, vocab_size: int = 8000):
+def train_tokenizer(texts: Iterable[str], directory: str | Path, vocab_size: int = VOCABULARY):
     """Train a byte-level BPE tokenizer on `texts` and save it in `directory` for `AutoTokenizer.from_pretrained`.
 
     Bytes cover everything (accents, ¿, ¡, emoji), so there are no unknown tokens and decoding gives the text back as it

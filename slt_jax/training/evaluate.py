@@ -6,11 +6,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from slt_jax.data.loader import Loader
-from slt_jax.data.text import decode
+from slt_jax.data.text import IGNORE, decode
 from slt_jax.training import hosts
 from slt_jax.training.compiled import Compiled
 from slt_jax.training.ledger import check_finite
-from slt_jax.training.loss import IGNORE
 from slt_jax.training.metrics import Totals, character_errors
 from slt_jax.training.progress import Progress
 from slt_jax.training.sharding import place_batch

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-IGNORE = -100
+from slt_jax.data.text import IGNORE
 
 
 def token_loss(logits: Array, labels: Array, label_smoothing: float) -> tuple[Array, Array]:

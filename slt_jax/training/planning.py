@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from convert.checkpoint import Blueprint, plan_model
 from slt_jax.config import Config
+from slt_jax.data.text import VOCABULARY
 from slt_jax.errors import UserError
 from slt_jax.models.flops import Flops, model_flops
 from slt_jax.models.memory import Memory
@@ -35,7 +36,6 @@ from slt_jax.training.sharding import Layout, check_batch_size, device_mesh
 from slt_jax.training.start import abstract_state, check_target_length
 from slt_jax.training.step import StepFunctions
 
-VOCABULARY = 8000  # of the tokenizer that training makes
 MOST_CLIPS = 256  # per device; the search for the largest batch ends there
 TRIES = 3  # programs compiled to confirm the largest batch
 

@@ -126,6 +126,14 @@ def test_minimal_pairs_differ_in_one_stream_only(stream):
         assert np.array_equal(one.miss_hand_r, two.miss_hand_r)
 
 
+@pytest.mark.parametrize("stream", STREAMS)
+def test_no_stream_can_be_done_without(stream):
+    """Of two sentences one has a sign that only this stream tells from another."""
+    told = {gloss for pair in minimal_pairs()[stream] for gloss in pair}
+    sentences = sample_sentences(np.random.default_rng(0), 1000, "full")
+    assert np.mean([bool(told & set(s.glosses)) for s in sentences]) > 0.4
+
+
 @pytest.mark.parametrize("mark", ["neg", "yn", "wh"])
 def test_negation_and_questions_leave_the_hands_alone(mark):
     plain = isolated("COMER")

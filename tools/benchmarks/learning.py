@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -36,6 +37,8 @@ def add_flags(top: argparse.ArgumentParser) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and score what has no result yet, one run after the other; the table and the plot show all there is."""
+    if not find_spec("matplotlib"):  # before hours of training, not after them
+        raise UserError("the plot needs matplotlib: install slt-jax[plots]")
     folder = Path(arguments.output)
     settings = {"train": arguments.train, "test": arguments.test, "epochs": arguments.epochs}
     file = folder / "results.json"
@@ -123,11 +126,9 @@ def table(results: Results) -> str:
 
 
 def plot(results: Results, path: Path) -> Path:
-    """A bar a run, the whole model's BLEU as a line. Raises UserError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("the plot needs matplotlib: install slt-jax[plots]") from None
+    """A bar a run, the whole model's BLEU as a line."""
+    from matplotlib.figure import Figure
+
     names = list(results)
     figure = Figure(figsize=(7, 0.32 * len(names) + 0.9), layout="constrained")
     axis = figure.subplots()

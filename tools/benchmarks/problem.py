@@ -7,11 +7,10 @@ import numpy as np
 
 from slt_jax.cli import flags
 from slt_jax.config import Config
+from slt_jax.data.text import IGNORE, VOCABULARY
 from slt_jax.errors import UserError
 
 RANDOM = "torchhub::dinov2_vits14:random"
-VOCABULARY = 8000  # as many tokens as a tokenizer has that training makes for itself
-IGNORE = -100
 
 
 def positive(text: str) -> int:
