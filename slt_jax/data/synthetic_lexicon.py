@@ -107,7 +107,7 @@ AYER       flat        in       cheek     out     -       -
 MAÑANA     flat        in       cheek     circle  -       -
 HOY        claw        out      neutral   down    flat    -
 AHORA      claw        out      neutral   down    fist    -
-SIEMPRE    why         forward  high      circle  -       -
+SIEMPRE    why         in       cheek     circle  -       -
 
 YO         index       across   chest     tap     -       -
 VOS        index       forward  neutral   far     -       -
@@ -120,15 +120,15 @@ MADRE      five        edge     mouth     tap     -       -
 PADRE      five        edge     forehead  tap     -       -
 HERMANO    two         across   chest     tap     two     o
 HERMANA    two         across   chest     tap     two     a
-AMIGO      hook        tilt     neutral   twist   hook    o
-AMIGA      hook        tilt     neutral   twist   hook    a
+AMIGO      two         across   chest     tap     hook    o
+AMIGA      two         across   chest     tap     hook    a
 MAESTRO    round       out      temple    out     -       o
 MAESTRA    round       out      temple    out     -       a
-ABUELO     claw        in       mouth     down    -       o
-ABUELA     claw        in       mouth     down    -       a
+ABUELO     claw        out      temple    out     -       o
+ABUELA     claw        out      temple    out     -       a
 NENE       flat        down     side      tap     -       o
 NENA       flat        down     side      tap     -       a
-MÉDICO     two         down     shoulder  tap     -       -
+MÉDICO     two         edge     forehead  tap     -       -
 
 PERRO      horns       out      temple    wave    -       -
 GATO       claw        edge     cheek     out     -       -
@@ -152,7 +152,7 @@ CASA       flat        tilt     forehead  down    mirror  -
 ESCUELA    flat        tilt     chest     down    mirror  -
 TRABAJO    fist        across   neutral   tap     fist    -
 HOSPITAL   two         across   shoulder  down    -       -
-PLAZA      ell         out      neutral   circle  mirror  -
+PLAZA      five        across   shoulder  down    -       -
 PLAYA      five        across   belly     wave    -       -
 
 GRANDE     ell         edge     neutral   out     mirror  -
@@ -179,8 +179,8 @@ VER        vee         in       temple    far     -       -
 MIRAR      vee         in       temple    circle  -       -
 LEER       vee         down     chest     zigzag  flat    -
 ESTUDIAR   vee         down     chest     zigzag  five    -
-BUSCAR     hook        out      temple    circle  -       squint
-PERDER     five>fist   down     neutral   down    mirror  -
+BUSCAR     hook        in       temple    circle  -       -
+PERDER     flat        forward  chest     circle  five    -
 TENER      five>fist   in       belly     up      -       -
 AYUDAR     thumb       out      chest     up      flat    -
 LLAMAR     thumb       out      chest     up      fist    -
