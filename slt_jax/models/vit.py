@@ -6,6 +6,7 @@ The same attribute names as the DINOv2 hub models, so `dinov2_vits14_pretrain.pt
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,8 @@ class VisionTransformer(nnx.Module):
             registers = jnp.broadcast_to(self.register_tokens[...], (patches.shape[0], *self.register_tokens.shape[1:]))
             tokens = jnp.concatenate([tokens[:, :1], registers.astype(self.dtype), tokens[:, 1:]], axis=1)
         for block in self.blocks:
-            tokens = self.memory.block(block)(residual(tokens))
+            kept = 1 if block is self.blocks[-1] else None  # nothing reads the other tokens of the last block
+            tokens = self.memory.block(partial(block, kept=kept))(residual(tokens))
         return self.norm(tokens[:, 0])
 
     def positions(self, rows: int, columns: int) -> Array:
@@ -139,8 +141,9 @@ class Block(nnx.Module):
         self.mlp = feed_forward(d, int(d * config.mlp_ratio), dtype=dtype, rngs=rngs)
         self.ls2 = LayerScale(d, dtype=dtype)
 
-    def __call__(self, x: Array) -> Array:
-        x = x + self.ls1(self.attn(self.norm1(x)))
+    def __call__(self, x: Array, kept: int | None = None) -> Array:
+        """Tokens (N, tokens, embed_dim) to those of the same places, or to the first `kept` alone."""
+        x = x[:, :kept] + self.ls1(self.attn(self.norm1(x), kept))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
@@ -150,11 +153,11 @@ class Attention(nnx.Module):
         self.qkv = linear(features, 3 * features, dtype=dtype, init=WEIGHTS, rngs=rngs)
         self.proj = linear(features, features, dtype=dtype, init=WEIGHTS, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, kept: int | None = None) -> Array:
         n, tokens, d = x.shape
         head = d // self.num_heads
         query, key, value = jnp.moveaxis(self.qkv(x).reshape(n, tokens, 3, self.num_heads, head), 2, 0)
-        return self.proj(attention(query, key, value, scale=head**-0.5).reshape(n, tokens, d))
+        return self.proj(attention(query[:, :kept], key, value, scale=head**-0.5).reshape(n, -1, d))
 
 
 class LayerScale(nnx.Module):
