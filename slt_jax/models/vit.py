@@ -17,8 +17,14 @@ from jax import Array
 from slt_jax.models.layers import attention, layer_norm, linear, normal, residual, torch_uniform
 from slt_jax.models.memory import KEEP_ALL, Memory
 
-# DINOv2 truncates at +-2, a hundred deviations out.
-WEIGHTS = normal(0.02)
+
+def weights(width: int):
+    """How the products of a ViT begin: from N(0, 0.02) as DINOv2's, whose narrowest has 384; from LeCun's below that.
+
+    A narrower ViT sums fewer terms, and with 0.02 all images look alike to it for the first epochs. (DINOv2 truncates
+    at +-2, a hundred deviations out.)
+    """
+    return normal(0.02 if width >= 384 else width**-0.5)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class VisionTransformer(nnx.Module):
         self.embed_dim = d
         self.dtype = dtype
         self.cls_token = nnx.Param(normal(1e-6)(rngs.params(), (1, 1, d)))
-        self.pos_embed = nnx.Param(WEIGHTS(rngs.params(), (1, 1 + config.grid**2, d)))
+        self.pos_embed = nnx.Param(normal(0.02)(rngs.params(), (1, 1 + config.grid**2, d)))
         if config.num_register_tokens:
             self.register_tokens = nnx.Param(normal(1e-6)(rngs.params(), (1, config.num_register_tokens, d)))
         self.mask_token = nnx.Param(jnp.zeros((1, d)))
@@ -150,8 +156,8 @@ class Block(nnx.Module):
 class Attention(nnx.Module):
     def __init__(self, features: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
         self.num_heads = num_heads
-        self.qkv = linear(features, 3 * features, dtype=dtype, init=WEIGHTS, rngs=rngs)
-        self.proj = linear(features, features, dtype=dtype, init=WEIGHTS, rngs=rngs)
+        self.qkv = linear(features, 3 * features, dtype=dtype, init=weights(features), rngs=rngs)
+        self.proj = linear(features, features, dtype=dtype, init=weights(features), rngs=rngs)
 
     def __call__(self, x: Array, kept: int | None = None) -> Array:
         n, tokens, d = x.shape
@@ -171,8 +177,8 @@ class LayerScale(nnx.Module):
 
 class Mlp(nnx.Module):
     def __init__(self, features: int, hidden: int, *, dtype, rngs: nnx.Rngs):
-        self.fc1 = linear(features, hidden, dtype=dtype, init=WEIGHTS, rngs=rngs)
-        self.fc2 = linear(hidden, features, dtype=dtype, init=WEIGHTS, rngs=rngs)
+        self.fc1 = linear(features, hidden, dtype=dtype, init=weights(features), rngs=rngs)
+        self.fc2 = linear(hidden, features, dtype=dtype, init=weights(features), rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
@@ -183,8 +189,8 @@ class SwiGLU(nnx.Module):
 
     def __init__(self, features: int, hidden: int, *, dtype, rngs: nnx.Rngs):
         hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
-        self.w12 = linear(features, 2 * hidden, dtype=dtype, init=WEIGHTS, rngs=rngs)
-        self.w3 = linear(hidden, features, dtype=dtype, init=WEIGHTS, rngs=rngs)
+        self.w12 = linear(features, 2 * hidden, dtype=dtype, init=weights(features), rngs=rngs)
+        self.w3 = linear(hidden, features, dtype=dtype, init=weights(features), rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         gate, value = jnp.split(self.w12(x), 2, axis=-1)
