@@ -103,8 +103,8 @@ def test_nothing_is_compiled_where_there_is_plenty(auto, monkeypatch):
 
 
 def test_the_first_rule_that_fits_is_taken(auto, monkeypatch):
-    kept = kept_bytes(auto.functions, auto.state, auto.batch)
-    limit = kept // 2  # a third of it could still fit, so that the compiler has to be asked
+    arrays = sum(map(subject.shard_bytes, (auto.state, auto.state["trained"], auto.batch)))
+    limit = arrays + kept_bytes(auto.functions, auto.state, auto.batch) // 2  # so that the compiler has to be asked
     used = {"--remat none": limit + 1, BLOCK: limit, CHUNKED: limit}
     assert device_choice(auto, monkeypatch, limit, used) == (Memory("block"), ["--remat none", BLOCK])
     used = {"--remat none": limit + 1, BLOCK: limit + 1, STREAM: limit + 1, CHUNKED: limit + 1}
