@@ -134,9 +134,10 @@ def plot(results: Results, path: Path) -> Path:
     axis = figure.subplots()
     colours = ["C0" if name.startswith("complete") else "0.6" for name in names]
     bars = axis.barh(names, [results[name]["bleu"] for name in names], color=colours, height=0.7)
-    axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     if whole := complete(results):
-        axis.axvline(mean(row["bleu"] for row in whole), color="C0", linewidth=1, linestyle="--")
+        axis.axvline(mean(row["bleu"] for row in whole), color="C0", linewidth=1, linestyle="--", zorder=0)
+    readable = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # where the line runs through a number
+    axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8, bbox=readable)
     axis.invert_yaxis()
     axis.set_xlim(0, 105)
     axis.set_xlabel("BLEU-4 on test sentences never seen in training", fontsize=9)
