@@ -1,11 +1,10 @@
 """From stream features to one vector a frame: projectors, fusion, positions."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from slt_jax.models.layers import dropout, layer_norm, linear, normal, split
+from slt_jax.models.layers import dropout, gelu, layer_norm, linear, normal, split
 
 
 class StreamProjector(nnx.Module):
@@ -24,7 +23,7 @@ class StreamProjector(nnx.Module):
         })
 
     def __call__(self, x: Array, *, key: Array | None = None) -> Array:
-        hidden = jax.nn.gelu(self.layers["1"](self.layers["0"](x)), approximate=False)
+        hidden = gelu(self.layers["1"](self.layers["0"](x)))
         return self.layers[self.last](dropout(hidden, self.rate, key))
 
 

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from slt_jax.models.layers import gelu
+
 KeysValues = tuple[Array, Array]
 Cache = dict
 
@@ -43,10 +45,6 @@ class FrozenConfig(dict):
 # --- activations, by HuggingFace's names --------------------------------------------------------------------------
 
 
-def gelu_exact(x: Array) -> Array:
-    return jax.nn.gelu(x, approximate=False)
-
-
 def gelu_tanh(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=True)
 
@@ -60,7 +58,7 @@ def identity(x: Array) -> Array:
 
 
 ACTIVATIONS = {
-    "relu": jax.nn.relu, "gelu": gelu_exact, "gelu_python": gelu_exact, "gelu_new": gelu_tanh, "gelu_fast": gelu_tanh,
+    "relu": jax.nn.relu, "gelu": gelu, "gelu_python": gelu, "gelu_new": gelu_tanh, "gelu_fast": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh, "quick_gelu": quick_gelu, "silu": jax.nn.silu, "swish": jax.nn.silu,
     "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "linear": identity,
 }

@@ -14,7 +14,18 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from slt_jax.models.layers import attention, layer_norm, linear, normal, residual, torch_uniform
+from slt_jax.models.layers import (
+    attention,
+    flash_attention,
+    gelu,
+    layer_norm,
+    linear,
+    normal,
+    product,
+    residual,
+    takes_flash_attention,
+    torch_uniform,
+)
 from slt_jax.models.memory import KEEP_ALL, Memory
 
 
@@ -97,9 +108,12 @@ class VisionTransformer(nnx.Module):
         if self.config.num_register_tokens:
             registers = jnp.broadcast_to(self.register_tokens[...], (patches.shape[0], *self.register_tokens.shape[1:]))
             tokens = jnp.concatenate([tokens[:, :1], registers.astype(self.dtype), tokens[:, 1:]], axis=1)
+        real = tokens.shape[1]
+        if takes_flash_attention(self.dtype, self.embed_dim // self.config.num_heads):
+            tokens = jnp.pad(tokens, [(0, 0), (0, -real % 8), (0, 0)])  # once, here: 257 are an odd number
         for block in self.blocks:
             kept = 1 if block is self.blocks[-1] else None  # nothing reads the other tokens of the last block
-            tokens = self.memory.block(partial(block, kept=kept))(residual(tokens))
+            tokens = self.memory.block(partial(block, real=real, kept=kept))(residual(tokens))
         return self.norm(tokens[:, 0])
 
     def positions(self, rows: int, columns: int) -> Array:
@@ -141,16 +155,19 @@ class Block(nnx.Module):
         d = config.embed_dim
         self.norm1 = layer_norm(d, 1e-6, dtype=dtype, rngs=rngs)
         self.attn = Attention(d, config.num_heads, dtype=dtype, rngs=rngs)
-        self.ls1 = LayerScale(d, dtype=dtype)
+        self.ls1 = LayerScale(d)
         self.norm2 = layer_norm(d, 1e-6, dtype=dtype, rngs=rngs)
         feed_forward = SwiGLU if config.ffn == "swiglu" else Mlp
         self.mlp = feed_forward(d, int(d * config.mlp_ratio), dtype=dtype, rngs=rngs)
-        self.ls2 = LayerScale(d, dtype=dtype)
+        self.ls2 = LayerScale(d)
 
-    def __call__(self, x: Array, kept: int | None = None) -> Array:
-        """Tokens (N, tokens, embed_dim) to those of the same places, or to the first `kept` alone."""
-        x = x[:, :kept] + self.ls1(self.attn(self.norm1(x), kept))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+    def __call__(self, x: Array, *, real: int, kept: int | None = None) -> Array:
+        """Tokens (N, tokens, embed_dim) to those of the same places, or to the first `kept` alone.
+
+        Those after the first `real` are padding, which the others do not attend to.
+        """
+        x = x[:, :kept] + self.attn(x, self.norm1, self.ls1, real=real, kept=kept)
+        return x + self.mlp(x, self.norm2, self.ls2)
 
 
 class Attention(nnx.Module):
@@ -159,20 +176,23 @@ class Attention(nnx.Module):
         self.qkv = linear(features, 3 * features, dtype=dtype, init=weights(features), rngs=rngs)
         self.proj = linear(features, features, dtype=dtype, init=weights(features), rngs=rngs)
 
-    def __call__(self, x: Array, kept: int | None = None) -> Array:
+    def __call__(self, x: Array, norm: nnx.LayerNorm, scale: "LayerScale", *, real: int, kept: int | None) -> Array:
         n, tokens, d = x.shape
         head = d // self.num_heads
-        query, key, value = jnp.moveaxis(self.qkv(x).reshape(n, tokens, 3, self.num_heads, head), 2, 0)
-        return self.proj(attention(query[:, :kept], key, value, scale=head**-0.5).reshape(n, -1, d))
+        packed = product(x, self.qkv, norm=norm).reshape(n, tokens, 3, self.num_heads, head)
+        query, key, value = jnp.moveaxis(packed, 2, 0)
+        if kept is None and takes_flash_attention(x.dtype, head):
+            mixed = flash_attention(query, key, value, real=real, scale=head**-0.5)
+        else:
+            mixed = attention(query[:, :kept], key[:, :real], value[:, :real], scale=head**-0.5)
+        return product(mixed.reshape(n, -1, d), self.proj, scale=scale.gamma[...])
 
 
 class LayerScale(nnx.Module):
-    def __init__(self, features: int, *, dtype):
-        self.gamma = nnx.Param(jnp.ones(features))
-        self.dtype = dtype
+    """A factor for each feature, which `product` takes into the weights before it."""
 
-    def __call__(self, x: Array) -> Array:
-        return x * self.gamma[...].astype(self.dtype)
+    def __init__(self, features: int):
+        self.gamma = nnx.Param(jnp.ones(features))
 
 
 class Mlp(nnx.Module):
@@ -180,8 +200,8 @@ class Mlp(nnx.Module):
         self.fc1 = linear(features, hidden, dtype=dtype, init=weights(features), rngs=rngs)
         self.fc2 = linear(hidden, features, dtype=dtype, init=weights(features), rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+    def __call__(self, x: Array, norm: nnx.LayerNorm, scale: LayerScale) -> Array:
+        return product(gelu(product(x, self.fc1, norm=norm)), self.fc2, scale=scale.gamma[...])
 
 
 class SwiGLU(nnx.Module):
@@ -192,9 +212,9 @@ class SwiGLU(nnx.Module):
         self.w12 = linear(features, 2 * hidden, dtype=dtype, init=weights(features), rngs=rngs)
         self.w3 = linear(hidden, features, dtype=dtype, init=weights(features), rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
-        gate, value = jnp.split(self.w12(x), 2, axis=-1)
-        return self.w3(jax.nn.silu(gate) * value)
+    def __call__(self, x: Array, norm: nnx.LayerNorm, scale: LayerScale) -> Array:
+        gate, value = jnp.split(product(x, self.w12, norm=norm), 2, axis=-1)
+        return product(jax.nn.silu(gate) * value, self.w3, scale=scale.gamma[...])
 
 
 # --- torch's bicubic resize as a matrix (target, source) per axis -------------------------------------------------

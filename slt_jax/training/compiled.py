@@ -28,13 +28,20 @@ class Prepare:
 @functools.lru_cache(maxsize=4)
 def jitted(functions: StepFunctions) -> tuple:
     """train_step, accumulate, apply, evaluate and encode under `jax.jit`; equal runs of one process share them."""
+    compiled = functools.partial(jax.jit, compiler_options=_compiler_options(functions))
     return (
-        jax.jit(functions.train_step, donate_argnums=0),
-        jax.jit(functions.accumulate, donate_argnums=1),
-        jax.jit(functions.apply, donate_argnums=0),
-        jax.jit(functions.evaluate),
-        jax.jit(functions.encode),
+        compiled(functions.train_step, donate_argnums=0),
+        compiled(functions.accumulate, donate_argnums=1),
+        compiled(functions.apply, donate_argnums=0),
+        compiled(functions.evaluate),
+        compiled(functions.encode),
     )
+
+
+def _compiler_options(functions: StepFunctions) -> dict[str, bool] | None:
+    """On a GPU products are cuBLAS's: XLA's own Triton kernels take longer to tune, and more memory to keep inputs."""
+    device = functions.layout.mesh.devices.flat[0] if functions.layout else jax.devices()[0]
+    return {"xla_gpu_enable_triton_gemm": False} if device.platform in ("gpu", "cuda") else None
 
 
 @dataclass

@@ -31,6 +31,14 @@ def test_the_gradient_passes_as_it_is():
     np.testing.assert_allclose(gradient, 3 * x**2, rtol=1e-6)
 
 
+def test_a_gpu_gets_the_gradient_as_one_row():
+    """What of this a GPU's compiler keeps to is told in docs/performance.md."""
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(residual(x) ** 2)))
+    lowered = jax.export.export(gradient, platforms=["cuda"])(jax.ShapeDtypeStruct((2, 3, 4), jnp.float32))
+    (barrier,) = [line for line in lowered.mlir_module().splitlines() if "optimization_barrier" in line]
+    assert "tensor<24xf32>" in barrier
+
+
 def test_an_overflow_stays_one():
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(residual(x) * jnp.inf)))(jnp.ones((2, 3)))
     assert not np.isfinite(gradient).any()

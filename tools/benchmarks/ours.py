@@ -87,7 +87,7 @@ class Training:
         config = self.config
         dtype = compute_dtype(config.data.precision)
         flops = model_flops(
-            lambda: self.plan.build(dtype=dtype), config.model, self.trained,
+            self.plan.build, config.model, self.trained,
             target_length=config.data.max_target_length,
         )
         return device_facts() | {
@@ -161,6 +161,7 @@ class Generation:
     def __init__(self, config: Config):
         choose_device(config.data.device)
         keep_compiled_programs()
+        use_precision("float32")  # of `turn` as of the translator: else a GPU computes in TF32
         self.config = config
         plan = plan_of(config)
         self.translator = Translator(plan, split_model(plan.build(seed=config.data.seed))[1])

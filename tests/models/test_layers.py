@@ -1,0 +1,105 @@
+"""The products and activations of a ViT block against the layers they stand for, values and gradients."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from slt_jax.models import layers, vit
+
+RNG = np.random.default_rng(0)
+
+
+def random(*shape) -> jax.Array:
+    return jnp.asarray(RNG.standard_normal(shape, np.float32))
+
+
+def close(ours, theirs, tolerance=1e-5):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_product_takes_norm_and_scale_into_its_weights(normed, scaled):
+    layer = layers.linear(24, 40, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    norm = layers.layer_norm(24, 1e-6, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    norm.scale[...], norm.bias[...] = 1 + random(24), random(24)
+    weights, gamma, x = random(5, 7, 40), 1 + random(40), 3 + random(5, 7, 24)
+    graph, state = nnx.split((layer, norm))
+
+    def total(call, state, gamma, x):
+        return jnp.sum(weights * call(*nnx.merge(graph, state), gamma, x))
+
+    def ours(layer, norm, gamma, x):
+        return layers.product(x, layer, norm=norm if normed else None, scale=gamma if scaled else None)
+
+    def plain(layer, norm, gamma, x):
+        return layer(norm(x) if normed else x) * (gamma if scaled else 1)
+
+    found, expected = (
+        jax.value_and_grad(lambda *given, call=call: total(call, *given), (0, 1, 2))(state, gamma, x)
+        for call in (ours, plain)
+    )
+    close(found[0], expected[0])
+    close(found[1], expected[1])
+
+
+def test_the_gelu_is_torchs():
+    x = jnp.linspace(-7, 7, 4001)
+    there = torch.tensor(np.asarray(x), requires_grad=True)
+    torch.nn.functional.gelu(there).sum().backward()
+    with torch.no_grad():
+        expected = torch.nn.functional.gelu(there).numpy()
+    # Far out its value is a difference of numbers near 1, in torch as here.
+    np.testing.assert_allclose(layers.gelu(x), expected, rtol=1e-5, atol=1e-6)
+    gradient = jax.grad(lambda x: layers.gelu(x).sum())(x)
+    np.testing.assert_allclose(gradient, there.grad.numpy(), rtol=1e-5, atol=1e-6)
+    assert layers.gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_padding_for_flash_attention_changes_nothing(monkeypatch, frozen):
+    """17 tokens become 24 where cuDNN is to take them; here JAX's own attention stands in for it."""
+    sizes = vit.ViTConfig(embed_dim=32, depth=3, num_heads=2, patch_size=7, image_size=28)
+    graph, state = nnx.split(vit.VisionTransformer(sizes, rngs=nnx.Rngs(0)))
+    images, weights = random(3, 28, 28, 3), random(3, 32)
+
+    def total(state, images):
+        return jnp.sum(weights * nnx.merge(graph, state)(images))
+
+    def found():
+        return jax.jit(partial(total) if frozen else jax.value_and_grad(total))(state, images)
+
+    expected, seen = found(), []
+    of_jax = jax.nn.dot_product_attention
+
+    def attend(query, *others, implementation, **options):
+        seen.append((implementation, query.shape))
+        return of_jax(query, *others, **options)
+
+    monkeypatch.setattr(vit, "takes_flash_attention", lambda dtype, head: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attend)
+    close(found(), expected)
+    assert seen == 2 * [("cudnn", (3, 24, 2, 16))]  # the last block has one query an image, and does it itself
+
+
+def test_flash_attention_is_for_16_bits_on_a_gpu(monkeypatch):
+    assert not layers.takes_flash_attention(jnp.bfloat16, 64)  # this is a CPU
+
+    class Device:
+        compute_capability = "9.0"
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device])
+    assert layers.takes_flash_attention(jnp.bfloat16, 64) and layers.takes_flash_attention(jnp.float16, 64)
+    assert not layers.takes_flash_attention(jnp.float32, 64)
+    assert not layers.takes_flash_attention(jnp.bfloat16, 20) and not layers.takes_flash_attention(jnp.bfloat16, 256)
+    Device.compute_capability = "7.5"
+    assert not layers.takes_flash_attention(jnp.bfloat16, 64)
+    Device.compute_capability = "gfx942"
+    assert not layers.takes_flash_attention(jnp.bfloat16, 64)
