@@ -96,9 +96,11 @@ def test_flash_attention_is_for_16_bits_on_a_gpu(monkeypatch):
         compute_capability = "9.0"
 
     monkeypatch.setattr(jax, "devices", lambda: [Device])
-    assert layers.takes_flash_attention(jnp.bfloat16, 64) and layers.takes_flash_attention(jnp.float16, 64)
+    assert layers.takes_flash_attention(jnp.bfloat16, 64)
+    assert layers.takes_flash_attention(jnp.float16, 64)
     assert not layers.takes_flash_attention(jnp.float32, 64)
-    assert not layers.takes_flash_attention(jnp.bfloat16, 20) and not layers.takes_flash_attention(jnp.bfloat16, 256)
+    assert not layers.takes_flash_attention(jnp.bfloat16, 20)
+    assert not layers.takes_flash_attention(jnp.bfloat16, 256)
     Device.compute_capability = "7.5"
     assert not layers.takes_flash_attention(jnp.bfloat16, 64)
     Device.compute_capability = "gfx942"

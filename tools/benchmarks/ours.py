@@ -85,10 +85,8 @@ class Training:
     def facts(self) -> dict[str, Any]:
         """The device and the work: `flops` are forward and backward of one clip."""
         config = self.config
-        dtype = compute_dtype(config.data.precision)
         flops = model_flops(
-            self.plan.build, config.model, self.trained,
-            target_length=config.data.max_target_length,
+            self.plan.build, config.model, self.trained, target_length=config.data.max_target_length
         )
         return device_facts() | {
             "parameters": sum(p.size for p in (self.state["trained"] | self.state["frozen"]).values()),
