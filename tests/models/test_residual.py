@@ -1,5 +1,7 @@
 """The gradient's way back through the blocks: right, and computed once."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,8 +37,7 @@ def test_a_gpu_gets_the_gradient_as_one_row():
     """What of this a GPU's compiler keeps to is told in docs/performance.md."""
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(residual(x) ** 2)))
     lowered = jax.export.export(gradient, platforms=["cuda"])(jax.ShapeDtypeStruct((2, 3, 4), jnp.float32))
-    (barrier,) = [line for line in lowered.mlir_module().splitlines() if "optimization_barrier" in line]
-    assert "tensor<24xf32>" in barrier
+    assert re.search("optimization_barrier.*tensor<24xf32>", lowered.mlir_module())
 
 
 def test_an_overflow_stays_one():
