@@ -34,8 +34,9 @@ def choose_device(name: str) -> None:
 
     if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX has looked for TPU chips and found none
         expect_no_tpu()
-    if platform:
-        jax.config.update("jax_platforms", platform)
+    if platforms := platform or jax.config.jax_platforms:
+        # The CPU as well, behind the others: a run's first state is made there.
+        jax.config.update("jax_platforms", platforms if "cpu" in platforms else f"{platforms},cpu")
     if platform == "cpu":
         keep_freed_memory()
     try:

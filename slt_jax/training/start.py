@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -85,18 +86,26 @@ def fresh_params(plan: Blueprint, entries: list[Entry], seed: int, *, given: Col
     `given` are the torch keys that will be replaced anyway: a part that is all there needs no file.
     """
     pretrained = pretrained_params(plan.config, entries, given)
-    _, params = split_model(plan.build(seed=seed))
-    params |= jax.tree.map(jnp.asarray, pretrained)
-    face = plan.backbones[0]
-    if isinstance(face, ViTConfig) and plan.config.d_model == face.embed_dim:
-        positions = "encoder.positional.embedding.embedding"
-        params[positions] = initial_positions(params["encoder.face_backbone.pos_embed"], plan.config.sequence_length)
+    with _on_host():
+        _, params = split_model(plan.build(seed=seed))
+        params |= jax.tree.map(jnp.asarray, pretrained)
+        face = plan.backbones[0]
+        if isinstance(face, ViTConfig) and plan.config.d_model == face.embed_dim:
+            first = params["encoder.face_backbone.pos_embed"]
+            params["encoder.positional.embedding.embedding"] = initial_positions(first, plan.config.sequence_length)
     return params
 
 
 def initial_state(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer, layout: Layout) -> TrainState:
     """A train state at step 0 in the places of `layout`."""
-    return place_state(assemble(params, trained, optimizer), layout)
+    with _on_host():
+        state = assemble(params, trained, optimizer)
+    return place_state(state, layout)
+
+
+def _on_host() -> AbstractContextManager:
+    """Arrays made in it are the CPU's, as `place_state` wants them; a GPU would compile a program for each shape."""
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
 
 
 def assemble(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer) -> TrainState:

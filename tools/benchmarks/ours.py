@@ -25,7 +25,7 @@ from slt_jax.training.memory import step_memory, with_memory_rule
 from slt_jax.training.optim import build_optimizer
 from slt_jax.training.precision import compute_dtype, use_precision
 from slt_jax.training.sharding import Layout, check_batch_size, device_mesh, place_batch
-from slt_jax.training.start import initial_state
+from slt_jax.training.start import fresh_params, initial_state
 from slt_jax.training.step import StepFunctions
 from tools.benchmarks.problem import raw_batch
 from tools.benchmarks.processes import resident
@@ -66,7 +66,7 @@ class Training:
         use_precision(config.data.precision)
         self.trained = trained_paths(config.model, {entry.path for entry in self.entries}, structure.buffers)
         optimizer = build_optimizer(config.optim)
-        params = split_model(self.plan.build(seed=config.data.seed))[1]
+        params = fresh_params(self.plan, self.entries, config.data.seed)
         self.state = initial_state(params, self.trained, optimizer, layout)
         on_device = Prepare(tuple(config.data.mix_streams.items()), v9_hand_masks=False)
         functions = StepFunctions(
@@ -104,10 +104,10 @@ class Training:
     def loss(self, rows: int) -> float:
         """The loss of the first rows in float32, without dropout."""
         structure, _ = self.plan.structure()
-        evaluate = dataclasses.replace(self.compiled.functions, structure=structure).evaluate
+        evaluate = Compiled(dataclasses.replace(self.compiled.functions, structure=structure)).evaluate
         params = self.state["trained"] | self.state["frozen"]
         with jax.default_matmul_precision("highest"):
-            results = jax.jit(evaluate)(params, {name: array[:rows] for name, array in self.raw.items()})
+            results = evaluate(params, {name: array[:rows] for name, array in self.raw.items()})
         return float(results["loss"])
 
     def turn(self, steps: int, warm_up: int) -> dict[str, Any]:
