@@ -6,9 +6,11 @@ optax's agree to 2.6e-5 after 300 steps, which is not enough to continue a torch
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from slt_jax.config import OptimConfig
@@ -35,8 +37,8 @@ class Optimizer:
 
     def init(self, params: dict[str, Array]) -> OptState:
         """Zeros for every slot, and `step`: the updates each parameter has had, in the order of sorted paths."""
-        state: OptState = {slot: {path: jnp.zeros_like(p) for path, p in params.items()} for slot in self.slots}
-        return state | {"step": jnp.zeros(len(params), jnp.float32)}
+        state = {slot: {path: np.zeros(p.shape, p.dtype) for path, p in params.items()} for slot in self.slots}
+        return state | {"step": np.zeros(len(params), np.float32)}
 
     def update(
         self, params: dict[str, Array], grads: dict[str, Array], state: OptState, lr: Array
@@ -52,6 +54,8 @@ class Optimizer:
         new_state = {slot: {path: results[path][1][slot] for path in paths} for slot in self.slots}
         return {path: results[path][0] for path in paths}, new_state | {"step": step}
 
+    # Of their own, so that each shape is traced once: a model has hundreds of parameters and dozens of shapes.
+    @partial(jax.jit, static_argnums=0)
     def _adam(self, p: Array, g: Array, slots: dict, lr: Array, step: Array) -> tuple[Array, dict]:
         b1, b2 = self.betas
         if self.kind == "adamw":
@@ -66,6 +70,7 @@ class Optimizer:
         p = p - lr / correction1 * mean / (jnp.sqrt(square) / jnp.sqrt(correction2) + self.epsilon)
         return p, {"exp_avg": mean, "exp_avg_sq": square}
 
+    @partial(jax.jit, static_argnums=0)
     def _sgd(self, p: Array, g: Array, slots: dict, lr: Array, step: Array) -> tuple[Array, dict]:
         if self.weight_decay:
             g = g + self.weight_decay * p
