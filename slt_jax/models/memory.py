@@ -5,9 +5,11 @@ Nothing here changes a weight, a name or a result: only how much memory a step t
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 
 from slt_jax.models.images import normalise
@@ -30,9 +32,11 @@ class Memory:
         chunk = f" --frame-chunk {self.frame_chunk}" if self.frame_chunk else ""
         return f"--remat {self.remat}{chunk}"
 
-    def block(self, block: Callable) -> Callable:
-        """A transformer block under this rule."""
-        return block if self.remat == "none" else jax.checkpoint(block)
+    def block(self, block: nnx.Module, **settings) -> Callable:
+        """A transformer block under this rule; `settings` are no arrays. Blocks that are alike are traced once."""
+        graph, weights = nnx.split(block)
+        run = partial(_run, graph, tuple(settings.items()))
+        return partial(run if self.remat == "none" else jax.checkpoint(run), weights)
 
     def stream(self, backbone: Callable[[Array], Array], images: Array) -> Array:
         """`backbone(images)`, (N, d) of (N, H, W, 3), under this rule; a backbone without blocks is one block.
@@ -67,6 +71,11 @@ class Memory:
         # Within a loop nothing can be merged with the first computation, so no barrier is needed.
         features = jax.lax.map(jax.checkpoint(chunk, prevent_cse=False), split)
         return jnp.moveaxis(features, 0, 1).reshape(self.shards, chunks * size, -1)[:, :rows].reshape(len(images), -1)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _run(graph: nnx.GraphDef, settings: tuple, weights: nnx.State, *inputs, **others):
+    return nnx.merge(graph, weights)(*inputs, **dict(settings), **others)
 
 
 KEEP_ALL = Memory()

@@ -6,7 +6,6 @@ The same attribute names as the DINOv2 hub models, so `dinov2_vits14_pretrain.pt
 import dataclasses
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +112,7 @@ class VisionTransformer(nnx.Module):
             tokens = jnp.pad(tokens, [(0, 0), (0, -real % 8), (0, 0)])  # once, here: 257 are an odd number
         for block in self.blocks:
             kept = 1 if block is self.blocks[-1] else None  # nothing reads the other tokens of the last block
-            tokens = self.memory.block(partial(block, real=real, kept=kept))(residual(tokens))
+            tokens = self.memory.block(block, real=real, kept=kept)(residual(tokens))
         return self.norm(tokens[:, 0])
 
     def positions(self, rows: int, columns: int) -> Array:
