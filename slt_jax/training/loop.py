@@ -130,6 +130,7 @@ def train(
 
     # --- the compiled functions -------------------------------------------------------------------------------------
     on_device = Prepare(tuple(config.data.mix_streams.items()), bool(config.data.v9_hand_masks))
+    optimizer = optimizer.suited(state["optimizer"])
     functions = StepFunctions(
         structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed, on_device,
         scaled=dtype == jnp.float16, layout=layout,

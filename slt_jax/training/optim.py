@@ -4,6 +4,7 @@ Only the trained parameters have state. The formulas are those of torch.optim (2
 optax's agree to 2.6e-5 after 300 steps, which is not enough to continue a torch run.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -20,13 +21,18 @@ OptState = dict[str, Array | dict[str, Array]]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """`kind` is adamw, adam or sgd; the learning rate is an argument of every update."""
+    """`kind` is adamw, adam or sgd; the learning rate is an argument of every update.
+
+    `in_step`: all parameters have had as many updates. An update that counts for each by itself takes twice as long to
+    compile.
+    """
 
     kind: str
     weight_decay: float = 0.0
     momentum: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
+    in_step: bool = False
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -40,6 +46,11 @@ class Optimizer:
         state = {slot: {path: np.zeros(p.shape, p.dtype) for path, p in params.items()} for slot in self.slots}
         return state | {"step": np.zeros(len(params), np.float32)}
 
+    def suited(self, state: OptState) -> "Optimizer":
+        """This optimizer, `in_step` where that is so; parameters that torch never updated are behind."""
+        steps = jax.device_get(state["step"])
+        return dataclasses.replace(self, in_step=bool((steps == steps[:1]).all()))
+
     def update(
         self, params: dict[str, Array], grads: dict[str, Array], state: OptState, lr: Array
     ) -> tuple[dict[str, Array], OptState]:
@@ -47,9 +58,10 @@ class Optimizer:
         step = state["step"] + 1
         paths = sorted(params)
         rule = self._sgd if self.kind == "sgd" else self._adam
+        steps = [step[0 if self.in_step else i] for i in range(len(paths))]
         results = {
-            path: rule(params[path], grads[path], {slot: state[slot][path] for slot in self.slots}, lr, step[i])
-            for i, path in enumerate(paths)
+            path: rule(params[path], grads[path], {slot: state[slot][path] for slot in self.slots}, lr, own)
+            for path, own in zip(paths, steps, strict=True)
         }
         new_state = {slot: {path: results[path][1][slot] for path in paths} for slot in self.slots}
         return {path: results[path][0] for path in paths}, new_state | {"step": step}

@@ -112,7 +112,7 @@ class Planner:
         self.dtype = compute_dtype(config.data.precision)
         self.structure, entries = self.plan.structure(dtype=self.dtype)
         self.trained = trained_paths(config.model, {entry.path for entry in entries}, self.structure.buffers)
-        self.optimizer = build_optimizer(config.optim)
+        self.optimizer = dataclasses.replace(build_optimizer(config.optim), in_step=True)
 
     @cached_property
     def flops(self) -> dict[str, Flops]:

@@ -95,8 +95,9 @@ def ours() -> SimpleNamespace:
 
 
 def begin(ours, optimizer: Optimizer, clip: float | None = CLIP) -> tuple[Compiled, dict]:
-    functions = StepFunctions(ours.structure, optimizer, SMOOTHING, clip, 0, given)
-    return Compiled(functions), initial_state(ours.params, ours.trained, optimizer, Layout(device_mesh()))
+    state = initial_state(ours.params, ours.trained, optimizer, Layout(device_mesh()))
+    functions = StepFunctions(ours.structure, optimizer.suited(state["optimizer"]), SMOOTHING, clip, 0, given)
+    return Compiled(functions), state
 
 
 def given(batch, key):

@@ -70,8 +70,8 @@ class Training:
         self.state = initial_state(params, self.trained, optimizer, layout)
         on_device = Prepare(tuple(config.data.mix_streams.items()), v9_hand_masks=False)
         functions = StepFunctions(
-            structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed,
-            on_device, scaled=dtype == jnp.float16, layout=layout,
+            structure, optimizer.suited(self.state["optimizer"]), config.optim.label_smoothing,
+            config.optim.grad_clip_norm, config.data.seed, on_device, scaled=dtype == jnp.float16, layout=layout,
         )
         self.compiled = Compiled(with_memory_rule(functions, self.plan, config, self.state))
         self.raw = raw_batch(config, self.vocabulary, config.data.batch_size)
