@@ -13,6 +13,7 @@ from tools.benchmarks import attention
 from tools.benchmarks.command import main
 from tools.benchmarks.processes import Side
 from tools.benchmarks.step import check_same, of_turns, turn
+from tools.benchmarks.timing import Seconds
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 BACKBONE = 'model.backbone={"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 14, "image_size": 56}'
@@ -130,6 +131,28 @@ def test_a_side_that_does_not_fit_is_told_and_the_others_go_on():
     arguments = SimpleNamespace(steps=1, warm_up=1)
     taken = [turn(Side("torch", Hungry), arguments, together=False) for _ in range(2)]
     assert of_turns(taken) == {"error": "torch: does not fit the device's memory; use a smaller --batch-size"}
+
+
+class Modest:
+    """A side that reaches 70 bytes in its first process, 90 in its second."""
+
+    def __init__(self, peaks: Path):
+        self.peak = int(peaks.read_text()) + 20
+        peaks.write_text(str(self.peak))
+
+    def turn(self, steps: int, warm_up: int) -> dict:
+        return {"seconds": Seconds(0.5, 0.25), "losses": [2.0]}
+
+    def bytes_in_use(self) -> dict:
+        return {"now": 1, "peak": self.peak}
+
+
+def test_a_side_alone_on_its_device_tells_its_peak(tmp_path):
+    arguments, peaks = SimpleNamespace(steps=1, warm_up=1), tmp_path / "peaks"
+    peaks.write_text("50")
+    result = of_turns([turn(Side("ours", Modest, peaks), arguments, together=False) for _ in range(2)])
+    assert result["peak"] == 90
+    assert result["seconds"]["median"] == 0.5
 
 
 def test_what_computes_something_else_is_not_timed():

@@ -1,6 +1,7 @@
 """Time of an optimiser step on made-up clips, and of the same step in torch."""
 
 import argparse
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             losses = {}
             for name, side in sides.items():
                 losses[name] = side.call("loss", CHECKED)
+                print(f"{name}: float32 loss {losses[name]:.6f}", file=sys.stderr, flush=True)
                 facts["versions"] |= side.call("facts")["versions"]
                 if not together:
                     side.close()
@@ -81,8 +83,11 @@ def check_same(losses: dict[str, float]) -> None:
 
 
 def turn(side: Side, arguments: argparse.Namespace, together: bool) -> dict[str, Any] | OutOfMemory:
+    """Times and losses of steps; where the side has the device to itself also `peak`, its bytes at most."""
     try:
-        return side.call("turn", arguments.steps, arguments.warm_up)
+        taken = side.call("turn", arguments.steps, arguments.warm_up)
+        print(f"{side.name}: {1e3 * taken['seconds'].wall:,.1f} ms a step", file=sys.stderr, flush=True)
+        return taken if together else taken | {"peak": side.call("bytes_in_use")["peak"]}
     except OutOfMemory as error:
         return error
     finally:
@@ -94,7 +99,10 @@ def of_turns(taken: list[dict[str, Any] | OutOfMemory]) -> dict[str, Any]:
     """The times of a side's steps and the losses of its first ones, or why it has none."""
     if failure := next((one for one in taken if isinstance(one, OutOfMemory)), None):
         return {"error": str(failure)}
-    return {"seconds": summary([one["seconds"] for one in taken]), "losses": taken[0]["losses"]}
+    peaks = [one["peak"] for one in taken if "peak" in one]
+    return {"seconds": summary([one["seconds"] for one in taken]), "losses": taken[0]["losses"]} | (
+        {"peak": max(peaks)} if peaks else {}
+    )
 
 
 def report(config: Config, facts: dict[str, Any], losses: dict[str, float], results: dict[str, dict]) -> None:
@@ -117,6 +125,7 @@ def report(config: Config, facts: dict[str, Any], losses: dict[str, float], resu
         print(
             f"{name}: {told(result['seconds'])} a step; {result['clips_per_second']:,.2f} clips/s, "
             f"{result['flops_per_second'] / 1e12:,.3f} TFLOP/s, {result['share_of_matmul_peak']:.1%} of the peak"
+            + (f"; at most {result['peak'] / 2**30:,.1f} GiB" if "peak" in result else "")
         )
         if times := result.get("times_ours"):
             print(f"  {name} / ours: " + ", ".join(f"{what} {ratio:.2f}" for what, ratio in times.items()))
