@@ -124,7 +124,8 @@ def test_the_model_computes_the_same(split):
     }))  # fmt: skip
     structure, _ = plan.structure()
     _, params = split_model(plan.build(seed=1))
-    params = jax.tree.map(lambda array: array + 0.1, params)  # no zeros that hide something
+    rng = np.random.default_rng(0)  # no zeros that hide something, and none of a LayerNorm's inputs nearly constant
+    params = {path: array + rng.normal(0, 0.1, array.shape).astype(np.float32) for path, array in params.items()}
 
     @jax.jit
     def loss_and_gradients(params, batch):
@@ -146,7 +147,7 @@ def test_the_model_computes_the_same(split):
     losses, gradients = zip(*(loss_and_gradients(params, b) for b in (short.arrays, padded)), strict=True)
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     for path, gradient in gradients[0].items():
-        np.testing.assert_allclose(gradient, gradients[1][path], rtol=1e-4, atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(gradient, gradients[1][path], rtol=1e-5, atol=1e-6, err_msg=path)
     assert jnp.abs(gradients[0]["encoder.positional.embedding.embedding"][:3]).min() > 0
 
 
