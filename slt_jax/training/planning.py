@@ -173,7 +173,7 @@ def largest_batch(measure: Callable[[int], StepMemory], parts: int, asked: int, 
     """The most clips, a multiple of `parts`, for which `measure(clips)` fits; `asked` may be one already measured.
 
     Memory grows evenly with the batch, but for what a compiler lays out otherwise: two sizes lead to the limit, and
-    the program of that size decides.
+    the program of that size decides. Where they do not, the last size is told that fitted when it was doubled.
     """
 
     def fits(clips: int) -> bool:
@@ -186,8 +186,14 @@ def largest_batch(measure: Callable[[int], StepMemory], parts: int, asked: int, 
     second = known if known > parts else 2 * parts
     each = (measure(second).total - measure(parts).total) / (second - parts)
     guess = 3 * MOST_CLIPS * parts if each <= 0 else int(parts + (usable - measure(parts).total) / each)
-    if guess > 2 * MOST_CLIPS * parts:  # far from any doubt
+    roomy = 2 * measure(second).total < usable
+    if roomy and guess > 2 * MOST_CLIPS * parts:  # far from any doubt
         return MOST_CLIPS * parts
+    if not roomy and guess > 4 * second:
+        # A TPU's compiler that is short of memory computes again by itself: it hardly grows, and leads nowhere.
+        while known < MOST_CLIPS * parts and fits(2 * known):
+            known *= 2
+        return known
     for _ in range(TRIES):
         guess = min(guess, MOST_CLIPS * parts) // parts * parts
         if guess <= known:

@@ -97,6 +97,15 @@ def test_the_largest_batch_is_found_with_few_programs(parts, asked, jump, expect
     assert len(set(programs)) <= 5
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(1, 8), (3, 12), (20, 8)])
+def test_a_compiler_that_saves_memory_by_itself_misleads_nobody(asked, expected):
+    """libtpu does, without `--remat`: two clips take no more than one, and yet not any number fits."""
+    def needs(clips: int) -> StepMemory:
+        return StepMemory(0, 0, 960 - clips, fits=clips <= 14)
+
+    assert largest_batch(needs, 1, asked, usable=1000) == expected
+
+
 def test_no_batch_fits_where_one_clip_does_not():
     assert largest_batch(measure(2000, 1)[0], 2, 4, usable=1000) == 0
 
