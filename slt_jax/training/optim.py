@@ -23,7 +23,7 @@ OptState = dict[str, Array | dict[str, Array]]
 class Optimizer:
     """`kind` is adamw, adam or sgd; the learning rate is an argument of every update.
 
-    `in_step`: all parameters have had as many updates. An update that counts for each by itself takes twice as long to
+    `in_step`: all parameters have had as many updates. With a count for each a GPU's step takes half as long again to
     compile.
     """
 

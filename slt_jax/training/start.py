@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,8 @@ def fresh_params(plan: Blueprint, entries: list[Entry], seed: int, *, given: Col
     `given` are the torch keys that will be replaced anyway: a part that is all there needs no file.
     """
     pretrained = pretrained_params(plan.config, entries, given)
-    with _on_host():
+    # On the CPU, where `place_state` reads them: a GPU would compile a program for each shape of zeros and ones.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
         _, params = split_model(plan.build(seed=seed))
         params |= jax.tree.map(jnp.asarray, pretrained)
         face = plan.backbones[0]
@@ -98,14 +98,7 @@ def fresh_params(plan: Blueprint, entries: list[Entry], seed: int, *, given: Col
 
 def initial_state(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer, layout: Layout) -> TrainState:
     """A train state at step 0 in the places of `layout`."""
-    with _on_host():
-        state = assemble(params, trained, optimizer)
-    return place_state(state, layout)
-
-
-def _on_host() -> AbstractContextManager:
-    """Arrays made in it are the CPU's, as `place_state` wants them; a GPU would compile a program for each shape."""
-    return jax.default_device(jax.local_devices(backend="cpu")[0])
+    return place_state(assemble(params, trained, optimizer), layout)
 
 
 def assemble(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer) -> TrainState:
