@@ -34,13 +34,14 @@ def choose_device(name: str) -> None:
 
     if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX has looked for TPU chips and found none
         expect_no_tpu()
-    if platforms := platform or jax.config.jax_platforms:
-        # The CPU as well, behind the others: a run's first state is made there.
-        jax.config.update("jax_platforms", platforms if "cpu" in platforms else f"{platforms},cpu")
+    wanted = platform or jax.config.jax_platforms
+    if wanted:  # the CPU as well, behind the others: a run's first state is made there
+        jax.config.update("jax_platforms", wanted if "cpu" in wanted else f"{wanted},cpu")
     if platform == "cpu":
         keep_freed_memory()
     try:
-        jax.devices()
+        # By name, as JAX would be content with the CPU.
+        jax.devices(wanted.partition(",")[0] if wanted and "cpu" not in wanted else None)
     except RuntimeError:
         extra = {"cuda": "cuda", "tpu": "tpu"}.get(platform or "", "cuda")
         advice = f"install slt-jax[{extra}] or use --device cpu"
