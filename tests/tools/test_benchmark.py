@@ -8,11 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from slt_jax.cli import flags
 from slt_jax.errors import UserError
 from tools.benchmarks import attention
 from tools.benchmarks.command import main
+from tools.benchmarks.problem import add_config_flags, problem
 from tools.benchmarks.processes import Side
-from tools.benchmarks.step import check_same, of_turns, turn
+from tools.benchmarks.step import check_same, of_turns, ours, turn
 from tools.benchmarks.timing import Seconds
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
@@ -118,6 +120,17 @@ def test_compile(bare, tmp_path, capsys):
     assert warm["compile"] < cold["compile"]
     assert cold["total"] > sum(cold[part] for part in cold if part != "total")
     assert "warm: " in capsys.readouterr().out
+
+
+def test_named_backbones_are_neither_read_nor_downloaded(tmp_path, monkeypatch):
+    """As configs/single_signer.yml names them: their sizes count, their weights are random."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    top = flags.command_parser("benchmark", "")
+    add_config_flags(top)
+    given = [*TINY[: TINY.index("--set")], "--optimizer", "sgd", "--face-backbone", "torchhub::dinov2_vits14"]
+    training = ours(problem(flags.parse(top, given)))
+    assert training.plan.backbones[0].embed_dim == 384
+    assert float(abs(training.state["trained"]["encoder.face_backbone.pos_embed"]).max()) > 0
 
 
 class Hungry:

@@ -66,7 +66,8 @@ class Training:
         use_precision(config.data.precision)
         self.trained = trained_paths(config.model, {entry.path for entry in self.entries}, structure.buffers)
         optimizer = build_optimizer(config.optim)
-        params = fresh_params(self.plan, self.entries, config.data.seed)
+        random = {entry.key for entry in self.entries}  # no part's weights are read, whatever the configuration names
+        params = fresh_params(self.plan, self.entries, config.data.seed, given=random)
         self.state = initial_state(params, self.trained, optimizer, layout)
         on_device = Prepare(tuple(config.data.mix_streams.items()), v9_hand_masks=False)
         functions = StepFunctions(
