@@ -31,18 +31,28 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("target", metavar=target, type=Path)
         command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of the weights written")
         command.add_argument("--overwrite", action="store_true", help="replace what is there")
-        command.add_argument("--dry-run", action="store_true",
-                             help="write nothing; print the +/- diff against the model (exit code 1 where they differ)")
+        command.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="write nothing; print the +/- diff against the model (exit code 1 where they differ)",
+        )
         model = command.add_mutually_exclusive_group()
-        model.add_argument("--model", metavar="JSON", help="the model as an object of configuration keys, for a file "
-                           "without its configuration and for --dry-run")
+        model.add_argument(
+            "--model",
+            metavar="JSON",
+            help="the model as an object of configuration keys, for a file without its configuration and for --dry-run",
+        )
         model.add_argument("--config", metavar="FILE", help="the same from the section model of a YAML or JSON file")
         if name != "to-jax":
             command.add_argument("--prefix", default="", help="put before every key written, as module.")
         if name != "to-safetensors":
             state = command.add_mutually_exclusive_group()
-            state.add_argument("--include-optimizer", dest="weights_only", action="store_false",
-                               help="optimiser and scaler state too, where there is one (default)")
+            state.add_argument(
+                "--include-optimizer",
+                dest="weights_only",
+                action="store_false",
+                help="optimiser and scaler state too, where there is one (default)",
+            )
             state.add_argument("--weights-only", action="store_true", help="leave out optimiser and scaler state")
             command.set_defaults(weights_only=False)
 

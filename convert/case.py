@@ -167,8 +167,11 @@ def _trace(case: Case, plan: Blueprint) -> Iterator[Row]:
 def _schedule(optim: Mapping[str, Any]) -> OptimConfig:
     schedule = optim.get("sched") or {"type": "none"}
     return OptimConfig(
-        lr=optim["opt"]["lr"], scheduler=schedule["type"], scheduler_step_size=schedule.get("step_size", 1),
-        scheduler_gamma=schedule.get("gamma", 1.0), scheduler_tmax=schedule.get("T_max"),
+        lr=optim["opt"]["lr"],
+        scheduler=schedule["type"],
+        scheduler_step_size=schedule.get("step_size", 1),
+        scheduler_gamma=schedule.get("gamma", 1.0),
+        scheduler_tmax=schedule.get("T_max"),
     )
 
 

@@ -94,8 +94,10 @@ def training_config(source: Source, plan: Blueprint) -> Config:
     if isinstance(optimizer := source.rest.get("optimizer_state"), Mapping):
         group = optimizer["param_groups"][0]
         tree["optim"] |= {
-            "optimizer": optimizer_kind(optimizer), "lr": float(group.get("initial_lr", group["lr"])),
-            "weight_decay": float(group["weight_decay"]), "momentum": float(group.get("momentum", 0.0)),
+            "optimizer": optimizer_kind(optimizer),
+            "lr": float(group.get("initial_lr", group["lr"])),
+            "weight_decay": float(group["weight_decay"]),
+            "momentum": float(group.get("momentum", 0.0)),
         }
     tree["data"]["v9_hand_masks"] = trained_with_v9_masks(saved)
     config = build_config({name: values for name, values in tree.items() if name != "model"})
@@ -135,8 +137,15 @@ def clear_target(target: Path, *, overwrite: bool, folder: bool = False) -> None
 @contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar over bytes, on a terminal and for large files only."""
-    with tqdm(total=total, desc=title, unit="B", unit_scale=True, leave=False, file=sys.stderr,
-              disable=None if total >= LARGE else True) as progress:
+    with tqdm(
+        total=total,
+        desc=title,
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        file=sys.stderr,
+        disable=None if total >= LARGE else True,
+    ) as progress:
         yield progress.update
 
 

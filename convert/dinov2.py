@@ -142,15 +142,24 @@ OUTSIDE_BLOCKS = {
     "layernorm.bias": "norm.bias",
 }
 IN_BLOCK = {
-    "norm1": "norm1", "norm2": "norm2", "layer_scale1.lambda1": "ls1.gamma", "layer_scale2.lambda1": "ls2.gamma",
-    "attention.output.dense": "attn.proj", "attention.o_proj": "attn.proj",
-    "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
-    "mlp.weights_in": "mlp.w12", "mlp.weights_out": "mlp.w3", "mlp.down_proj": "mlp.w3",
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+    "attention.output.dense": "attn.proj",
+    "attention.o_proj": "attn.proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "mlp.weights_in": "mlp.w12",
+    "mlp.weights_out": "mlp.w3",
+    "mlp.down_proj": "mlp.w3",
 }
 # Tensors that the hub has stacked, in its order.
 STACKED = {
-    "attn.qkv": [("attention.attention.query", "attention.attention.key", "attention.attention.value"),
-                 ("attention.q_proj", "attention.k_proj", "attention.v_proj")],
+    "attn.qkv": [
+        ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+        ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    ],
     "mlp.w12": [("mlp.gate_proj", "mlp.up_proj")],
 }
 
@@ -183,7 +192,10 @@ def _from_huggingface(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def vit_sizes(
-    state: Mapping[str, np.ndarray], prefix: str = "", *, num_heads: int | None = None,
+    state: Mapping[str, np.ndarray],
+    prefix: str = "",
+    *,
+    num_heads: int | None = None,
     interpolate_offset: float | None = None,
 ) -> ViTConfig:
     """The sizes of a ViT from its weights under hub names.

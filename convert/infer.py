@@ -13,7 +13,12 @@ BACKBONES = ("face_backbone", "hand_backbone_left", "hand_backbone_right")
 STREAMS = ("face", "hand_left", "hand_right")
 # The first part of every key of an encoder saved by itself.
 ENCODER_PARTS = (
-    *BACKBONES, *(f"{stream}_projector" for stream in STREAMS), "pose_projector", "fusion", "positional", "temporal",
+    *BACKBONES,
+    *(f"{stream}_projector" for stream in STREAMS),
+    "pose_projector",
+    "fusion",
+    "positional",
+    "temporal",
 )
 
 
@@ -41,7 +46,8 @@ def infer_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "temporal_dim_feedforward": ("encoder.temporal.encoder.layers.0.linear1.weight", lambda s: s[0]),
         "vocab_size": ("decoder.model.lm_head.weight", lambda s: s[0]),
         "decoder_heads": (
-            "decoder.model.decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", lambda s: s[1],
+            "decoder.model.decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            lambda s: s[1],
         ),
     }
     fields |= {field: rule(state[key].shape) for field, (key, rule) in shapes.items() if key in state}

@@ -8,8 +8,18 @@ import numpy as np
 from convert.source import Source, find_ties
 
 SUMMARY = (
-    "image_size", "d_model", "projector_dim", "sequence_length", "temporal_layers", "temporal_nhead", "decoder_layers",
-    "decoder_model", "decoder_config", "decoder_class", "face_backbone", "backbone",
+    "image_size",
+    "d_model",
+    "projector_dim",
+    "sequence_length",
+    "temporal_layers",
+    "temporal_nhead",
+    "decoder_layers",
+    "decoder_model",
+    "decoder_config",
+    "decoder_class",
+    "face_backbone",
+    "backbone",
 )
 
 
@@ -28,10 +38,13 @@ def report(source: Source, *, with_keys: bool = True) -> Iterator[str]:
     yield from _beside(source.rest)
     if with_keys:
         yield ""
-        yield from table(["key", "shape", "dtype", "size"], [
-            [key, str(list(array.shape)), array.dtype.name, f"= {ties[key]}" if key in ties else size(array.nbytes)]
-            for key, array in source.tensors.items()
-        ])
+        yield from table(
+            ["key", "shape", "dtype", "size"],
+            [
+                [key, str(list(array.shape)), array.dtype.name, f"= {ties[key]}" if key in ties else size(array.nbytes)]
+                for key, array in source.tensors.items()
+            ],
+        )
 
 
 def _beside(rest: Mapping[str, Any]) -> Iterator[str]:
@@ -56,9 +69,11 @@ def _beside(rest: Mapping[str, Any]) -> Iterator[str]:
         yield f"optimizer: {optimizer_kind(optimizer)}, {text}; state of {len(state)} parameters{taken}"
     if rest.get("scaler_state"):
         yield f"loss scale: {rest['scaler_state'].get('scale')}"
-    others = [str(key) for key in rest if key not in (
-        "epoch", "val_loss", "best_val", "config", "optimizer_state", "scaler_state"
-    )]
+    others = [
+        str(key)
+        for key in rest
+        if key not in ("epoch", "val_loss", "best_val", "config", "optimizer_state", "scaler_state")
+    ]
     if others:
         yield f"beside them: {', '.join(others)}"
 

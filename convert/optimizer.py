@@ -18,7 +18,11 @@ COMMON = {"maximize": False, "foreach": None, "differentiable": False, "fused": 
 
 
 def to_torch(
-    state: Mapping[str, Any], trained: Collection[str], optimizer: Optimizer, lr: float, initial_lr: float,
+    state: Mapping[str, Any],
+    trained: Collection[str],
+    optimizer: Optimizer,
+    lr: float,
+    initial_lr: float,
     entries: list[Entry],
 ) -> dict[str, Any]:
     """Our optimiser state of the `trained` paths as torch's `{"state": {index: slots}, "param_groups": [...]}`."""
@@ -43,14 +47,20 @@ def _group(optimizer: Optimizer) -> dict[str, Any]:
         own = {"momentum": optimizer.momentum, "dampening": 0, "nesterov": False}
     else:
         own = {
-            "betas": optimizer.betas, "eps": optimizer.epsilon, "amsgrad": False, "capturable": False,
+            "betas": optimizer.betas,
+            "eps": optimizer.epsilon,
+            "amsgrad": False,
+            "capturable": False,
             "decoupled_weight_decay": optimizer.kind == "adamw",
         }
     return {"weight_decay": optimizer.weight_decay} | own | COMMON
 
 
 def from_torch(
-    saved: Mapping[str, Any], state: Mapping[str, Any], trained: Collection[str], optimizer: Optimizer,
+    saved: Mapping[str, Any],
+    state: Mapping[str, Any],
+    trained: Collection[str],
+    optimizer: Optimizer,
     entries: list[Entry],
 ) -> dict[str, Any]:
     """`state` (freshly initialised) of the `trained` paths, filled from torch's optimiser state.

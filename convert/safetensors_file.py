@@ -11,15 +11,25 @@ from slt_jax.errors import UserError
 from slt_jax.files import replacing
 
 DTYPES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
-    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
 }
 TIES = "tied"  # the metadata entry: a JSON object of the names left out and the names that hold their tensors
 CHUNK = 1 << 24
 
 
 def write_safetensors(
-    path: str | Path, state: Mapping[str, np.ndarray], ties: Mapping[str, str],
+    path: str | Path,
+    state: Mapping[str, np.ndarray],
+    ties: Mapping[str, str],
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Write `state` without the names in `ties`, which the format does not allow twice: its metadata tells them."""

@@ -118,7 +118,9 @@ def _open_states(folder: Path) -> Source:
     _, entries = plan.structure()
     exporter = Exporter(plan, entries, build_optimizer(config.optim), config.optim.lr, notes["config"])
     content = exporter.content(
-        jax.device_get(state), position, val_loss=position.best_val,
+        jax.device_get(state),
+        position,
+        val_loss=position.best_val,
         lr=learning_rate(config.optim, config.training.epochs, position.epoch),
     )
     tensors = content.pop("model_state")

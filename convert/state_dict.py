@@ -130,8 +130,11 @@ def differences(model: Mapping[str, tuple], file: Mapping[str, tuple]) -> list[s
     """The two-sided diff of two `{key: shape}`: `-` only in the model, `+` only in the file, `!` of another shape."""
     return [
         *(f"- {key} {list(shape)}  (in the model, not in the file)" for key, shape in model.items() if key not in file),
-        *(f"! {key} model {list(shape)}, file {list(file[key])}"
-          for key, shape in model.items() if key in file and file[key] != shape),
+        *(
+            f"! {key} model {list(shape)}, file {list(file[key])}"
+            for key, shape in model.items()
+            if key in file and file[key] != shape
+        ),
         *(f"+ {key} {list(shape)}  (in the file, not in the model)" for key, shape in file.items() if key not in model),
     ]
 

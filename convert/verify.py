@@ -42,7 +42,8 @@ def compare(first: Source, second: Source, progress: Callable[[int], None] | Non
     mismatches = [
         line.replace("(in the model, not in the file)", "(only in the first)")
         .replace("(in the file, not in the model)", "(only in the second)")
-        .replace(" model [", " first [").replace(", file [", ", second [")
+        .replace(" model [", " first [")
+        .replace(", file [", ", second [")
         for line in differences(*shapes)
     ]
     tensors = []

@@ -44,8 +44,13 @@ class Translator:
         return np.asarray(_logits(self._structure, self.params, model_inputs(batch)))
 
     def generate(
-        self, batch: Mapping[str, np.ndarray], num_beams: int = 1, min_length: int = 0, max_length: int = 128,
-        early_stopping: bool = False, **options,
+        self,
+        batch: Mapping[str, np.ndarray],
+        num_beams: int = 1,
+        min_length: int = 0,
+        max_length: int = 128,
+        early_stopping: bool = False,
+        **options,
     ) -> np.ndarray:
         """Token ids (B, <= max_length), int32, start token included, numbered as HuggingFace's `generate` does."""
         self._need_decoder()
@@ -53,8 +58,14 @@ class Translator:
         encoded = _encode(self._structure, self.params, inputs)
         decoder = self._structure.merge(self.params).decoder.model
         tokens = generate_tokens(
-            decoder, encoded, inputs.get("pad_mask"), num_beams=num_beams, min_length=min_length,
-            max_length=max_length, early_stopping=early_stopping, **options,
+            decoder,
+            encoded,
+            inputs.get("pad_mask"),
+            num_beams=num_beams,
+            min_length=min_length,
+            max_length=max_length,
+            early_stopping=early_stopping,
+            **options,
         )
         return np.asarray(tokens, dtype=np.int32)
 
@@ -79,8 +90,16 @@ def model_inputs(batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
     """A user's batch as the model takes it: frames normalised float32 (B, T, H, W, 3), masks bool."""
     inputs = {}
     for name, value in batch.items():
-        if name not in {*IMAGES, "pose", "pad_mask", "miss_mask_hl", "miss_mask_hr", "pose_conf_mask", "labels",
-                        "decoder_attention_mask"}:
+        if name not in {
+            *IMAGES,
+            "pose",
+            "pad_mask",
+            "miss_mask_hl",
+            "miss_mask_hr",
+            "pose_conf_mask",
+            "labels",
+            "decoder_attention_mask",
+        }:
             continue
         value = jnp.asarray(value)
         if name in IMAGES:

@@ -53,8 +53,10 @@ class Exported(nn.Module):
         left = features(e.hand_backbone_left, hand_l).masked_fill(miss_mask_hl[..., None], 0)
         right = features(e.hand_backbone_right, hand_r).masked_fill(miss_mask_hr[..., None], 0)
         heads = [
-            e.face_projector(features(e.face_backbone, face)), e.hand_left_projector(left),
-            e.hand_right_projector(right), e.pose_projector(pose),
+            e.face_projector(features(e.face_backbone, face)),
+            e.hand_left_projector(left),
+            e.hand_right_projector(right),
+            e.pose_projector(pose),
         ]
         either = (miss_mask_hl | miss_mask_hr)[..., None]
         streams = [heads[0], heads[1].masked_fill(either, 0), heads[2].masked_fill(either, 0), heads[3]]
@@ -64,9 +66,9 @@ class Exported(nn.Module):
 
 def full_size() -> tuple[Blueprint, dict[str, np.ndarray]]:
     """v9's default model with random weights: three ViT-S/14 at 224 px."""
-    plan = plan_model(ModelConfig(
-        face_backbone=RANDOM, hand_left_backbone=RANDOM, hand_right_backbone=RANDOM, vocab_size=100
-    ))
+    plan = plan_model(
+        ModelConfig(face_backbone=RANDOM, hand_left_backbone=RANDOM, hand_right_backbone=RANDOM, vocab_size=100)
+    )
     return plan, jax.device_get(split_model(plan.build(seed=1))[1])
 
 
@@ -75,8 +77,11 @@ def torch_encoder(plan: Blueprint, state: dict[str, np.ndarray]) -> nn.Module:
     sizes = {"embed": vit.embed_dim, "depth": vit.depth, "heads": vit.num_heads, "grid": vit.grid}
     identity = "encoder.face_projector.layers.0.weight" not in state
     encoder = Encoder({name: getattr(config, name) for name in ModelConfig.__dataclass_fields__}, sizes, identity)
-    own = {key.removeprefix("encoder."): torch.from_numpy(array.copy()) for key, array in state.items()
-           if key.startswith("encoder.")}
+    own = {
+        key.removeprefix("encoder."): torch.from_numpy(array.copy())
+        for key, array in state.items()
+        if key.startswith("encoder.")
+    }
     encoder.load_state_dict(own)
     return Exported(encoder, config.image_size).eval()
 
@@ -102,7 +107,12 @@ def export_with_torch(model: nn.Module, batch: dict[str, np.ndarray], plan: Blue
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model, tensors, path, dynamo=new, opset_version=18 if new else 17, **names,
+            model,
+            tensors,
+            path,
+            dynamo=new,
+            opset_version=18 if new else 17,
+            **names,
             **({"external_data": False, "verbose": False} if new else {}),
         )
 

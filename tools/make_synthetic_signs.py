@@ -27,13 +27,23 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         summary = generate(
-            args.out_dir, num_train=args.train, num_val=args.val, num_test=args.test, seed=args.seed, level=args.level,
-            frames=args.frames and tuple(args.frames), image_size=args.image_size, fps=args.fps, workers=args.workers,
+            args.out_dir,
+            num_train=args.train,
+            num_val=args.val,
+            num_test=args.test,
+            seed=args.seed,
+            level=args.level,
+            frames=args.frames and tuple(args.frames),
+            image_size=args.image_size,
+            fps=args.fps,
+            workers=args.workers,
             overwrite=args.overwrite,
         )
-        print(f"{summary.directory}: {sum(summary.clips.values())} clips, {summary.frames} frames, "
-              f"{summary.glosses} glosses, {summary.signers} signers, {summary.seconds:.1f} s, "
-              f"{summary.missing_hands:.0%} of the hand crops missing")
+        print(
+            f"{summary.directory}: {sum(summary.clips.values())} clips, {summary.frames} frames, "
+            f"{summary.glosses} glosses, {summary.signers} signers, {summary.seconds:.1f} s, "
+            f"{summary.missing_hands:.0%} of the hand crops missing"
+        )
         for split, count in summary.clips.items():
             print(f"  {split}: {count} clips of {summary.sentences[split]} sentences")
         if args.contact_sheet:

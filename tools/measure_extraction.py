@@ -1,6 +1,6 @@
 """How good and how fast the extraction is, on any folder of videos; the table of docs/video.md.
 
-    python tools/measure_extraction.py VIDEOS [--speed]
+python tools/measure_extraction.py VIDEOS [--speed]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A clip to text with onnxruntime alone, from the files that `slt-export --decoder` writes; JAX is not needed.
 
-    python tools/translate_onnx.py artefacts/encoder_v1.json CLIP --root corpus --tokenizer run/tokenizer
+python tools/translate_onnx.py artefacts/encoder_v1.json CLIP --root corpus --tokenizer run/tokenizer
 """
 
 import argparse
@@ -52,8 +52,10 @@ class OnnxTranslator:
         """The encoder's inputs for one clip on disk, sampled as in evaluation."""
         model, inputs = self.facts["model"], self.facts["inputs"]
         clip = read_clip(
-            scan(dirs, [video_id])[video_id], sequence_length=model["sequence_length"],
-            image_size=model["image_size"], num_landmarks=model["pose_landmarks"],
+            scan(dirs, [video_id])[video_id],
+            sequence_length=model["sequence_length"],
+            image_size=model["image_size"],
+            num_landmarks=model["pose_landmarks"],
         )
         real = clip["pad_mask"]
         batch: dict[str, Any] = {name: clip[name][real][None] for name in (*STREAMS, "pad_mask")}

@@ -28,14 +28,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "Translate the clips of an index and score the translations. Model settings come from the checkpoint, and what "
         "is not given of the data too; --set wins over flags, flags over --config.",
     )
-    top.add_argument("--checkpoint", metavar="PT", nargs="+", action="extend",
-                     help="one or several: .pt files, work-dirs (their best weights), folders of saved states")
+    top.add_argument(
+        "--checkpoint",
+        metavar="PT",
+        nargs="+",
+        action="extend",
+        help="one or several: .pt files, work-dirs (their best weights), folders of saved states",
+    )
     top.add_argument("--eval-index", metavar="CSV", help="the clips' ids")
-    top.add_argument("--output-csv", metavar="CSV",
-                     help="the predictions; report.json, report.csv and report.html are written beside it")
+    top.add_argument(
+        "--output-csv",
+        metavar="CSV",
+        help="the predictions; report.json, report.csv and report.html are written beside it",
+    )
     top.add_argument("--num-beams", type=int, metavar="INT", help="beams of the search (default: 1, greedy)")
-    top.add_argument("--max-new-tokens", type=int, metavar="INT",
-                     help="longest translation in tokens (default: --max-target-length with the start token)")
+    top.add_argument(
+        "--max-new-tokens",
+        type=int,
+        metavar="INT",
+        help="longest translation in tokens (default: --max-target-length with the start token)",
+    )
     top.add_argument("--split-by", metavar="COLUMN", help="also scores for each value of a column of the metadata")
     top.add_argument("--log-level", type=str.upper, choices=LOG_LEVELS, help="(default: WARNING)")
     flags.add_config_flags(top, ("data", "model"))
@@ -57,9 +69,14 @@ def _evaluate(argv: Sequence[str] | None) -> int:
         getattr(arguments, "config", None), flags.config_flags(arguments), getattr(arguments, "set", [])
     )
     request = Request(
-        checkpoints=tuple(map(Path, arguments.checkpoint)), eval_index=Path(arguments.eval_index),
-        output_csv=Path(arguments.output_csv), data=data, model=model, num_beams=getattr(arguments, "num_beams", 1),
-        max_new_tokens=getattr(arguments, "max_new_tokens", None), split_by=getattr(arguments, "split_by", None),
+        checkpoints=tuple(map(Path, arguments.checkpoint)),
+        eval_index=Path(arguments.eval_index),
+        output_csv=Path(arguments.output_csv),
+        data=data,
+        model=model,
+        num_beams=getattr(arguments, "num_beams", 1),
+        max_new_tokens=getattr(arguments, "max_new_tokens", None),
+        split_by=getattr(arguments, "split_by", None),
     )
     choose_device(data.get("device", DataConfig.device))
     keep_compiled_programs()

@@ -24,19 +24,43 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     top.add_argument("--checkpoint", metavar="PATH", required=True, help="a .pt, a work-dir or a folder of states")
     top.add_argument("--onnx", metavar="FILE", type=Path, default=None, help="write the encoder here")
-    top.add_argument("--artifact-dir", metavar="DIR", type=Path, default=None,
-                     help="write encoder_VERSION.onnx and encoder_VERSION.json here, where no other path is given")
+    top.add_argument(
+        "--artifact-dir",
+        metavar="DIR",
+        type=Path,
+        default=None,
+        help="write encoder_VERSION.onnx and encoder_VERSION.json here, where no other path is given",
+    )
     top.add_argument("--version", metavar="TEXT", default="v1", help="what these files are called (default: v1)")
-    top.add_argument("--metadata", metavar="FILE", type=Path, default=None,
-                     help="write the description of inputs and outputs here (default: beside the encoder, as .json)")
+    top.add_argument(
+        "--metadata",
+        metavar="FILE",
+        type=Path,
+        default=None,
+        help="write the description of inputs and outputs here (default: beside the encoder, as .json)",
+    )
     top.add_argument("--opset", metavar="INT", type=int, default=17, help="ONNX opset, 17 to 23 (default: 17)")
-    top.add_argument("--precision", choices=("fp32", "fp16"), default="fp32",
-                     help="fp16: matrix products and their weights in float16")
+    top.add_argument(
+        "--precision",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="fp16: matrix products and their weights in float16",
+    )
     top.add_argument("--quantize", choices=("int8",), default=None, help="matrix products in 8 bits")
-    top.add_argument("--decoder", action="store_true", default=False,
-                     help="also write the decoder, so that tools/translate_onnx.py makes text without JAX")
-    top.add_argument("--stablehlo", metavar="FILE", nargs="?", const="", default=None,
-                     help="write the encoder as a jax.export artefact (default: in --artifact-dir)")
+    top.add_argument(
+        "--decoder",
+        action="store_true",
+        default=False,
+        help="also write the decoder, so that tools/translate_onnx.py makes text without JAX",
+    )
+    top.add_argument(
+        "--stablehlo",
+        metavar="FILE",
+        nargs="?",
+        const="",
+        default=None,
+        help="write the encoder as a jax.export artefact (default: in --artifact-dir)",
+    )
     top.add_argument("--torchscript", metavar="FILE", default=None, help="not made here; says where it comes from")
     flags.add_config_flags(top, ["model"])
     return flags.parse(top, argv)
@@ -109,8 +133,12 @@ def _export(argv: Sequence[str] | None) -> int:
     given = {key: getattr(config.model, key) for key in merged.get("model", {})}
     plan = blueprint(checkpoint, model_settings(given, checkpoint.model_fields, checkpoint.path))
     request = Request(
-        **files, decoder=arguments.decoder, opset=arguments.opset, precision=arguments.precision,
-        quantize=arguments.quantize is not None, version=arguments.version,
+        **files,
+        decoder=arguments.decoder,
+        opset=arguments.opset,
+        precision=arguments.precision,
+        quantize=arguments.quantize is not None,
+        version=arguments.version,
     )
     try:
         run_job(checkpoint, plan, request)

@@ -34,15 +34,20 @@ def add_setting_flags(top: argparse.ArgumentParser) -> None:
     """The flags of `settings`."""
     group = top.add_argument_group("extraction")
     group.add_argument("--fps", type=float, metavar="F", help="frames a second that are written (default: 25)")
-    group.add_argument("--fps-limit", type=float, metavar="F",
-                       help="the video's own rate where it is below F, else F (instead of a fixed rate)")
+    group.add_argument(
+        "--fps-limit",
+        type=float,
+        metavar="F",
+        help="the video's own rate where it is below F, else F (instead of a fixed rate)",
+    )
     group.add_argument("--landmarks", metavar="SET", help="13 (default), 14, 17, or the name of a set (docs/video.md)")
     group.add_argument("--pose", metavar="SPACE", help="signing (default: about the shoulders, in their widths) or raw")
     group.add_argument("--crop-size", type=int, metavar="PX", help="side of the pictures (default: 224)")
     group.add_argument("--min-confidence", type=float, metavar="P", help="of people, faces and wrists (default: 0.5)")
     group.add_argument("--image-format", metavar="FORMAT", help="jpg (default) or png")
-    group.add_argument("--signer-box", type=_box, metavar="L,T,R,B",
-                       help="where the signer is, in pixels or fractions of the picture")
+    group.add_argument(
+        "--signer-box", type=_box, metavar="L,T,R,B", help="where the signer is, in pixels or fractions of the picture"
+    )
     group.add_argument("--mirrored", action="store_true", help="the video is mirrored, as selfies are")
     group.add_argument("--face-blur", action="store_true", help="blur the face in every crop")
 
@@ -83,8 +88,13 @@ def _extract(argv: Sequence[str] | None) -> int:
     wished = settings(arguments)
     try:
         records = extract_videos(
-            find_videos(videos), output, wished, given.get("workers", 1), resume="resume" in given,
-            overwrite="overwrite" in given, metadata=given.get("metadata"),
+            find_videos(videos),
+            output,
+            wished,
+            given.get("workers", 1),
+            resume="resume" in given,
+            overwrite="overwrite" in given,
+            metadata=given.get("metadata"),
         )
     except KeyboardInterrupt:
         print("slt-extract: stopped; continue with --resume", file=sys.stderr)

@@ -62,13 +62,25 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
     if flag == "--no-pin-memory":
         group.add_argument(flag, dest=dest, action="store_false", help=text)
     elif dest == "data.mix_streams":
-        group.add_argument(flag, dest=dest, action="append", metavar="STREAM[:P]",
-                           help="permute face, hand-left, hand-right or pose across the batch with probability P")
+        group.add_argument(
+            flag,
+            dest=dest,
+            action="append",
+            metavar="STREAM[:P]",
+            help="permute face, hand-left, hand-right or pose across the batch with probability P",
+        )
     elif dest == "training.compile":
         group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
     elif field.name.startswith("freeze_"):
-        group.add_argument(flag, dest=dest, nargs="?", const=True, type=_json_or_text, metavar="WHAT",
-                           help=f"{text}: all of it, or a number of first blocks, a name, or a JSON list or mapping")
+        group.add_argument(
+            flag,
+            dest=dest,
+            nargs="?",
+            const=True,
+            type=_json_or_text,
+            metavar="WHAT",
+            help=f"{text}: all of it, or a number of first blocks, a name, or a JSON list or mapping",
+        )
     elif bool in kinds and type(None) not in kinds:
         group.add_argument(flag, dest=dest, action="store_true", help=text)
     elif bool in kinds:

@@ -24,9 +24,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "Compile the training step of a configuration, without data or weights, and say how much memory it takes, "
         f"whether it fits and the largest batch that does. model.vocab_size is {VOCABULARY} where it is not set.",
     )
-    top.add_argument("--topology", metavar="NAME", nargs="+", action="extend",
-                     help="TPU slices to compile for, none of which has to be here: v5e:2x2 v5e:4x4 v5p:2x2x1 v6e:2x2 "
-                          "(default: the devices of this machine)")
+    top.add_argument(
+        "--topology",
+        metavar="NAME",
+        nargs="+",
+        action="extend",
+        help="TPU slices to compile for, none of which has to be here: v5e:2x2 v5e:4x4 v5p:2x2x1 v6e:2x2 "
+        "(default: the devices of this machine)",
+    )
     top.add_argument("--json", metavar="FILE", help="also write the results there")
     flags.add_config_flags(top)
     return flags.parse(top, argv)
@@ -50,8 +55,10 @@ def _plan(argv: Sequence[str] | None) -> int:
 
     use_precision(config.data.precision)
     planner = Planner(config)
-    print(f"{'topology':<12} {'devices':>7} {'usable':>10} {'batch':>6}  {'arguments':>10} {'temporaries':>11} "
-          f"{'largest batch':>13}")
+    print(
+        f"{'topology':<12} {'devices':>7} {'usable':>10} {'batch':>6}  {'arguments':>10} {'temporaries':>11} "
+        f"{'largest batch':>13}"
+    )
     verdicts = []
     for verdict in map(planner.topology, topologies) if topologies else [planner.present()]:
         verdicts.append(verdict)

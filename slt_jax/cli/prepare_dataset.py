@@ -22,16 +22,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     top.add_argument("--metadata", metavar="CSV", type=Path, help="id, text, video, start, end of every clip")
     top.add_argument("--videos", metavar="DIR", type=Path, help="the videos, named as in the CSV, in subfolders too")
-    top.add_argument("--output", metavar="DIR", type=Path,
-                     help="folder for the streams, meta.csv, index, dropped.csv, repaired.csv, report.html")
-    top.add_argument("--splits", metavar="TRAIN,VAL,TEST", dest="shares", type=_shares,
-                     help="shares of the clips (default: 0.8,0.1,0.1)")
+    top.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="folder for the streams, meta.csv, index, dropped.csv, repaired.csv, report.html",
+    )
+    top.add_argument(
+        "--splits",
+        metavar="TRAIN,VAL,TEST",
+        dest="shares",
+        type=_shares,
+        help="shares of the clips (default: 0.8,0.1,0.1)",
+    )
     top.add_argument("--seed", type=int, metavar="INT", help="of the splits (default: 1234)")
     top.add_argument("--keep-split", action="store_true", help="take the splits of the CSV's own column split")
     top.add_argument("--workers", type=int, metavar="INT", help="processes that extract (default: 1)")
     top.add_argument("--fps", type=float, metavar="FLOAT", help="frames a second to extract (default: 25)")
-    top.add_argument("--dry-run", action="store_true",
-                     help="cut nothing: tables and report only, and nothing at all without --output")
+    top.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="cut nothing: tables and report only, and nothing at all without --output",
+    )
     return flags.parse(top, argv)
 
 
@@ -82,8 +94,10 @@ def summary(request: Request, prepared: Prepared) -> list[str]:
     for videos in prepared.together:
         lines.append(f"  {len(videos)} videos show parts of each other and stay together: {', '.join(videos)}")
     if prepared.cut:
-        lines.append(f"  {len(prepared.cut)} videos are in more than one split ({prepared.cut[0]}); "
-                     "without --keep-split none would be")
+        lines.append(
+            f"  {len(prepared.cut)} videos are in more than one split ({prepared.cut[0]}); "
+            "without --keep-split none would be"
+        )
     if prepared.written:
         lines.append(f"written: {', '.join(map(str, prepared.written))}")
     return lines

@@ -12,8 +12,12 @@ def add_process_flags(top: argparse.ArgumentParser) -> None:
     group.add_argument("--num-processes", type=int, metavar="N", help="how many processes take part")
     group.add_argument("--process-id", type=int, metavar="I", help="which of them this is, from 0")
     group.add_argument("--distributed", action="store_true", help="SLURM, GKE, Open MPI or a TPU slice says all that")
-    group.add_argument("--distributed-timeout", type=float, metavar="SECONDS",
-                       help=f"how long processes wait for each other at the start (default: {TIMEOUT_SECONDS:g})")
+    group.add_argument(
+        "--distributed-timeout",
+        type=float,
+        metavar="SECONDS",
+        help=f"how long processes wait for each other at the start (default: {TIMEOUT_SECONDS:g})",
+    )
 
 
 def meeting(arguments: argparse.Namespace) -> Meeting | None:

@@ -18,11 +18,15 @@ PROG = "slt-train"
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Every configuration key as a flag, plus what steers the run itself."""
     top = flags.command_parser(
-        PROG,
-        "Train the multi-stream sign-language translator. --set wins over flags, flags over --config.",
+        PROG, "Train the multi-stream sign-language translator. --set wins over flags, flags over --config."
     )
-    top.add_argument("--resume", nargs="?", const="", metavar="PATH",
-                     help="continue a run: a work-dir or a .pt (default: the work-dir's newest state)")
+    top.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="continue a run: a work-dir or a .pt (default: the work-dir's newest state)",
+    )
     top.add_argument("--overwrite", action="store_true", help="replace the run that the work-dir holds")
     add_process_flags(top)
     flags.add_config_flags(top)

@@ -22,8 +22,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top.add_argument("--checkpoint", metavar="PATH", help="a .pt, a work-dir or a folder of Orbax states")
     top.add_argument("--tokenizer", metavar="DIR", help="default: the one beside the checkpoint")
     top.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (default: 4)")
-    top.add_argument("--window", type=float, metavar="SECONDS",
-                     help="translate pieces of this length (default: what the model takes, cut at pauses)")
+    top.add_argument(
+        "--window",
+        type=float,
+        metavar="SECONDS",
+        help="translate pieces of this length (default: what the model takes, cut at pauses)",
+    )
     top.add_argument("--json", action="store_true", help="print one JSON object with the segments")
     top.add_argument("--srt", metavar="FILE", help="also write subtitles")
     top.add_argument("--device", metavar="NAME", help="auto (default), cpu, gpu or cuda[:N], tpu")

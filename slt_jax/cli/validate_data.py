@@ -73,6 +73,7 @@ def _check(
 
     dirs = StreamDirs(*(given[name] for name in FOLDERS if name != "metadata_csv"))
     with tqdm(desc="clips", unit="clip", leave=False, disable=None) as bar:
+
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
@@ -97,8 +98,10 @@ def table(report: Report, rows: int) -> list[str]:
     clips = report.clips.values()
     frames, images = sum(one.frames for one in clips), sum(sum(one.images.values()) for one in clips)
     left, right = (sum(one.hands[hand] for one in clips) / max(frames, 1) for hand in HANDS)
-    lines.append(f"{len(clips)} clips, {frames} frames, {images} images; "
-                 f"hands in {left:.0%} (left) and {right:.0%} (right) of the frames")
+    lines.append(
+        f"{len(clips)} clips, {frames} frames, {images} images; "
+        f"hands in {left:.0%} (left) and {right:.0%} (right) of the frames"
+    )
     lines.append(f"{report.count(ERROR)} errors, {report.count(WARNING)} warnings")
     return lines
 

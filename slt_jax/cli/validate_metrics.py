@@ -65,8 +65,12 @@ class Outcome:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser(NAME, "Compare a run's metrics with reference values. Exit code 1: one is off.")
     top.add_argument("metrics", metavar="RUN", type=Path, help="a metrics.jsonl, or the work-dir that holds it")
-    top.add_argument("reference", metavar="REFERENCE", type=Path,
-                     help="JSON: {METRIC: {value, tolerance, relative, direction, epoch}}")
+    top.add_argument(
+        "reference",
+        metavar="REFERENCE",
+        type=Path,
+        help="JSON: {METRIC: {value, tolerance, relative, direction, epoch}}",
+    )
     return flags.parse(top, argv)
 
 
@@ -95,7 +99,7 @@ def read_reference(path: Path) -> dict[str, Expected]:
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: must be an object of metrics, as {{\"val_loss\": {{\"value\": 3.6}}}}")
+        raise UserError(f'{path}: must be an object of metrics, as {{"val_loss": {{"value": 3.6}}}}')
     return {metric: _expected(f"{path}: {metric}", given) for metric, given in content.items()}
 
 

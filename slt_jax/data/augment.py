@@ -43,8 +43,13 @@ def parse_mix_stream(text: str) -> tuple[str, float]:
 
 
 def prepare(
-    batch: Mapping[str, Array], key: Array | None = None, *, mix_streams: Mapping[str, float] | None = None,
-    v9_hand_masks: bool = False, dtype=jnp.float32, raw: bool = False,
+    batch: Mapping[str, Array],
+    key: Array | None = None,
+    *,
+    mix_streams: Mapping[str, float] | None = None,
+    v9_hand_masks: bool = False,
+    dtype=jnp.float32,
+    raw: bool = False,
 ) -> dict[str, Array]:
     """uint8 frames (B, T, H, W, 3) and masks as loaded -> normalised frames, flipped and mixed, and their masks.
 

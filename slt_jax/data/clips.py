@@ -156,9 +156,15 @@ def padded_lengths(frames: Sequence[int], sequence_length: int, buckets: Sequenc
 
 
 def read_clip(
-    files: ClipFiles, *, sequence_length: int, image_size: int, num_landmarks: int,
-    rng: np.random.Generator | None = None, min_confidence: float = MIN_CONFIDENCE,
-    out: dict[str, np.ndarray] | None = None, read_frames: ReadFrames | None = None,
+    files: ClipFiles,
+    *,
+    sequence_length: int,
+    image_size: int,
+    num_landmarks: int,
+    rng: np.random.Generator | None = None,
+    min_confidence: float = MIN_CONFIDENCE,
+    out: dict[str, np.ndarray] | None = None,
+    read_frames: ReadFrames | None = None,
 ) -> dict[str, np.ndarray]:
     """The arrays of one clip, at most `sequence_length` frames of it, in `out` (a row of a batch) where it is given.
 
@@ -195,7 +201,11 @@ def read_clip(
 
 
 def empty(
-    rows: int, length: int, size: int, landmarks: int, allocate=np.empty,
+    rows: int,
+    length: int,
+    size: int,
+    landmarks: int,
+    allocate=np.empty,
     features: Mapping[str, tuple[int, np.dtype]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Room for `rows` clips, not initialised; `features`: their width and type, a stream, in place of images."""

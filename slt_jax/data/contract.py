@@ -63,7 +63,11 @@ class Report:
 
 
 def check_data_set(
-    dirs: StreamDirs, metadata_csv: str | Path, indices: Mapping[str, str | Path], *, landmarks: int | None = None,
+    dirs: StreamDirs,
+    metadata_csv: str | Path,
+    indices: Mapping[str, str | Path],
+    *,
+    landmarks: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Check the tables against each other, then all clips that one of them names.

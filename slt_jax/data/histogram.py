@@ -36,8 +36,10 @@ def histogram(groups: Mapping[str, Sequence[float]], least_step: float) -> str:
             if tall:
                 x = LEFT + number * wide
                 span = f"{number * step:g} to {(number + 1) * step:g}" if number < bars else f"{bars * step:g} or more"
-                parts.append(f'<rect class="{name}" x="{x + 0.5:.1f}" y="{floor - tall:.1f}" width="{wide - 1:.1f}" '
-                             f'height="{tall:.1f}"><title>{name}, {span}: {part:.1%}</title></rect>')
+                parts.append(
+                    f'<rect class="{name}" x="{x + 0.5:.1f}" y="{floor - tall:.1f}" width="{wide - 1:.1f}" '
+                    f'height="{tall:.1f}"><title>{name}, {span}: {part:.1%}</title></rect>'
+                )
         parts.append(f'<line class="axis" x1="{LEFT}" y1="{floor}" x2="{WIDTH}" y2="{floor}"/>')
     every = max(1, -(-bars // 6))
     for number in range(0, bars, every):

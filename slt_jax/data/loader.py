@@ -120,8 +120,13 @@ class _Batches:
             if self.features:
                 files, read_frames = self.features.of_clip(files, bool(arrays["flip"][row]))
             read_clip(
-                files, sequence_length=self.sequence_length, image_size=self.image_size,
-                num_landmarks=self.num_landmarks, rng=rng, min_confidence=self.min_confidence, out=out,
+                files,
+                sequence_length=self.sequence_length,
+                image_size=self.image_size,
+                num_landmarks=self.num_landmarks,
+                rng=rng,
+                min_confidence=self.min_confidence,
+                out=out,
                 read_frames=read_frames,
             )
         except BadClip as error:
@@ -144,10 +149,24 @@ class Loader:
     """The batches of a split; see `epoch`. Works the same for any number of workers."""
 
     def __init__(
-        self, clips: Sequence[Clip], files: Mapping[str, ClipFiles], labels: np.ndarray, *,
-        batch_size: int, sequence_length: int, image_size: int, num_landmarks: int, lengths: np.ndarray | None = None,
-        seed: int = 1234, train: bool = False, num_workers: int = 0, shard_index: int = 0, shard_count: int = 1,
-        skip_bad_clips: bool = False, flip_probability: float = 0.2, min_confidence: float = MIN_CONFIDENCE,
+        self,
+        clips: Sequence[Clip],
+        files: Mapping[str, ClipFiles],
+        labels: np.ndarray,
+        *,
+        batch_size: int,
+        sequence_length: int,
+        image_size: int,
+        num_landmarks: int,
+        lengths: np.ndarray | None = None,
+        seed: int = 1234,
+        train: bool = False,
+        num_workers: int = 0,
+        shard_index: int = 0,
+        shard_count: int = 1,
+        skip_bad_clips: bool = False,
+        flip_probability: float = 0.2,
+        min_confidence: float = MIN_CONFIDENCE,
     ):
         """`labels` int32 (N, S) belong to `clips` row by row; `batch_size` counts the rows of all processes.
 

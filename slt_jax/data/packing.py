@@ -24,7 +24,11 @@ Progress = Callable[[int, int], None]  # clips done and in all
 
 
 def write_pack(
-    folder: Path, clips: Sequence[Clip], files: Mapping[str, ClipFiles], *, shard_bytes: int,
+    folder: Path,
+    clips: Sequence[Clip],
+    files: Mapping[str, ClipFiles],
+    *,
+    shard_bytes: int,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Write the clips into shards of at most `shard_bytes` (a bigger clip has one of its own); returns the index.
@@ -70,9 +74,7 @@ def write_pack(
     return index
 
 
-def _packed(
-    clips: Sequence[Clip], files: Mapping[str, ClipFiles]
-) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+def _packed(clips: Sequence[Clip], files: Mapping[str, ClipFiles]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
     """The entry of every clip in the index, without its place, and its record, None where it cannot be read."""
     with ThreadPoolExecutor(THREADS, "slt-pack") as pool:
         for start in range(0, len(clips), THREADS):  # no more of them in memory
@@ -118,7 +120,9 @@ def _index_text(index: Mapping[str, Any]) -> str:
 
 
 def verify_pack(
-    pack: Pack, source: Mapping[str, tuple[Clip, ClipFiles]] | None = None, *,
+    pack: Pack,
+    source: Mapping[str, tuple[Clip, ClipFiles]] | None = None,
+    *,
     progress: Progress = lambda done, total: None,
 ) -> list[tuple[str, str]]:
     """Read everything again: what is wrong, each as (clip or shard, what).

@@ -45,9 +45,7 @@ def same_footage(texts: Mapping[str, Collection[str]]) -> list[list[str]]:
     return groups
 
 
-def partition(
-    videos: Mapping[str, Sequence[float | None]], shares: Mapping[str, float], seed: int
-) -> dict[str, str]:
+def partition(videos: Mapping[str, Sequence[float | None]], shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """The split of every video, from the lengths of its clips (seconds, None where unknown).
 
     `shares` are fractions of the clips. The outcome depends on names, lengths and `seed`, not on the order of the

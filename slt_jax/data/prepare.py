@@ -147,8 +147,11 @@ def _own_splits(corpus: Corpus, metadata: Path) -> Prepared:
     if not any(clip.split.lower() in SPLIT_NAMES for clip in corpus.clips):
         names = ", ".join(SPLITS)
         raise UserError(f"--keep-split: the column split of {metadata} names no split ({names}); leave the flag out")
-    _drop(corpus, "no split of its own",
-          lambda clip: None if clip.split.lower() in SPLIT_NAMES else f"split {clip.split or 'empty'}")
+    _drop(
+        corpus,
+        "no split of its own",
+        lambda clip: None if clip.split.lower() in SPLIT_NAMES else f"split {clip.split or 'empty'}",
+    )
     splits = {split: [clip for clip in corpus.clips if SPLIT_NAMES[clip.split.lower()] == split] for split in SPLITS}
     places = Counter(video for clips in splits.values() for video in {clip.video for clip in clips})
     return Prepared(corpus, splits, cut=sorted(video for video, count in places.items() if count > 1))
@@ -185,8 +188,11 @@ def _extract(request: Request, prepared: Prepared, videos: Mapping[str, Path], e
     jobs = [Job(_video(clip, videos), file_id(clip.video_id), clip.start, clip.end) for clip in corpus.clips]
     said = extract(jobs, request.output, Settings(fps=request.fps), request.workers, resume=True)
     by_clip = {clip.video_id: record for clip, record in zip(corpus.clips, said, strict=True)}
-    _drop(corpus, "extraction failed",
-          lambda clip: None if by_clip[clip.video_id]["status"] == "ok" else by_clip[clip.video_id]["reason"])
+    _drop(
+        corpus,
+        "extraction failed",
+        lambda clip: None if by_clip[clip.video_id]["status"] == "ok" else by_clip[clip.video_id]["reason"],
+    )
     kept = {clip.video_id for clip in corpus.clips}
     for split, clips in prepared.splits.items():
         prepared.splits[split] = [clip for clip in clips if clip.video_id in kept]

@@ -103,8 +103,10 @@ def _remarks(prepared: "Prepared") -> Iterator[str]:
         yield "<p>No video is in two splits.</p>"
     for videos in prepared.together:
         yield f"<p>These show parts of each other and are kept together: {escape(', '.join(videos))}.</p>"
-    yield ("<p>Unknown words are those that no training text has, as a share of the running words; repeated texts are "
-           "those that training has word for word.</p>")
+    yield (
+        "<p>Unknown words are those that no training text has, as a share of the running words; repeated texts are "
+        "those that training has word for word.</p>"
+    )
 
 
 def words_of(text: str) -> list[str]:
@@ -180,9 +182,7 @@ def _findings(prepared: "Prepared") -> str:
     if not found:
         return "<p>None: the files of every clip are as they should be.</p>"
     found.sort(key=lambda finding: (finding.severity, finding.clip, finding.kind))
-    rows = [
-        [(f.severity, f.severity), escape(f.clip), escape(f.kind), escape(f.detail)] for f in found[:LISTED]
-    ]
+    rows = [[(f.severity, f.severity), escape(f.clip), escape(f.kind), escape(f.detail)] for f in found[:LISTED]]
     more = f"<p>And {len(found) - LISTED:,} more.</p>" if len(found) > LISTED else ""
     return _table(["severity", "clip", "what", "detail"], rows) + more
 

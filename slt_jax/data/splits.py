@@ -30,7 +30,11 @@ class Splits:
 
 
 def open_splits(
-    config: Config, tokenizer_dir: Path, earlier_tokenizer: Path | None = None, *, shard_index: int = 0,
+    config: Config,
+    tokenizer_dir: Path,
+    earlier_tokenizer: Path | None = None,
+    *,
+    shard_index: int = 0,
     shard_count: int = 1,
 ) -> Splits:
     """The training and validation loaders and the tokenizer, which is kept in `tokenizer_dir`.
@@ -62,11 +66,21 @@ def open_splits(
         clips, length = split.clips, config.model.sequence_length
         labels = encode_labels(tokenizer, [clip.text for clip in clips], data.max_target_length)
         return Loader(
-            clips, files, labels, batch_size=batch_size, sequence_length=length,
+            clips,
+            files,
+            labels,
+            batch_size=batch_size,
+            sequence_length=length,
             lengths=padded_lengths([split.frames[clip.video_id] for clip in clips], length, data.buckets or ()),
-            image_size=config.model.image_size, num_landmarks=config.model.pose_landmarks, seed=data.seed,
-            train=training, num_workers=data.num_workers, shard_index=shard_index, shard_count=shard_count,
-            skip_bad_clips=data.skip_bad_clips, flip_probability=data.flip_probability,
+            image_size=config.model.image_size,
+            num_landmarks=config.model.pose_landmarks,
+            seed=data.seed,
+            train=training,
+            num_workers=data.num_workers,
+            shard_index=shard_index,
+            shard_count=shard_count,
+            skip_bad_clips=data.skip_bad_clips,
+            flip_probability=data.flip_probability,
         )
 
     return Splits(
@@ -136,9 +150,7 @@ def tokenizer_of_decoder(decoder_model: str | None) -> str | None:
     return decoder_model
 
 
-def open_tokenizer(
-    named: str | Path | None, folder: Path, texts: Sequence[str], *, local_files_only: bool = False
-):
+def open_tokenizer(named: str | Path | None, folder: Path, texts: Sequence[str], *, local_files_only: bool = False):
     """The tokenizer `named`, else one trained on `texts`; kept in `folder`."""
     if named:
         tokenizer = load_tokenizer(named, local_files_only=local_files_only)
@@ -148,6 +160,8 @@ def open_tokenizer(
     tokenizer = train_tokenizer(texts, folder)
     logger.warning(
         "no --tokenizer: trained one on the %d training texts (%d tokens) and saved it in %s",
-        len(texts), tokenizer.vocab_size, folder,
+        len(texts),
+        tokenizer.vocab_size,
+        folder,
     )
     return tokenizer

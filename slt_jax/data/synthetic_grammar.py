@@ -61,10 +61,20 @@ MASS = ("food", "drink")  # without article or numeral as an object: "tomo mate"
 
 # gloss: Spanish (masculine singular), copula
 ADJECTIVES = {
-    "GRANDE": ("grande", "ser"), "ENORME": ("enorme", "ser"), "CHICO": ("chico", "ser"), "LINDO": ("lindo", "ser"),
-    "FEO": ("feo", "ser"), "NUEVO": ("nuevo", "ser"), "VIEJO": ("viejo", "ser"), "ROJO": ("rojo", "ser"),
-    "BLANCO": ("blanco", "ser"), "NEGRO": ("negro", "ser"), "CANSADO": ("cansado", "estar"),
-    "TRISTE": ("triste", "estar"), "CONTENTO": ("contento", "estar"), "ENFERMO": ("enfermo", "estar"),
+    "GRANDE": ("grande", "ser"),
+    "ENORME": ("enorme", "ser"),
+    "CHICO": ("chico", "ser"),
+    "LINDO": ("lindo", "ser"),
+    "FEO": ("feo", "ser"),
+    "NUEVO": ("nuevo", "ser"),
+    "VIEJO": ("viejo", "ser"),
+    "ROJO": ("rojo", "ser"),
+    "BLANCO": ("blanco", "ser"),
+    "NEGRO": ("negro", "ser"),
+    "CANSADO": ("cansado", "estar"),
+    "TRISTE": ("triste", "estar"),
+    "CONTENTO": ("contento", "estar"),
+    "ENFERMO": ("enfermo", "estar"),
 }
 
 _THINGS = ("text", "thing", "fruit")
@@ -88,7 +98,10 @@ TRANSITIVE = {
 }
 # gloss: infinitive, preposition before the place
 INTRANSITIVE = {
-    "IR": ("ir", "a"), "VENIR": ("venir", "de"), "VIVIR": ("vivir", "en"), "TRABAJAR": ("trabajar", "en"),
+    "IR": ("ir", "a"),
+    "VENIR": ("venir", "de"),
+    "VIVIR": ("vivir", "en"),
+    "TRABAJAR": ("trabajar", "en"),
     "ESTUDIAR": ("estudiar", "en"),
 }
 
@@ -193,8 +206,16 @@ def _contract(preposition: str, phrase: str) -> str:
     return f"{preposition} {phrase}".replace("a el ", "al ").replace("de el ", "del ")
 
 
-def clause(subject: _Phrase, verb: str, *, complement: _Phrase | None = None, time: str = "", question: str = "",
-           wh: str = "", negated: bool = False) -> Sentence:
+def clause(
+    subject: _Phrase,
+    verb: str,
+    *,
+    complement: _Phrase | None = None,
+    time: str = "",
+    question: str = "",
+    wh: str = "",
+    negated: bool = False,
+) -> Sentence:
     """Join a subject, a verb (or adjective: then the copula is added) and what it takes.
 
     `question` is "", "yn" or "wh"; with "wh", `wh` is the sign at the end and the Spanish word at the front.
@@ -295,9 +316,15 @@ _SMALL_VERBS = ("QUERER", "TENER", "COMPRAR", "VENDER")
 def small_sentences() -> tuple[Sentence, ...]:
     """All sentences of the small level, in a fixed order."""
     return tuple(
-        clause(pronoun(who) if who in PERSONS else noun_phrase(who, "subject"), verb,
-               complement=noun_phrase(what, "object"), **form)
-        for who in _SMALL_SUBJECTS for what in _SMALL_OBJECTS for verb in _SMALL_VERBS
+        clause(
+            pronoun(who) if who in PERSONS else noun_phrase(who, "subject"),
+            verb,
+            complement=noun_phrase(what, "object"),
+            **form,
+        )
+        for who in _SMALL_SUBJECTS
+        for what in _SMALL_OBJECTS
+        for verb in _SMALL_VERBS
         for form in ({}, {"negated": True}, {"question": "yn"})
     )
 

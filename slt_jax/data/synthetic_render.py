@@ -272,11 +272,26 @@ def _paint_face(image: np.ndarray, track: np.ndarray, signer: Signer, light: flo
     puff = np.clip(t["cheeks"] - 0.2, 0, 1)
     for side in (-1, 1):
         half = (0.05, 0.6) if side < 0 else (0.4, 0.95)
-        canvas.ellipse(head_x + side * (wide - 0.045), head_y + 0.18, 0.02 + 0.1 * puff, 0.02 + 0.1 * puff,
-                       np.minimum(1.1 * skin, 255), box=(*half, 0.45, 0.95), opacity=puff)
+        canvas.ellipse(
+            head_x + side * (wide - 0.045),
+            head_y + 0.18,
+            0.02 + 0.1 * puff,
+            0.02 + 0.1 * puff,
+            np.minimum(1.1 * skin, 255),
+            box=(*half, 0.45, 0.95),
+            opacity=puff,
+        )
         at = 0.135 * side
-        feature(at, brow_y + 0.028 * t["furrow"], 0.085, 0.019 * signer.brows, 0.75 * hair,
-                slope=-0.5 * side * t["furrow"], bend=2.5, box=(*half, 0.1, 0.62))
+        feature(
+            at,
+            brow_y + 0.028 * t["furrow"],
+            0.085,
+            0.019 * signer.brows,
+            0.75 * hair,
+            slope=-0.5 * side * t["furrow"],
+            bend=2.5,
+            box=(*half, 0.1, 0.62),
+        )
         feature(at, eye_y, 0.068, eye, (244, 240, 236), box=(*half, 0.25, 0.7))
         feature(at + 0.02 * t["yaw"], eye_y, 0.03, np.minimum(eye, 0.032), (36, 26, 22), box=(*half, 0.25, 0.7))
     feature(0.02 * t["yaw"], 0.085, 0.032, 0.06, 0.84 * skin, box=(0.3, 0.7, 0.4, 0.8))
@@ -286,8 +301,22 @@ def _paint_face(image: np.ndarray, track: np.ndarray, signer: Signer, light: flo
     tall = 0.022 + 0.075 * opening
     shape = {"bend": -3.2 * t["curve"], "box": (0.1, 0.9, 0.5, 1)}
     feature(0, mouth_y, width, tall + 0.012, skin * [0.78, 0.5, 0.5], **shape)
-    feature(0, mouth_y, width * 0.8, np.maximum(tall - 0.014, 0.006), (70, 20, 24), **shape,
-            opacity=np.clip(3 * opening, 0.6, 1))
-    feature(0, mouth_y, width * 0.76, np.maximum(tall - 0.02, 0.005), (245, 243, 236), **shape,
-            opacity=np.clip(t["teeth"] - 0.2, 0, 1))
+    feature(
+        0,
+        mouth_y,
+        width * 0.8,
+        np.maximum(tall - 0.014, 0.006),
+        (70, 20, 24),
+        **shape,
+        opacity=np.clip(3 * opening, 0.6, 1),
+    )
+    feature(
+        0,
+        mouth_y,
+        width * 0.76,
+        np.maximum(tall - 0.02, 0.005),
+        (245, 243, 236),
+        **shape,
+        opacity=np.clip(t["teeth"] - 0.2, 0, 1),
+    )
     feature(0, mouth_y + 0.05, 0.06, 0.065, (226, 92, 104), box=shape["box"], opacity=np.clip(t["tongue"] - 0.2, 0, 1))

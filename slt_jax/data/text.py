@@ -50,7 +50,10 @@ def train_tokenizer(texts: Iterable[str], directory: str | Path, vocab_size: int
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[PAD, EOS, UNK], initial_alphabet=alphabet, min_frequency=2,
+        vocab_size=vocab_size,
+        special_tokens=[PAD, EOS, UNK],
+        initial_alphabet=alphabet,
+        min_frequency=2,
         show_progress=False,
     )
     tokenizer.train_from_iterator([text.strip() for text in texts], trainer)

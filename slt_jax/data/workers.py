@@ -134,9 +134,7 @@ class _Memory:
         """Arrays described by `_describe`; the slot is `free` again when the last of them is gone."""
         memory = self.slot(number)  # what every view of it keeps alive
         weakref.finalize(memory, free.append, number).atexit = False
-        return {
-            name: what if isinstance(what, np.ndarray) else _view(memory, *what) for name, what in arrays.items()
-        }
+        return {name: what if isinstance(what, np.ndarray) else _view(memory, *what) for name, what in arrays.items()}
 
 
 def _anonymous_file() -> int:

@@ -155,4 +155,3 @@ def _search(path: Path, plan: Blueprint, data: DataConfig, request: Request) -> 
         say(f"{path} has {positions} positions: texts end there")
         longest = positions + 1
     return Search(max_length=longest, num_beams=request.num_beams)
-

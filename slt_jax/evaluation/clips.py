@@ -80,7 +80,12 @@ def batch_rows(clips: int, batch_size: int, devices: int) -> int:
 
 
 def bucket_loader(
-    clips: Sequence[Clip], files: Mapping[str, ClipFiles], data: DataConfig, model: ModelConfig, *, length: int,
+    clips: Sequence[Clip],
+    files: Mapping[str, ClipFiles],
+    data: DataConfig,
+    model: ModelConfig,
+    *,
+    length: int,
     rows: int,
 ) -> Loader:
     """Batches of `rows` clips shown in `length` frames: no flips, sampled in the middle, references instead of labels.
@@ -88,7 +93,13 @@ def bucket_loader(
     A last batch that is not full is filled up with rows that are not `valid`.
     """
     return Loader(
-        clips, files, np.full((len(clips), 1), IGNORE, np.int32), batch_size=rows, sequence_length=length,
-        image_size=model.image_size, num_landmarks=model.pose_landmarks, num_workers=data.num_workers,
+        clips,
+        files,
+        np.full((len(clips), 1), IGNORE, np.int32),
+        batch_size=rows,
+        sequence_length=length,
+        image_size=model.image_size,
+        num_landmarks=model.pose_landmarks,
+        num_workers=data.num_workers,
         skip_bad_clips=data.skip_bad_clips,
     )

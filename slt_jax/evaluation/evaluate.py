@@ -95,7 +95,10 @@ def translate_split(
     params = jax.device_put(candidate.params(), replicated(mesh))
     batches = BatchDecoder(
         partial(_encode, candidate.structure, bool(candidate.data.v9_hand_masks), params),
-        candidate.structure.merge(params).decoder.model, mesh, candidate.search, warm_up=True,
+        candidate.structure.merge(params).decoder.model,
+        mesh,
+        candidate.search,
+        warm_up=True,
     )
     buckets = length_buckets(found.frames, candidate.model.sequence_length, candidate.batch_size)
     rows = {length: batch_rows(len(ids), candidate.batch_size, mesh.size) for length, ids in buckets.items()}

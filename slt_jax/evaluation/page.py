@@ -28,8 +28,13 @@ CURVES = ("train_loss", "val_loss", "val_cer", "val_bleu", "val_chrf", "lr")
 
 
 def write_page(
-    path: str | Path, *, title: str, report: Mapping[str, Any], results: Mapping[str, Sequence[Prediction]],
-    files: Mapping[str, ClipFiles], curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: str | Path,
+    *,
+    title: str,
+    report: Mapping[str, Any],
+    results: Mapping[str, Sequence[Prediction]],
+    files: Mapping[str, ClipFiles],
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
     """Write the page.
 

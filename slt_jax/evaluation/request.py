@@ -59,7 +59,6 @@ class Request:
             raise UserError(f"{flag}: no file can be made in {folder}")
 
 
-
 def merge_settings(
     file: str | Path | None, flags: Mapping[str, Mapping[str, Any]], settings: Sequence[str]
 ) -> tuple[dict[str, Any], ModelWish]:

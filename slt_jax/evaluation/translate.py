@@ -1,8 +1,8 @@
 """The clips of a loader become texts: what `slt-eval` does with a whole split, and training with a few of its clips.
 
-    decoder = compiled.structure.merge(params).decoder.model
-    batches = BatchDecoder(partial(compiled.encode, params), decoder, mesh, Search(max_length=128))
-    predictions = translate(loader, batches, tokenizer, limit=5)
+decoder = compiled.structure.merge(params).decoder.model
+batches = BatchDecoder(partial(compiled.encode, params), decoder, mesh, Search(max_length=128))
+predictions = translate(loader, batches, tokenizer, limit=5)
 """
 
 import time
@@ -77,7 +77,12 @@ class BatchDecoder:
 
 
 def translate(
-    loader: Loader, batches: BatchDecoder, tokenizer, *, limit: int | None = None, progress: Progress | None = None,
+    loader: Loader,
+    batches: BatchDecoder,
+    tokenizer,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[Prediction]:
     """The clips of a loader in its order, each once, at most `limit`; rows that only fill a batch up are left out.

@@ -25,16 +25,25 @@ def cnn_features(g: Graph, images: str, prefix: str) -> str:
 
 def _stage(g: Graph, x: str, prefix: str) -> str:
     after, _, size, _ = g.state[f"{prefix}conv.weight"].shape
-    x = g.raised(g.op(
-        "Conv", g.lowered(x), g.matrix(f"{prefix}conv.weight"), g.matrix(f"{prefix}conv.bias"),
-        strides=[size - 1] * 2, pads=[size // 2] * 4,
-    ))
+    x = g.raised(
+        g.op(
+            "Conv",
+            g.lowered(x),
+            g.matrix(f"{prefix}conv.weight"),
+            g.matrix(f"{prefix}conv.bias"),
+            strides=[size - 1] * 2,
+            pads=[size // 2] * 4,
+        )
+    )
     groups = next(n for n in (8, 4, 2, 1) if after % n == 0)
     # Normalising within groups is normalising each group as one instance: opset 17 has no other word for it.
-    ones, zeros = (g.made(f"{prefix}norm.{name}", np.full(groups, value, np.float32))
-                   for name, value in (("ones", 1), ("zeros", 0)))
+    ones, zeros = (
+        g.made(f"{prefix}norm.{name}", np.full(groups, value, np.float32))
+        for name, value in (("ones", 1), ("zeros", 0))
+    )
     grouped = g.op("Reshape", x, g.integers(0, groups, -1))
     normed = g.op("Reshape", g.op("InstanceNormalization", grouped, ones, zeros, epsilon=1e-5), g.op("Shape", x))
-    scale, shift = (g.op("Unsqueeze", g.weight(f"{prefix}norm.{name}"), g.integers(1, 2))
-                    for name in ("weight", "bias"))
+    scale, shift = (
+        g.op("Unsqueeze", g.weight(f"{prefix}norm.{name}"), g.integers(1, 2)) for name in ("weight", "bias")
+    )
     return g.op("Relu", g.op("Add", g.op("Mul", normed, scale), shift))

@@ -61,8 +61,13 @@ class Step:
     def _attend(self, query: str, key: str, value: str, scale: float, bias: str | None, keep: str | None) -> str:
         g = self.graph
         mixed = attend(
-            g, self._heads(query), g.op("Transpose", g.lowered(key), perm=[0, 1, 3, 2]), g.lowered(value),
-            scale=scale, bias=bias, keep=keep,
+            g,
+            self._heads(query),
+            g.op("Transpose", g.lowered(key), perm=[0, 1, 3, 2]),
+            g.lowered(value),
+            scale=scale,
+            bias=bias,
+            keep=keep,
         )
         return g.op("Reshape", mixed, g.integers(-1, self.sizes.heads * self.sizes.head))
 
@@ -97,8 +102,13 @@ def decoder_graphs(
             later.input(f"{kind}.{name}", np.float32, step.cache_shape(length))
     position = later.op("Gather", later.op("Shape", "past.0.key"), later.integer(2))
     step = Step(
-        later, sizes, ids, position, lambda n: tuple(f"past.{n}.{p}" for p in PARTS),
-        lambda n: tuple(f"cross.{n}.{p}" for p in PARTS), keep,
+        later,
+        sizes,
+        ids,
+        position,
+        lambda n: tuple(f"past.{n}.{p}" for p in PARTS),
+        lambda n: tuple(f"cross.{n}.{p}" for p in PARTS),
+        keep,
     )
     later.output("logits", family.logits(step, settings), ("B", sizes.vocab))
     return first, later

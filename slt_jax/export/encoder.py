@@ -120,13 +120,20 @@ def _temporal(g: Graph, x: str, batch_time: str, plan: Blueprint) -> str:
     for number in range(plan.config.temporal_layers):
         key = f"encoder.temporal.encoder.layers.{number}"
         packed = g.op(
-            "Gemm", g.lowered(x), g.matrix(f"{key}.self_attn.in_proj_weight"),
-            g.matrix(f"{key}.self_attn.in_proj_bias"), transB=1,
+            "Gemm",
+            g.lowered(x),
+            g.matrix(f"{key}.self_attn.in_proj_weight"),
+            g.matrix(f"{key}.self_attn.in_proj_bias"),
+            transB=1,
         )
         query, memory, value = g.op("Split", packed, g.integers(d, d, d), axis=-1, count=3)
         mixed = attend(
-            g, split(query, [0, 2, 1, 3]), split(memory, [0, 2, 3, 1]), split(value, [0, 2, 1, 3]),
-            scale=(d // heads) ** -0.5, keep=keep,
+            g,
+            split(query, [0, 2, 1, 3]),
+            split(memory, [0, 2, 3, 1]),
+            split(value, [0, 2, 1, 3]),
+            scale=(d // heads) ** -0.5,
+            keep=keep,
         )
         rows = g.op("Reshape", g.op("Transpose", mixed, perm=[0, 2, 1, 3]), g.integers(-1, d))
         attended = g.raised(linear(g, rows, f"{key}.self_attn.out_proj"))

@@ -116,9 +116,7 @@ def _export_onnx(translator: Translator, state: Mapping[str, np.ndarray], reques
     return differences
 
 
-def _write_graphs(
-    plan: Blueprint, state: Mapping[str, np.ndarray], request: Request, folder: Path
-) -> dict[str, str]:
+def _write_graphs(plan: Blueprint, state: Mapping[str, np.ndarray], request: Request, folder: Path) -> dict[str, str]:
     """Write and check the graphs as files; {what: file name}."""
     started = time.monotonic()
     options: dict[str, Any] = {"opset": request.opset, "half": request.precision == "fp16"}

@@ -17,9 +17,7 @@ def linear(g: Graph, x: str, key: str, *, bias: bool = True) -> str:
 
 
 def layer_norm(g: Graph, x: str, key: str, epsilon: float) -> str:
-    return g.op(
-        "LayerNormalization", x, g.weight(f"{key}.weight"), g.weight(f"{key}.bias"), axis=-1, epsilon=epsilon
-    )
+    return g.op("LayerNormalization", x, g.weight(f"{key}.weight"), g.weight(f"{key}.bias"), axis=-1, epsilon=epsilon)
 
 
 def rms_norm(g: Graph, x: str, key: str, epsilon: float) -> str:

@@ -21,8 +21,13 @@ def quantize_file(source: Path, target: Path) -> None:
     root.setLevel(logging.ERROR)  # it advises a preparation that our graphs do not need
     try:
         quantize_dynamic(
-            source, target, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
-            reduce_range=True, extra_options={"MatMulConstBOnly": True},
+            source,
+            target,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            reduce_range=True,
+            extra_options={"MatMulConstBOnly": True},
         )
     finally:
         root.setLevel(level)

@@ -49,7 +49,9 @@ def _save(graph: Graph, path: Path, outside: str | None, places: Mapping[str, in
     tensors = [_tensor(onnx, name, array, outside, places.get(name)) for name, array in graph.tensors.items()]
     model = onnx.helper.make_model(
         onnx.helper.make_graph(graph.nodes, graph.name, graph.inputs, graph.outputs, tensors),
-        opset_imports=[opset], ir_version=onnx.helper.find_min_ir_version_for([opset]), producer_name="slt_jax",
+        opset_imports=[opset],
+        ir_version=onnx.helper.find_min_ir_version_for([opset]),
+        producer_name="slt_jax",
     )
     with open(path, "wb") as file:
         file.write(model.SerializeToString())

@@ -113,8 +113,7 @@ def encoder_differences(
             where = np.ones_like(real) if name in flags else real
             largest[name] = _largest(outputs[name], case.cut(values), where)
         yield Difference(
-            real.shape[0], case.frames,
-            {"encoded": largest.pop("encoded"), "other outputs": max(largest.values())},
+            real.shape[0], case.frames, {"encoded": largest.pop("encoded"), "other outputs": max(largest.values())}
         )
 
 

@@ -24,10 +24,15 @@ def vit_features(g: Graph, images: str, prefix: str, config: ViTConfig, image_si
 def _tokens(g: Graph, images: str, prefix: str, config: ViTConfig, image_size: int) -> tuple[str, int]:
     """The rows (N * count, d) that the first block reads, and `count`."""
     d, side = config.embed_dim, image_size // config.patch_size
-    patches = g.raised(g.op(
-        "Conv", g.lowered(images), g.matrix(f"{prefix}patch_embed.proj.weight"),
-        g.matrix(f"{prefix}patch_embed.proj.bias"), strides=[config.patch_size] * 2,
-    ))
+    patches = g.raised(
+        g.op(
+            "Conv",
+            g.lowered(images),
+            g.matrix(f"{prefix}patch_embed.proj.weight"),
+            g.matrix(f"{prefix}patch_embed.proj.bias"),
+            strides=[config.patch_size] * 2,
+        )
+    )
     patches = g.op("Transpose", g.op("Reshape", patches, g.integers(0, d, -1)), perm=[0, 2, 1])
     table = position_table(g.state[f"{prefix}pos_embed"], config, side)
     patches = g.op("Add", patches, g.made(f"{prefix}pos_embed.{side}x{side}", table[:, 1:]))
@@ -92,7 +97,10 @@ def _attention(g: Graph, query: str, key: str, value: str, queries: int, keys: i
         return g.op("Transpose", g.op("Reshape", x, g.integers(-1, tokens, heads, head)), perm=order)
 
     mixed = attend(
-        g, split(query, queries, [0, 2, 1, 3]), split(key, keys, [0, 2, 3, 1]), split(value, keys, [0, 2, 1, 3]),
+        g,
+        split(query, queries, [0, 2, 1, 3]),
+        split(key, keys, [0, 2, 3, 1]),
+        split(value, keys, [0, 2, 1, 3]),
         scale=head**-0.5,
     )
     return g.op("Reshape", g.op("Transpose", mixed, perm=[0, 2, 1, 3]), g.integers(-1, config.embed_dim))

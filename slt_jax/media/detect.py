@@ -67,12 +67,13 @@ class Detector:
         )  # fmt: skip
         # The small models: only the place of a hand is used, and they take half the time.
         self._hands = solutions.hands.Hands(
-            static_image_mode=True, max_num_hands=4, model_complexity=0,
-            min_detection_confidence=HAND_SHARE * min_confidence, min_tracking_confidence=HAND_SHARE * min_confidence,
+            static_image_mode=True,
+            max_num_hands=4,
+            model_complexity=0,
+            min_detection_confidence=HAND_SHARE * min_confidence,
+            min_tracking_confidence=HAND_SHARE * min_confidence,
         )
-        self._faces = solutions.face_detection.FaceDetection(
-            model_selection=1, min_detection_confidence=min_confidence
-        )
+        self._faces = solutions.face_detection.FaceDetection(model_selection=1, min_detection_confidence=min_confidence)
         self._pose = None  # made when there are several people to choose from
 
     def body(self, image: np.ndarray) -> Body | None:

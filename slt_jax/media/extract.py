@@ -40,8 +40,15 @@ class _Tracks:
 
 
 def extract(
-    video: str | Path, video_id: str, folder: Path, settings: Settings, detector,
-    *, start: float | None = None, end: float | None = None, progress: Callable[[int, int], None] = lambda *_: None,
+    video: str | Path,
+    video_id: str,
+    folder: Path,
+    settings: Settings,
+    detector,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Write the streams of `video` under `folder` and return what a record of it says.
 

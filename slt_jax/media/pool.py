@@ -20,7 +20,10 @@ Work = Callable[[Any, Job, Callable[[int, int], None]], dict[str, Any]]
 
 
 def run_jobs(
-    jobs: Sequence[Job], make_detector: Callable[[], Any], work: Work, workers: int,
+    jobs: Sequence[Job],
+    make_detector: Callable[[], Any],
+    work: Work,
+    workers: int,
     on_frames: Callable[[Job, int, int], None] = lambda *_: None,
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
     """(job, `work(detector, job, progress)`) as they are done; `on_frames(job, done, expected)` tells of the frames.

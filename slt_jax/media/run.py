@@ -29,8 +29,15 @@ WORKING = ".extracting"  # folder under the output where clips lie until they ar
 
 
 def extract_videos(
-    jobs: Sequence[Job], out_root: str | Path, settings: Settings | None = None, workers: int = 1, *,
-    resume: bool = False, overwrite: bool = False, metadata: str | Path | None = None, progress: bool = True,
+    jobs: Sequence[Job],
+    out_root: str | Path,
+    settings: Settings | None = None,
+    workers: int = 1,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    metadata: str | Path | None = None,
+    progress: bool = True,
     make_detector: Callable[[], Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Extract `jobs` to `out_root`/face, hand_l, hand_r and pose; returns the records, in the order of the jobs.

@@ -80,8 +80,14 @@ class VideoTranslator:
         ]  # fmt: skip
 
     def translate(
-        self, video: str | Path, settings: Settings, *, window: float | None = None, workers: int = 1,
-        progress: bool = False, make_detector: Callable[[], Any] | None = None,
+        self,
+        video: str | Path,
+        settings: Settings,
+        *,
+        window: float | None = None,
+        workers: int = 1,
+        progress: bool = False,
+        make_detector: Callable[[], Any] | None = None,
     ) -> Iterator[Segment]:
         """The segments of `video`, one after the other; `window` seconds each, None cuts at pauses.
 
@@ -89,7 +95,7 @@ class VideoTranslator:
         """
         with tempfile.TemporaryDirectory(prefix="slt-translate-") as folder:
             job = Job(video, "video")
-            record, = extract_videos([job], folder, settings, workers, progress=progress, make_detector=make_detector)
+            (record,) = extract_videos([job], folder, settings, workers, progress=progress, make_detector=make_detector)
             if record["status"] != "ok":
                 raise UserError(record["reason"])
             dirs = StreamDirs(*(os.path.join(folder, stream) for stream in (*STREAMS, "pose")))

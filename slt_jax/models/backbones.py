@@ -103,7 +103,11 @@ def backbone_width(sizes: Sizes) -> int:
 
 
 def load_dinov2_backbone(
-    spec: BackboneSpec = None, freeze: FreezeSpec = None, *, local_files_only: bool = False, dtype=jnp.float32,
+    spec: BackboneSpec = None,
+    freeze: FreezeSpec = None,
+    *,
+    local_files_only: bool = False,
+    dtype=jnp.float32,
     seed: int = 0,
 ) -> nnx.Module:
     """A backbone with its weights: maps images (N, H, W, 3), float, normalised, to features (N, embed_dim).

@@ -29,12 +29,30 @@ from slt_jax.models.seq2seq import (
 )
 
 DEFAULTS = {
-    "model_type": "bart", "vocab_size": 50265, "max_position_embeddings": 1024, "d_model": 1024,
-    "encoder_layers": 12, "encoder_ffn_dim": 4096, "encoder_attention_heads": 16, "encoder_layerdrop": 0.0,
-    "decoder_layers": 12, "decoder_ffn_dim": 4096, "decoder_attention_heads": 16, "decoder_layerdrop": 0.0,
-    "activation_function": "gelu", "dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0,
-    "init_std": 0.02, "scale_embedding": False, "tie_word_embeddings": True, "pad_token_id": 1, "bos_token_id": 0,
-    "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2,
+    "model_type": "bart",
+    "vocab_size": 50265,
+    "max_position_embeddings": 1024,
+    "d_model": 1024,
+    "encoder_layers": 12,
+    "encoder_ffn_dim": 4096,
+    "encoder_attention_heads": 16,
+    "encoder_layerdrop": 0.0,
+    "decoder_layers": 12,
+    "decoder_ffn_dim": 4096,
+    "decoder_attention_heads": 16,
+    "decoder_layerdrop": 0.0,
+    "activation_function": "gelu",
+    "dropout": 0.1,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "init_std": 0.02,
+    "scale_embedding": False,
+    "tie_word_embeddings": True,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": 2,
 }
 POSITION_OFFSET = 2  # rows 0 and 1 of the position tables have been unused since fairseq
 
@@ -62,8 +80,13 @@ class Bart(nnx.Module):
         self.dtype = dtype
 
     def __call__(
-        self, encoded: Array, encoder_mask: Array | None, decoder_input_ids: Array,
-        decoder_attention_mask: Array | None = None, *, key: Array | None = None,
+        self,
+        encoded: Array,
+        encoder_mask: Array | None,
+        decoder_input_ids: Array,
+        decoder_attention_mask: Array | None = None,
+        *,
+        key: Array | None = None,
     ) -> Array:
         """Logits (B, S, vocab), float32, of frames (B, T, d_model) and tokens (B, S); masks True/1 = real."""
         keep = causal_keep(decoder_input_ids.shape[1], decoder_attention_mask)
@@ -134,9 +157,7 @@ class Stack(nnx.Module):
     def __init__(self, config: Mapping, part: str, embed: nnx.Embed, *, dtype, memory: Memory, rngs: nnx.Rngs):
         self.embed_tokens = embed
         self.embed_positions = embedding(config["max_position_embeddings"] + POSITION_OFFSET, config, rngs)
-        self.layers = nnx.List([
-            Layer(config, part, dtype=dtype, rngs=rngs) for _ in range(config[f"{part}_layers"])
-        ])
+        self.layers = nnx.List([Layer(config, part, dtype=dtype, rngs=rngs) for _ in range(config[f"{part}_layers"])])
         self.layernorm_embedding = layer_norm(config["d_model"], 1e-5, dtype=jnp.float32, rngs=rngs)
         self.has_final_norm = config["model_type"] == "mbart"
         if self.has_final_norm:
@@ -148,7 +169,12 @@ class Stack(nnx.Module):
         self.memory = memory
 
     def __call__(
-        self, ids: Array, keep: Array | None, encoded: Array | None = None, encoded_keep: Array | None = None, *,
+        self,
+        ids: Array,
+        keep: Array | None,
+        encoded: Array | None = None,
+        encoded_keep: Array | None = None,
+        *,
         key: Array | None,
     ) -> Array:
         """States (B, S, d_model) of `ids` (B, S); `keep` bool, broadcastable to (B, 1, S, S)."""
@@ -214,8 +240,15 @@ class Layer(nnx.Module):
         self.activation_rate = config["activation_dropout"]
 
     def __call__(
-        self, x: Array, bias: Array | None, cross: KeysValues | None, cross_bias: Array | None, *,
-        past: KeysValues | None = None, position: Array | None = None, key: Array | None = None,
+        self,
+        x: Array,
+        bias: Array | None,
+        cross: KeysValues | None,
+        cross_bias: Array | None,
+        *,
+        past: KeysValues | None = None,
+        position: Array | None = None,
+        key: Array | None = None,
     ) -> tuple[Array, KeysValues]:
         """`x` (B, S, d_model) and the self-attention's keys and values; with `past`, that cache with `x` written in."""
         self_key, cross_key, hidden_key, *output_keys = split(key, 6)
@@ -267,7 +300,5 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Array, keys_values: KeysValues, bias: Array | None, *, key: Array | None) -> Array:
         query = split_heads(self.q_proj(x), self.heads)
-        mixed = attention(
-            query, *keys_values, bias=bias, scale=self.scale, dropout_rate=self.rate, dropout_key=key,
-        )
+        mixed = attention(query, *keys_values, bias=bias, scale=self.scale, dropout_rate=self.rate, dropout_key=key)
         return self.out_proj(mixed.reshape(*x.shape[:-1], -1))

@@ -22,10 +22,12 @@ class SmallCNN(nnx.Module):
     ):
         self.embed_dim = embed_dim
         channels = [3, *widths]
-        self.stem = nnx.List([
-            Stage(before, after, stride=4 if i == 0 else 2, dtype=dtype, rngs=rngs)
-            for i, (before, after) in enumerate(itertools.pairwise(channels))
-        ])
+        self.stem = nnx.List(
+            [
+                Stage(before, after, stride=4 if i == 0 else 2, dtype=dtype, rngs=rngs)
+                for i, (before, after) in enumerate(itertools.pairwise(channels))
+            ]
+        )
         init = torch_uniform(channels[-1])
         self.proj = nnx.Linear(channels[-1], embed_dim, dtype=dtype, kernel_init=init, bias_init=init, rngs=rngs)
 
@@ -43,8 +45,15 @@ class Stage(nnx.Module):
         size = stride + 1
         init = torch_uniform(before * size * size)
         self.conv = nnx.Conv(
-            before, after, (size, size), strides=stride, padding=size // 2, dtype=dtype,
-            kernel_init=init, bias_init=init, rngs=rngs,
+            before,
+            after,
+            (size, size),
+            strides=stride,
+            padding=size // 2,
+            dtype=dtype,
+            kernel_init=init,
+            bias_init=init,
+            rngs=rngs,
         )
         groups = next(n for n in (8, 4, 2, 1) if after % n == 0)
         self.norm = nnx.GroupNorm(

@@ -70,9 +70,7 @@ def decoder_folder(config: ModelConfig, *, weights: bool = True) -> Path:
     )
 
 
-def build_decoder(
-    settings: Mapping[str, Any], *, dtype, memory: Memory = KEEP_ALL, rngs: nnx.Rngs
-) -> nnx.Module:
+def build_decoder(settings: Mapping[str, Any], *, dtype, memory: Memory = KEEP_ALL, rngs: nnx.Rngs) -> nnx.Module:
     """A `T5`, a `Bart` or a custom class for these settings."""
     if "decoder_class" in settings:
         return _build_custom(settings, dtype=dtype, rngs=rngs)
@@ -105,8 +103,12 @@ def generate_tokens(model: nnx.Module, encoded: Array, encoder_mask: Array | Non
 def _custom_settings(config: ModelConfig) -> dict[str, Any]:
     """What the constructor of `--decoder-class` gets, tried out without computing an array."""
     kwargs = {
-        "d_model": config.d_model, "vocab_size": config.vocab_size, "num_layers": config.decoder_layers,
-        "num_heads": config.decoder_heads, "dropout": config.decoder_dropout, "pad_token_id": config.pad_token_id,
+        "d_model": config.d_model,
+        "vocab_size": config.vocab_size,
+        "num_layers": config.decoder_layers,
+        "num_heads": config.decoder_heads,
+        "dropout": config.decoder_dropout,
+        "pad_token_id": config.pad_token_id,
         "eos_token_id": config.eos_token_id,
     } | config.decoder_kwargs
     settings = {"decoder_class": config.decoder_class, "kwargs": kwargs}
@@ -118,8 +120,11 @@ def _custom_settings(config: ModelConfig) -> dict[str, Any]:
         found["d_model"] = getattr(model, "d_model", kwargs["d_model"])
         frames, tokens = (2, 3), (2, 5)
         return model(
-            jnp.zeros((*frames, config.d_model)), jnp.ones(frames, bool), jnp.zeros(tokens, jnp.int32),
-            jnp.ones(tokens, bool), key=jax.random.key(0),
+            jnp.zeros((*frames, config.d_model)),
+            jnp.ones(frames, bool),
+            jnp.zeros(tokens, jnp.int32),
+            jnp.ones(tokens, bool),
+            key=jax.random.key(0),
         )
 
     problem = None

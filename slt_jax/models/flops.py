@@ -21,7 +21,8 @@ from slt_jax.models.params import Params, split_model
 
 # The backbones and what projects their features, in the order of the model's figure.
 STREAMS = (
-    ("face_backbone", "face_projector"), ("hand_backbone_left", "hand_left_projector"),
+    ("face_backbone", "face_projector"),
+    ("hand_backbone_left", "hand_left_projector"),
     ("hand_backbone_right", "hand_right_projector"),
 )
 
@@ -38,7 +39,11 @@ class Flops:
 
 
 def model_flops(
-    build: Callable[[], nnx.Module], config: ModelConfig, trained: Collection[str], *, target_length: int,
+    build: Callable[[], nnx.Module],
+    config: ModelConfig,
+    trained: Collection[str],
+    *,
+    target_length: int,
     frames: int | None = None,
 ) -> dict[str, Flops]:
     """Operations per clip of each part of the translator that `build()` returns, and their `total`.
@@ -128,6 +133,7 @@ def _count_equation(equation: JaxprEqn) -> int:
         return 2 * products // math.prod(params["lhs_dilation"])
     if kind == "cond":
         return max(_count(branch.jaxpr) for branch in params["branches"])
-    inner = [p.jaxpr if isinstance(p, ClosedJaxpr) else p for p in params.values()
-             if isinstance(p, (Jaxpr, ClosedJaxpr))]
+    inner = [
+        p.jaxpr if isinstance(p, ClosedJaxpr) else p for p in params.values() if isinstance(p, (Jaxpr, ClosedJaxpr))
+    ]
     return params.get("length", 1) * sum(map(_count, inner)) if kind == "scan" else sum(map(_count, inner))

@@ -16,11 +16,13 @@ class StreamProjector(nnx.Module):
     def __init__(self, in_features: int, out_features: int, rate: float, *, dtype, rngs: nnx.Rngs):
         self.rate = rate
         self.last = "4" if rate > 0 else "3"
-        self.layers = nnx.Dict({
-            "0": layer_norm(in_features, 1e-6, dtype=dtype, rngs=rngs),
-            "1": linear(in_features, out_features, dtype=dtype, rngs=rngs),
-            self.last: linear(out_features, out_features, dtype=dtype, rngs=rngs),
-        })
+        self.layers = nnx.Dict(
+            {
+                "0": layer_norm(in_features, 1e-6, dtype=dtype, rngs=rngs),
+                "1": linear(in_features, out_features, dtype=dtype, rngs=rngs),
+                self.last: linear(out_features, out_features, dtype=dtype, rngs=rngs),
+            }
+        )
 
     def __call__(self, x: Array, *, key: Array | None = None) -> Array:
         hidden = gelu(self.layers["1"](self.layers["0"](x)))

@@ -40,11 +40,21 @@ class Settings:
 
 
 def generate(
-    model: nnx.Module, encoded: Array, encoder_mask: Array | None = None, *, num_beams: int = 1, min_length: int = 0,
-    max_length: int = 128, max_new_tokens: int | None = None, early_stopping: bool | Literal["never"] = False,
-    length_penalty: float | None = None, no_repeat_ngram_size: int | None = None,
-    forced_bos_token_id: int | None = None, forced_eos_token_id: int | Sequence[int] | None = None,
-    decoder_start_token_id: int | None = None, pad_token_id: int | None = None,
+    model: nnx.Module,
+    encoded: Array,
+    encoder_mask: Array | None = None,
+    *,
+    num_beams: int = 1,
+    min_length: int = 0,
+    max_length: int = 128,
+    max_new_tokens: int | None = None,
+    early_stopping: bool | Literal["never"] = False,
+    length_penalty: float | None = None,
+    no_repeat_ngram_size: int | None = None,
+    forced_bos_token_id: int | None = None,
+    forced_eos_token_id: int | Sequence[int] | None = None,
+    decoder_start_token_id: int | None = None,
+    pad_token_id: int | None = None,
     eos_token_id: int | Sequence[int] | None = None,
 ) -> np.ndarray:
     """Token ids (B, <= max_length), int32, of frames `encoded` (B, T, d_model); the start token is the first.
@@ -68,8 +78,14 @@ def generate(
     if max_length < 2 or num_beams < 1:
         raise ValueError(f"max_length {max_length} must be at least 2 and num_beams {num_beams} at least 1")
     settings = Settings(
-        start=start, pad=pad, eos=eos, max_length=max_length, min_length=min_length, num_beams=num_beams,
-        early_stopping=early_stopping, length_penalty=float(setting(length_penalty, "length_penalty", 1.0)),
+        start=start,
+        pad=pad,
+        eos=eos,
+        max_length=max_length,
+        min_length=min_length,
+        num_beams=num_beams,
+        early_stopping=early_stopping,
+        length_penalty=float(setting(length_penalty, "length_penalty", 1.0)),
         no_repeat_ngram_size=setting(no_repeat_ngram_size, "no_repeat_ngram_size", 0),
         forced_bos=setting(forced_bos_token_id, "forced_bos_token_id"),
         forced_eos=_as_tuple(setting(forced_eos_token_id, "forced_eos_token_id", ())),

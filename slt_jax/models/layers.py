@@ -108,7 +108,7 @@ def _below(x: Array) -> Array:
 def _gelu_gradient(x: Array, gradient: Array) -> tuple[Array]:
     y = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * y * y) * np.float32((2 * np.pi) ** -0.5)
-    return ((_below(y) + y * density) * gradient).astype(x.dtype),
+    return (((_below(y) + y * density) * gradient).astype(x.dtype),)
 
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
@@ -158,8 +158,14 @@ residual.defvjp(
 
 
 def attention(
-    query: Array, key: Array, value: Array, *, bias: Array | None = None, scale: float = 1.0,
-    dropout_rate: float = 0.0, dropout_key: Array | None = None,
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    bias: Array | None = None,
+    scale: float = 1.0,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
 ) -> Array:
     """Softmax attention with the softmax in float32.
 

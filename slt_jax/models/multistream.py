@@ -1,10 +1,10 @@
 """The multi-stream encoder: face, two hands and pose become one vector a frame, in context.
 
-    face   (B,T,H,W,3) - ViT ------------------- projector -------------------------------.
-    hand_l (B,T,H,W,3) - ViT - 0 where missing - projector - 0 where either hand is missing -+- fusion - positions -.
-    hand_r (B,T,H,W,3) - ViT - 0 where missing - projector - 0 where either hand is missing -+                      |
-    pose   (B,T,3L) ---------- 0 where unsure -- projector -------------------------------'    temporal encoder <---'
-                                                                                               (B,T,d_model)
+face   (B,T,H,W,3) - ViT ------------------- projector -------------------------------.
+hand_l (B,T,H,W,3) - ViT - 0 where missing - projector - 0 where either hand is missing -+- fusion - positions -.
+hand_r (B,T,H,W,3) - ViT - 0 where missing - projector - 0 where either hand is missing -+                      |
+pose   (B,T,3L) ---------- 0 where unsure -- projector -------------------------------'    temporal encoder <---'
+                                                                                           (B,T,d_model)
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,12 @@ class MultiStreamEncoder(nnx.Module):
     """`backbones` say what the face, left-hand and right-hand streams see with: ViT sizes or classes."""
 
     def __init__(
-        self, config: ModelConfig, backbones: tuple[Sizes, ...], *, dtype=jnp.float32, memory: Memory = KEEP_ALL,
+        self,
+        config: ModelConfig,
+        backbones: tuple[Sizes, ...],
+        *,
+        dtype=jnp.float32,
+        memory: Memory = KEEP_ALL,
         rngs: nnx.Rngs,
     ):
         face, left, right = (build_backbone(sizes, dtype=dtype, memory=memory, rngs=rngs) for sizes in backbones)
@@ -48,8 +53,14 @@ class MultiStreamEncoder(nnx.Module):
         self.fusion = Fusion(4 * width, config.d_model, config.fusion_dropout, dtype=dtype, rngs=rngs)
         self.positional = Positions(config.sequence_length, config.d_model, dtype=dtype, rngs=rngs)
         self.temporal = TemporalEncoder(
-            config.d_model, config.temporal_nhead, config.temporal_layers, config.temporal_dim_feedforward,
-            config.temporal_dropout, dtype=dtype, memory=memory, rngs=rngs,
+            config.d_model,
+            config.temporal_nhead,
+            config.temporal_layers,
+            config.temporal_dim_feedforward,
+            config.temporal_dropout,
+            dtype=dtype,
+            memory=memory,
+            rngs=rngs,
         )
         self.dtype = dtype
         self.memory = memory

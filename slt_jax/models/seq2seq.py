@@ -58,9 +58,18 @@ def identity(x: Array) -> Array:
 
 
 ACTIVATIONS = {
-    "relu": jax.nn.relu, "gelu": gelu, "gelu_python": gelu, "gelu_new": gelu_tanh, "gelu_fast": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh, "quick_gelu": quick_gelu, "silu": jax.nn.silu, "swish": jax.nn.silu,
-    "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "linear": identity,
+    "relu": jax.nn.relu,
+    "gelu": gelu,
+    "gelu_python": gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "linear": identity,
 }
 
 

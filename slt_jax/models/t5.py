@@ -30,13 +30,29 @@ from slt_jax.models.seq2seq import (
 )
 
 DEFAULTS = {
-    "model_type": "t5", "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8,
-    "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "dropout_rate": 0.1,
-    "layer_norm_epsilon": 1e-6, "initializer_factor": 1.0, "feed_forward_proj": "relu", "pad_token_id": 0,
-    "eos_token_id": 1, "decoder_start_token_id": None,
+    "model_type": "t5",
+    "vocab_size": 32128,
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 6,
+    "num_heads": 8,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "dropout_rate": 0.1,
+    "layer_norm_epsilon": 1e-6,
+    "initializer_factor": 1.0,
+    "feed_forward_proj": "relu",
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": None,
 }
 MT5_DEFAULTS = {
-    "vocab_size": 250112, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu",
+    "vocab_size": 250112,
+    "d_ff": 1024,
+    "num_layers": 8,
+    "num_heads": 6,
+    "feed_forward_proj": "gated-gelu",
     "decoder_start_token_id": 0,
 }
 
@@ -82,8 +98,13 @@ class T5(nnx.Module):
         self.dtype = dtype
 
     def __call__(
-        self, encoded: Array, encoder_mask: Array | None, decoder_input_ids: Array,
-        decoder_attention_mask: Array | None = None, *, key: Array | None = None,
+        self,
+        encoded: Array,
+        encoder_mask: Array | None,
+        decoder_input_ids: Array,
+        decoder_attention_mask: Array | None = None,
+        *,
+        key: Array | None = None,
     ) -> Array:
         """Logits (B, S, vocab), float32, of frames (B, T, d_model) and tokens (B, S); masks True/1 = real."""
         keep = causal_keep(decoder_input_ids.shape[1], decoder_attention_mask)
@@ -123,16 +144,21 @@ class Stack(nnx.Module):
         self, config: Mapping, layers: int, embed: nnx.Embed, *, causal: bool, dtype, memory: Memory, rngs: nnx.Rngs
     ):
         self.embed_tokens = embed
-        self.block = nnx.List([
-            Block(config, causal=causal, has_bias=i == 0, dtype=dtype, rngs=rngs) for i in range(layers)
-        ])
+        self.block = nnx.List(
+            [Block(config, causal=causal, has_bias=i == 0, dtype=dtype, rngs=rngs) for i in range(layers)]
+        )
         self.final_layer_norm = RMSNorm(config, dtype=dtype)
         self.causal = causal
         self.rate = config["dropout_rate"]
         self.memory = memory
 
     def __call__(
-        self, ids: Array, keep: Array | None, encoded: Array | None = None, encoded_keep: Array | None = None, *,
+        self,
+        ids: Array,
+        keep: Array | None,
+        encoded: Array | None = None,
+        encoded_keep: Array | None = None,
+        *,
         key: Array | None,
     ) -> Array:
         """States (B, S, d_model) of `ids` (B, S); `keep` bool, broadcastable to (B, 1, S, S)."""
@@ -198,8 +224,15 @@ class Block(nnx.Module):
         self.layer = nnx.List(layers)
 
     def __call__(
-        self, x: Array, bias: Array, cross: KeysValues | None, cross_bias: Array | None, *,
-        past: KeysValues | None = None, position: Array | None = None, key: Array | None = None,
+        self,
+        x: Array,
+        bias: Array,
+        cross: KeysValues | None,
+        cross_bias: Array | None,
+        *,
+        past: KeysValues | None = None,
+        position: Array | None = None,
+        key: Array | None = None,
     ) -> tuple[Array, KeysValues]:
         """`x` (B, S, d_model) and the self-attention's keys and values; with `past`, that cache with `x` written in."""
         self_key, cross_key, ff_key = split(key, 3)
@@ -216,7 +249,7 @@ class SelfAttentionLayer(nnx.Module):
         self.rate = config["dropout_rate"]
 
     def __call__(
-        self, x: Array, bias: Array, past: KeysValues | None, position: Array | None, *, key: Array | None,
+        self, x: Array, bias: Array, past: KeysValues | None, position: Array | None, *, key: Array | None
     ) -> tuple[Array, KeysValues]:
         attention_key, output_key = split(key, 2)
         normed = self.layer_norm(x)

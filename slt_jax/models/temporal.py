@@ -13,7 +13,15 @@ class TemporalEncoder(nnx.Module):
     """Frames (B, T, features) to frames (B, T, features); padded frames are never attended to."""
 
     def __init__(
-        self, features: int, heads: int, layers: int, hidden: int, rate: float, *, dtype, memory: Memory = KEEP_ALL,
+        self,
+        features: int,
+        heads: int,
+        layers: int,
+        hidden: int,
+        rate: float,
+        *,
+        dtype,
+        memory: Memory = KEEP_ALL,
         rngs: nnx.Rngs,
     ):
         self.memory = memory
@@ -32,9 +40,9 @@ class TransformerEncoder(nnx.Module):
     """Only the name between `temporal` and `layers` in v9's state dict."""
 
     def __init__(self, features: int, heads: int, layers: int, hidden: int, rate: float, *, dtype, rngs: nnx.Rngs):
-        self.layers = nnx.List([
-            TransformerEncoderLayer(features, heads, hidden, rate, dtype=dtype, rngs=rngs) for _ in range(layers)
-        ])
+        self.layers = nnx.List(
+            [TransformerEncoderLayer(features, heads, hidden, rate, dtype=dtype, rngs=rngs) for _ in range(layers)]
+        )
 
 
 class TransformerEncoderLayer(nnx.Module):
@@ -71,7 +79,6 @@ class MultiheadAttention(nnx.Module):
         packed = x @ self.in_proj_weight[...].T.astype(self.dtype) + self.in_proj_bias[...].astype(self.dtype)
         query, value_key, value = jnp.moveaxis(packed.reshape(b, t, 3, self.heads, d // self.heads), 2, 0)
         mixed = attention(
-            query, value_key, value, bias=bias, scale=(d // self.heads) ** -0.5,
-            dropout_rate=self.rate, dropout_key=key,
+            query, value_key, value, bias=bias, scale=(d // self.heads) ** -0.5, dropout_rate=self.rate, dropout_key=key
         )
         return self.out_proj(mixed.reshape(b, t, d))

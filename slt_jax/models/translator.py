@@ -23,8 +23,14 @@ class SignTranslator(nnx.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, backbones: tuple[Sizes, ...], decoder: Mapping[str, Any] | None, *,
-        dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs,
+        self,
+        config: ModelConfig,
+        backbones: tuple[Sizes, ...],
+        decoder: Mapping[str, Any] | None,
+        *,
+        dtype=jnp.float32,
+        memory: Memory = KEEP_ALL,
+        rngs: nnx.Rngs,
     ):
         self.encoder = MultiStreamEncoder(config, backbones, dtype=dtype, memory=memory, rngs=rngs)
         if decoder is not None:
@@ -40,8 +46,11 @@ class SignTranslator(nnx.Module):
         labels = batch["labels"]
         model = self.decoder.model
         return model(
-            encoded, batch.get("pad_mask"), shift_right(model, labels),
-            batch.get("decoder_attention_mask", labels != -100), key=decoder_key,
+            encoded,
+            batch.get("pad_mask"),
+            shift_right(model, labels),
+            batch.get("decoder_attention_mask", labels != -100),
+            key=decoder_key,
         )
 
 

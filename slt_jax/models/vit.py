@@ -135,8 +135,15 @@ class PatchEmbed(nnx.Module):
         p = config.patch_size
         init = torch_uniform(3 * p * p)
         self.proj = nnx.Conv(
-            3, config.embed_dim, (p, p), strides=p, padding="VALID", dtype=dtype,
-            kernel_init=init, bias_init=init, rngs=rngs,
+            3,
+            config.embed_dim,
+            (p, p),
+            strides=p,
+            padding="VALID",
+            dtype=dtype,
+            kernel_init=init,
+            bias_init=init,
+            rngs=rngs,
         )
 
     def __call__(self, images: Array) -> Array:

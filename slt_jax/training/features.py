@@ -37,7 +37,12 @@ DECODED = 64  # images decoded side by side
 
 
 def read_from_cache(
-    config: Config, folder: Path, structure: Structure, state: TrainState, layout: Layout, loaders: Sequence[Loader],
+    config: Config,
+    folder: Path,
+    structure: Structure,
+    state: TrainState,
+    layout: Layout,
+    loaders: Sequence[Loader],
     stopped: Callable[[], bool],
 ) -> None:
     """Have the loaders read features of frozen backbones where `data.feature_cache` allows; those missing are computed.
@@ -245,7 +250,11 @@ class _Compute:
 
 
 def _fill(
-    features: Features, missing: Sequence[_Missing], compute: _Compute, stopped: Callable[[], bool], *,
+    features: Features,
+    missing: Sequence[_Missing],
+    compute: _Compute,
+    stopped: Callable[[], bool],
+    *,
     skip_bad_clips: bool,
 ) -> None:
     def keep(done: Iterator[_Clip]) -> None:

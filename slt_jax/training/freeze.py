@@ -122,8 +122,17 @@ def training_table(params: Mapping[str, Any], trained: Collection[str], slots: i
 
 # The parts in the order of the model's figure.
 _PARTS = (
-    "face_backbone", "hand_backbone_left", "hand_backbone_right", "face_projector", "hand_left_projector",
-    "hand_right_projector", "pose_projector", "fusion", "positional", "temporal", "decoder",
+    "face_backbone",
+    "hand_backbone_left",
+    "hand_backbone_right",
+    "face_projector",
+    "hand_left_projector",
+    "hand_right_projector",
+    "pose_projector",
+    "fusion",
+    "positional",
+    "temporal",
+    "decoder",
 )
 
 

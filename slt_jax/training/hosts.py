@@ -55,8 +55,11 @@ def join(prog: str, where: links.Meeting) -> None:
     if where.index:
         host, port = "127.0.0.1", links.relay(where.coordinator)
     jax.distributed.initialize(
-        f"[{host}]:{port}" if ":" in host else f"{host}:{port}", where.count, where.index,
-        initialization_timeout=round(where.timeout) + 1, cluster_detection_method="deactivate",
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        where.count,
+        where.index,
+        initialization_timeout=round(where.timeout) + 1,
+        cluster_detection_method="deactivate",
     )
 
 
@@ -66,7 +69,8 @@ def _detect(prog: str, timeout: float) -> None:
         print(
             f"{prog}: error: --distributed: not all processes answered within {timeout:g} s; this one, on "
             f"{socket.gethostname()}, waits for the others ({found or 'nothing about them in the environment'})",
-            file=sys.stderr, flush=True,
+            file=sys.stderr,
+            flush=True,
         )
         os._exit(2)
 

@@ -91,8 +91,11 @@ def train(
     hosts.barrier("work-dir")
     with tempfile.TemporaryDirectory() as scratch:  # for the other processes' tokenizers, which are the same
         splits = open_splits(
-            config, workdir.tokenizer if hosts.primary() else Path(scratch, "tokenizer"), tokenizer_beside(origin),
-            shard_index=jax.process_index(), shard_count=hosts.count(),
+            config,
+            workdir.tokenizer if hosts.primary() else Path(scratch, "tokenizer"),
+            tokenizer_beside(origin),
+            shard_index=jax.process_index(),
+            shard_count=hosts.count(),
         )
     config = with_tokenizer(config, splits.tokenizer)
     plan = plan_model(config.model)
@@ -132,8 +135,14 @@ def train(
     on_device = Prepare(tuple(config.data.mix_streams.items()), bool(config.data.v9_hand_masks))
     optimizer = optimizer.suited(state["optimizer"])
     functions = StepFunctions(
-        structure, optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm, config.data.seed, on_device,
-        scaled=dtype == jnp.float16, layout=layout,
+        structure,
+        optimizer,
+        config.optim.label_smoothing,
+        config.optim.grad_clip_norm,
+        config.data.seed,
+        on_device,
+        scaled=dtype == jnp.float16,
+        layout=layout,
     )
     # Without images there is little to keep, and no step with images to be compiled and measured.
     if config.training.remat != "auto" or not features_are_read(config, structure, state):
@@ -293,8 +302,14 @@ def with_hand_masks(config: Config, origin: str | Path | None, saved: Mapping[st
 
 
 def announce(
-    config: Config, state: TrainState, optimizer: Optimizer, mesh: Mesh, train_clips: int, val_clips: int,
-    source: Path | None, position: Position,
+    config: Config,
+    state: TrainState,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    train_clips: int,
+    val_clips: int,
+    source: Path | None,
+    position: Position,
 ) -> None:
     if not config.data.pin_memory:
         say("--no-pin-memory has no effect: JAX stages batches itself")

@@ -127,9 +127,14 @@ class Planner:
         layout = Layout(mesh, fsdp=config.training.sharding == "fsdp")
         check_batch_size(f"{name}: --batch-size", config.data.batch_size, mesh)
         functions = StepFunctions(
-            self.structure, self.optimizer, config.optim.label_smoothing, config.optim.grad_clip_norm,
-            config.data.seed, Prepare(tuple(config.data.mix_streams.items()), bool(config.data.v9_hand_masks)),
-            scaled=self.dtype == jnp.float16, layout=layout,
+            self.structure,
+            self.optimizer,
+            config.optim.label_smoothing,
+            config.optim.grad_clip_norm,
+            config.data.seed,
+            Prepare(tuple(config.data.mix_streams.items()), bool(config.data.v9_hand_masks)),
+            scaled=self.dtype == jnp.float16,
+            layout=layout,
         )
         state = abstract_state(self.plan, self.trained, self.optimizer, layout)
         rules = rules_for(config, layout)

@@ -15,7 +15,11 @@ from jax import Array
 # Under torch's names and with its defaults. A part of every train state: v9's files hold it under any precision.
 ScalerState = dict[str, Array]
 DEFAULTS = {
-    "scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0,
+    "scale": 65536.0,
+    "growth_factor": 2.0,
+    "backoff_factor": 0.5,
+    "growth_interval": 2000,
+    "_growth_tracker": 0,
 }
 KINDS = {name: np.float32 if isinstance(value, float) else np.int32 for name, value in DEFAULTS.items()}
 

@@ -40,8 +40,10 @@ def with_tokenizer(config: Config, tokenizer) -> Config:
             f"leave it out to take the tokenizer's"
         )
     model = dataclasses.replace(
-        config.model, vocab_size=config.model.vocab_size or tokenizer.vocab_size,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=end,
+        config.model,
+        vocab_size=config.model.vocab_size or tokenizer.vocab_size,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end,
     )
     return dataclasses.replace(config, model=model)
 
@@ -167,7 +169,11 @@ def resume_states(folder: Path, like: TrainState) -> tuple[TrainState, Position,
 
 
 def resume_checkpoint(
-    checkpoint: Checkpoint, like: TrainState, optimizer: Optimizer, entries: list[Entry], steps_per_epoch: int,
+    checkpoint: Checkpoint,
+    like: TrainState,
+    optimizer: Optimizer,
+    entries: list[Entry],
+    steps_per_epoch: int,
     layout: Layout,
 ) -> tuple[TrainState, Position]:
     """Weights, optimiser state and epoch of a `.pt`, v9's or ours; the schedule follows from the epoch."""

@@ -39,11 +39,7 @@ for arguments in json.load(sys.stdin):
     assert main(arguments) == 0
     print("held", json.dumps(held))
 """
-LAYOUTS = {
-    "data": {},
-    "fsdp": {"sharding": "fsdp"},
-    "data x model": {"sharding": "fsdp", "model_parallel": 4},
-}
+LAYOUTS = {"data": {}, "fsdp": {"sharding": "fsdp"}, "data x model": {"sharding": "fsdp", "model_parallel": 4}}
 COMMON = {"batch_size": 8, "grad_accum_steps": None, "optimizer": "sgd", "scheduler": None, "epochs": 1}
 SCORED = ("--eval-bleu-every", "1")
 

@@ -100,6 +100,7 @@ def test_the_largest_batch_is_found_with_few_programs(parts, asked, jump, expect
 @pytest.mark.parametrize(("asked", "expected"), [(1, 8), (3, 12), (20, 8)])
 def test_a_compiler_that_saves_memory_by_itself_misleads_nobody(asked, expected):
     """libtpu does, without `--remat`: two clips take no more than one, and yet not any number fits."""
+
     def needs(clips: int) -> StepMemory:
         return StepMemory(0, 0, 960 - clips, fits=clips <= 14)
 

@@ -130,8 +130,7 @@ def test_a_mistake_on_one_host_ends_both(corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("index", "message"),
-    [(0, "process 1, 2 did not answer within 1 s"), (1, "process 0 did not answer within 1 s")],
+    ("index", "message"), [(0, "process 1, 2 did not answer within 1 s"), (1, "process 0 did not answer within 1 s")]
 )
 def test_processes_that_do_not_answer_are_named(corpus, tmp_path, index, message):
     meeting = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "3", "--process-id", str(index)]

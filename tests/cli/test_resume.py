@@ -65,8 +65,9 @@ def signal_when(monkeypatch, name: str, call: int, number: int) -> None:
     [("step", 1, signal.SIGTERM), ("step", 4, signal.SIGINT), ("evaluate", 1, signal.SIGTERM)],
     ids=["first step", "last step", "validation"],
 )
-def test_a_signal_saves_and_the_resumed_run_is_exact(corpus, finished, tmp_path, monkeypatch, capsys, function, call,
-                                                     number):
+def test_a_signal_saves_and_the_resumed_run_is_exact(
+    corpus, finished, tmp_path, monkeypatch, capsys, function, call, number
+):
     work_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
         signal_when(patch, function, call, number)

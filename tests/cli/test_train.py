@@ -59,8 +59,15 @@ def test_a_run_leaves_its_artefacts(corpus, finished):
 def test_tensorboard(corpus, finished, tmp_path):
     assert main(corpus.flags(tmp_path / "run", "--tensorboard", str(tmp_path / "events"))) == 0
     written = b"".join(path.read_bytes() for path in (tmp_path / "events").iterdir())
-    for tag in ("train/loss", "train/grad_norm", "train/lr", "train/clips_per_second", "epoch/val_loss",
-                "epoch/val_cer", "val/translations"):
+    for tag in (
+        "train/loss",
+        "train/grad_norm",
+        "train/lr",
+        "train/clips_per_second",
+        "epoch/val_loss",
+        "epoch/val_cer",
+        "val/translations",
+    ):
         assert tag.encode() in written, tag
     assert metrics(tmp_path / "run") == metrics(finished)  # looking on changes nothing
 
@@ -224,8 +231,18 @@ def test_precedence(tmp_path):
     """Defaults, file, flags, --set: each later one wins; YAML's text numbers are numbers."""
     file = tmp_path / "config.yml"
     file.write_text("optim: {lr: 1e-3, weight_decay: 2e-2, momentum: 0.5, label_smoothing: 0.2}\ndata: {seed: 7}\n")
-    arguments = ["--config", str(file), "--weight-decay", "0.3", "--label-smoothing", "0.3",
-                 "--set", "optim.label_smoothing=0.4", "--set", "optim.scheduler=steplr"]
+    arguments = [
+        "--config",
+        str(file),
+        "--weight-decay",
+        "0.3",
+        "--label-smoothing",
+        "0.3",
+        "--set",
+        "optim.label_smoothing=0.4",
+        "--set",
+        "optim.scheduler=steplr",
+    ]
     optim = config_of(*arguments).optim
     assert (optim.lr, optim.weight_decay, optim.label_smoothing) == (1e-3, 0.3, 0.4)
     assert (optim.momentum, optim.scheduler, optim.optimizer) == (0.5, "steplr", "adamw")
@@ -264,9 +281,21 @@ label-smoothing 0.05; grad-accum-steps 4; compile-mode max; init-checkpoint x.pt
 
 def test_every_flag_of_v9():
     pairs = [pair.split() for pair in FLAGS.replace("\n", ";").split(";") if pair.strip()]
-    switches = ["--no-pin-memory", "--freeze-face-backbone", "--freeze-hand-left-backbone",
-                "--freeze-hand-right-backbone", "--compile", "--clip-grad-norm", "0.7",
-                "--decoder-kwargs", '{"dropout_rate": 0.3}', "--mix-stream", "hl:0.5", "--mix-stream", "face"]
+    switches = [
+        "--no-pin-memory",
+        "--freeze-face-backbone",
+        "--freeze-hand-left-backbone",
+        "--freeze-hand-right-backbone",
+        "--compile",
+        "--clip-grad-norm",
+        "0.7",
+        "--decoder-kwargs",
+        '{"dropout_rate": 0.3}',
+        "--mix-stream",
+        "hl:0.5",
+        "--mix-stream",
+        "face",
+    ]
     config = config_of(*(part for flag, value in pairs for part in (f"--{flag}", value)), *switches).to_dict()
     merged = {key: value for section in config.values() for key, value in section.items()}
     for flag, value in pairs:

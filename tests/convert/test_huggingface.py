@@ -38,15 +38,23 @@ from tests.parity.torch_weights import quick_compilation, randomise, relative_er
 TOLERANCE = 1e-5
 T5_SIZES = {"d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 1, "num_decoder_layers": 2, "num_heads": 4}
 BART_SIZES = {
-    "d_model": 24, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40, "max_position_embeddings": 40,
+    "d_model": 24,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 40,
+    "decoder_ffn_dim": 40,
+    "max_position_embeddings": 40,
 }
 VOCAB = 31
 KINDS = {
     "t5": (T5ForConditionalGeneration, T5Config, {**T5_SIZES, "decoder_start_token_id": 0}),
-    "t5-v1.1": (T5ForConditionalGeneration, T5Config, {
-        **T5_SIZES, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0,
-    }),
+    "t5-v1.1": (
+        T5ForConditionalGeneration,
+        T5Config,
+        {**T5_SIZES, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0},
+    ),
     "mt5": (MT5ForConditionalGeneration, MT5Config, {**T5_SIZES, "decoder_start_token_id": 0}),
     "bart": (BartForConditionalGeneration, BartConfig, BART_SIZES),
     "mbart": (MBartForConditionalGeneration, MBartConfig, {**BART_SIZES, "scale_embedding": True}),
@@ -107,7 +115,8 @@ def compare(ours: nnx.Module, theirs: torch.nn.Module) -> float:
     with torch.no_grad():
         expected = theirs(
             encoder_outputs=BaseModelOutput(last_hidden_state=torch.tensor(encoded)),
-            attention_mask=torch.tensor(mask), labels=torch.tensor(labels),
+            attention_mask=torch.tensor(mask),
+            labels=torch.tensor(labels),
         ).logits.numpy()
     return relative_error(nnx.jit(lambda m: m(encoded, mask, shift_right(m, jnp.asarray(labels))))(ours), expected)
 

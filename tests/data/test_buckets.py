@@ -43,8 +43,9 @@ def test_the_bucket_holds_whatever_is_drawn():
         for count, padded in zip(frames, found, strict=True):
             most = max(len(sample(count, longest, rng)) for rng in [None, *map(np.random.default_rng, range(4))])
             assert most <= padded
-            assert padded == next(bucket for bucket in lengths if len(np.arange(0, count, -(-count // longest)))
-                                  <= bucket)
+            assert padded == next(
+                bucket for bucket in lengths if len(np.arange(0, count, -(-count // longest))) <= bucket
+            )
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -153,8 +154,12 @@ def test_the_model_computes_the_same(split):
 
 @pytest.mark.parametrize(
     ("buckets", "message"),
-    [([4, 16], "data.buckets: 16 is more than model.sequence_length 8"), ([0, 4], "whole numbers from 1 on"),
-     ([4.5], "whole numbers from 1 on"), (8, "data.buckets must be")],
+    [
+        ([4, 16], "data.buckets: 16 is more than model.sequence_length 8"),
+        ([0, 4], "whole numbers from 1 on"),
+        ([4.5], "whole numbers from 1 on"),
+        (8, "data.buckets must be"),
+    ],
 )
 def test_what_is_no_bucket(buckets, message):
     with pytest.raises(UserError, match=message):

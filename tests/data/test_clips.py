@@ -113,8 +113,13 @@ def test_pose_may_be_shorter_longer_or_absent(factory):
 
 
 def test_missing_hands_named_by_the_pose_file_count_too(factory):
-    factory.write("a", 4, without={"hand_l": [1]}, miss_hand_l=np.array([True, False, False, False]),
-                  miss_hand_r=np.array([False, True]))
+    factory.write(
+        "a",
+        4,
+        without={"hand_l": [1]},
+        miss_hand_l=np.array([True, False, False, False]),
+        miss_hand_r=np.array([False, True]),
+    )
     clip = read(factory, "a", 5)
     assert clip["miss_mask_hl"].tolist() == [True, True, False, False, False]
     assert clip["miss_mask_hr"].tolist() == [False, True, False, False, False]

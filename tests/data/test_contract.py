@@ -60,6 +60,7 @@ def test_a_sound_data_set_has_no_findings(data):
 
 def put(columns: dict, rows=slice(None)):
     """Changes some columns of the pose array."""
+
     def change(pose):
         for column, value in columns.items():
             pose[rows, column] = value

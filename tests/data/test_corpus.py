@@ -115,9 +115,7 @@ def kolmogorov_smirnov(one, other) -> float:
 def videos_of_unlike_lengths(count: int = 60) -> dict[str, list[float]]:
     """Videos of 20 to 150 clips whose clips are short in some and long in others."""
     rng = np.random.default_rng(5)
-    return {
-        f"video {n}": rng.gamma(2, rng.uniform(1, 6), rng.integers(20, 150)).tolist() for n in range(count)
-    }
+    return {f"video {n}": rng.gamma(2, rng.uniform(1, 6), rng.integers(20, 150)).tolist() for n in range(count)}
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -25,10 +25,7 @@ def written(path, content, encoding="utf-8"):
 def test_every_form_gives_the_same_clips(tmp_path, encoding, newline, delimiter, header):
     rows = [header, ("clip_1", '  "¿qué, está mal; eh?"'.replace('  "', '"  ')), ("clip_2", "mañana")]
     path = written(tmp_path / "meta.csv", newline.join(delimiter.join(row) for row in rows) + newline * 2, encoding)
-    assert read_metadata(path) == {
-        "clip_1": Clip("clip_1", "¿qué, está mal; eh?"),
-        "clip_2": Clip("clip_2", "mañana"),
-    }
+    assert read_metadata(path) == {"clip_1": Clip("clip_1", "¿qué, está mal; eh?"), "clip_2": Clip("clip_2", "mañana")}
 
 
 def test_numbers_and_other_columns(tmp_path):

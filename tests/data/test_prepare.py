@@ -80,8 +80,10 @@ def test_what_is_dropped_on_the_way_is_told_and_in_no_table(request_for, tmp_pat
     ]
     assert prepared.failed == 1
     ids = [video_id for split in SPLITS for video_id in read_index(request.output / "index" / f"{split}.csv")]
-    assert sorted(ids) == sorted(read_metadata(request.output / "meta.csv")) == sorted(
-        f"v{video}_{clip}" for video in range(5) for clip in range(5) if (video, clip) != (3, 2)
+    assert (
+        sorted(ids)
+        == sorted(read_metadata(request.output / "meta.csv"))
+        == sorted(f"v{video}_{clip}" for video in range(5) for clip in range(5) if (video, clip) != (3, 2))
     )
 
 

@@ -183,8 +183,10 @@ def test_spanish_is_not_the_gloss_order():
     assert said.gloss_text == "AYER MI MADRE PAN^neg COMPRAR^neg"
     for sentence, text in (
         (clause(pronoun("VOS"), "TOMAR", complement=mate, time="MAÑANA"), "mañana vas a tomar mate"),
-        (clause(pronoun("VOS"), "TENER", complement=noun_phrase("LLAVE", "object", "", "DOS"), question="yn"),
-         "¿tenés dos llaves?"),
+        (
+            clause(pronoun("VOS"), "TENER", complement=noun_phrase("LLAVE", "object", "", "DOS"), question="yn"),
+            "¿tenés dos llaves?",
+        ),
         (clause(pronoun("NOSOTROS"), "VER", complement=hermana, time="AYER"), "ayer vimos a tu hermana"),
         (clause(noun_phrase("MAESTRA", "subject"), "CANSADO"), "la maestra está cansada"),
         (clause(noun_phrase("PERRO", "subject", "MI", "TRES"), "BLANCO"), "mis tres perros son blancos"),

@@ -51,7 +51,15 @@ def corpus(tmp_path_factory) -> Path:
     """Eleven test clips of 4 to 12 frames."""
     root = tmp_path_factory.mktemp("evaluated") / "clips"
     generate(
-        root, num_train=1, num_val=1, num_test=CLIPS, seed=5, level="small", frames=(4, 12), image_size=28, workers=0,
+        root,
+        num_train=1,
+        num_val=1,
+        num_test=CLIPS,
+        seed=5,
+        level="small",
+        frames=(4, 12),
+        image_size=28,
+        workers=0,
         progress=False,
     )
     return root

@@ -24,7 +24,15 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 def files(tmp_path_factory) -> dict[str, ClipFiles]:
     root = tmp_path_factory.mktemp("page") / "clips"
     generate(
-        root, num_train=0, num_val=0, num_test=4, seed=2, level="small", frames=(4, 6), image_size=28, workers=0,
+        root,
+        num_train=0,
+        num_val=0,
+        num_test=4,
+        seed=2,
+        level="small",
+        frames=(4, 6),
+        image_size=28,
+        workers=0,
         progress=False,
     )
     found = scan(StreamDirs(*(root / name for name in ("face", "hand_l", "hand_r", "pose"))),

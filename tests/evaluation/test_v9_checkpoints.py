@@ -35,8 +35,20 @@ def test_v9_checkpoints(corpus, words, evaluate, name):
     backbone = ["--set", f"model.backbone={json.dumps(golden.model['backbone'])}"]
     decoder = ["--decoder-config", str(golden.folder / "decoder_config"), "--d-model", str(golden.model["d_model"])]
     found = evaluate(
-        golden.checkpoint, *data_flags(corpus), *backbone, *decoder, "--tokenizer", str(words),
-        "--precision", "float32", "--num-beams", "2", "--max-new-tokens", "8", "--batch-size", "16",
+        golden.checkpoint,
+        *data_flags(corpus),
+        *backbone,
+        *decoder,
+        "--tokenizer",
+        str(words),
+        "--precision",
+        "float32",
+        "--num-beams",
+        "2",
+        "--max-new-tokens",
+        "8",
+        "--batch-size",
+        "16",
     )
     assert "v9's hand masks" in found.said
     assert found.report["checkpoints"][0]["epoch"] == read_pt(golden.checkpoint)["epoch"]

@@ -104,8 +104,11 @@ def test_weights_keep_their_torch_keys(plain):
         np.testing.assert_array_equal(stored[key], state[key])
     changed = {key for key in state if key.startswith("encoder.")} - kept
     parts = ("cls_token", "pos_embed", "mask_token", "blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias")
-    assert changed == {f"encoder.{stream}.{part}" for stream in
-                       ("face_backbone", "hand_backbone_left", "hand_backbone_right") for part in parts}
+    assert changed == {
+        f"encoder.{stream}.{part}"
+        for stream in ("face_backbone", "hand_backbone_left", "hand_backbone_right")
+        for part in parts
+    }
 
 
 def test_hand_heads_are_those_before_fusion(plain):

@@ -25,8 +25,9 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.slow
 def test_every_command_runs(tmp_path, monkeypatch, capsys, tool):  # noqa: F811
     monkeypatch.chdir(tmp_path)
-    generate("corpus", num_train=1, num_val=0, num_test=0, seed=3, level="small", image_size=28, workers=0,
-             progress=False)
+    generate(
+        "corpus", num_train=1, num_val=0, num_test=0, seed=3, level="small", image_size=28, workers=0, progress=False
+    )
     train_tokenizer(["hola mundo"], "run/tokenizer")
     _, state = tiny(**STEPS)
     config = {"data": {"v9_hand_masks": False}, "model": settings(**STEPS)}

@@ -40,8 +40,14 @@ def signing(frames: int, width: int = 96, height: int = 96) -> list[np.ndarray]:
 
 
 def write_video(
-    path: Path, images: Iterable[np.ndarray], *, rate: Fraction | int = 25, times: Sequence[float] | None = None,
-    rotation: int | None = None, pixel_width: int = 1, sound: bool = False,
+    path: Path,
+    images: Iterable[np.ndarray],
+    *,
+    rate: Fraction | int = 25,
+    times: Sequence[float] | None = None,
+    rotation: int | None = None,
+    pixel_width: int = 1,
+    sound: bool = False,
 ) -> Path:
     """Encode by the ending of the name; `times` in seconds make the frame rate variable."""
     images = list(images)

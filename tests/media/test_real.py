@@ -70,7 +70,7 @@ def test_poses(frame, detector):
 def test_a_real_clip(real_clips, tmp_path, detector):
     for video_id, promised in PROMISED.items():
         video = real_clips / "videos" / f"{video_id}.mp4"
-        record, = extract_videos([Job(video, video_id)], tmp_path, Settings(fps_limit=100), 1, progress=False)
+        (record,) = extract_videos([Job(video, video_id)], tmp_path, Settings(fps_limit=100), 1, progress=False)
         known = facts(video)
         assert abs(record["frames"] - known.duration * known.fps) <= 1
         with np.load(tmp_path / "pose" / f"{video_id}.npz") as archive:

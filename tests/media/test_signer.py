@@ -16,9 +16,7 @@ def person(x: int, step: int, moves: bool) -> dict:
 
 
 def scene(left_moves: bool, right_moves: bool) -> list[np.ndarray]:
-    return [
-        picture(WIDTH, HEIGHT, person(80, step, left_moves), person(230, step, right_moves)) for step in range(6)
-    ]
+    return [picture(WIDTH, HEIGHT, person(80, step, left_moves), person(230, step, right_moves)) for step in range(6)]
 
 
 @pytest.mark.parametrize("signer", ["left", "right"])

@@ -154,5 +154,3 @@ def test_mistakes_are_one_line(place, squares, tmp_path, capsys):
 def test_subtitles():
     said = [Segment(0.0, 1.5, "uno"), Segment(1.5, 2.0, ""), Segment(3661.25, 3662.0, "¿dos?")]
     assert srt(said) == "1\n00:00:00,000 --> 00:00:01,500\nuno\n\n2\n01:01:01,250 --> 01:01:02,000\n¿dos?\n"
-
-

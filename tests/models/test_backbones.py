@@ -45,42 +45,58 @@ def hub_weights(sizes: ViTConfig = SIZES, seed: int = 1) -> tuple[dict[str, np.n
 # --- the grammar --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("spec", "expected"), [
-    (None, {"hub": "dinov2_vits14"}),
-    ("torchhub::dinov2_vitb14", {"hub": "dinov2_vitb14"}),
-    ("torchhub::facebookresearch/dinov2:dinov2_vitl14_reg:pretrained", {"hub": "dinov2_vitl14_reg"}),
-    ("torchhub::facebookresearch/dinov2:dinov2_vitg14:random", {"hub": None, "model": "dinov2_vitg14"}),
-    ("torchhub::dinov2_vits14:random", {"hub": None, "model": "dinov2_vits14"}),
-    ("hf::facebook/dinov2-small", {"repo": "facebook/dinov2-small", "filename": None, "model": None}),
-    ("hf::me/mine:weights.pth", {"repo": "me/mine", "filename": "weights.pth", "model": None}),
-    ("hf::me/mine:weights.pth:dinov2_vits14", {"repo": "me/mine", "filename": "weights.pth", "model": "dinov2_vits14"}),
-    ("file::/a/b.pth", {"file": Path("/a/b.pth"), "model": None}),
-    ("file::/a/b.pth:dinov2_vits14_reg", {"file": Path("/a/b.pth"), "model": "dinov2_vits14_reg"}),
-    ("slt_jax.models.cnn:SmallCNN", {"sizes": CustomBackbone("slt_jax.models.cnn:SmallCNN")}),
-    ({"type": "torchhub", "model": "dinov2_vitb14", "freeze": 6}, {"hub": "dinov2_vitb14", "freeze": 6}),
-    ({"model": "dinov2_vitb14:random"}, {"hub": None, "model": "dinov2_vitb14"}),
-    ({"type": "torchhub", "model": "dinov2_vits14", "pretrained": False}, {"hub": None}),
-    ({"type": "file", "path": "/a/b.pth", "model": "vits14"}, {"file": Path("/a/b.pth"), "model": "dinov2_vits14"}),
-    ({"path": "/a/b.pth"}, {"file": Path("/a/b.pth"), "model": None}),
-    ({"type": "hf", "path": "me/mine", "filename": "w.pth"}, {"repo": "me/mine", "filename": "w.pth"}),
-    ({"type": "class", "model": "slt_jax.models.cnn:SmallCNN", "kwargs": {"embed_dim": 8}},
-     {"sizes": CustomBackbone("slt_jax.models.cnn:SmallCNN", {"embed_dim": 8})}),
-], ids=str)
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (None, {"hub": "dinov2_vits14"}),
+        ("torchhub::dinov2_vitb14", {"hub": "dinov2_vitb14"}),
+        ("torchhub::facebookresearch/dinov2:dinov2_vitl14_reg:pretrained", {"hub": "dinov2_vitl14_reg"}),
+        ("torchhub::facebookresearch/dinov2:dinov2_vitg14:random", {"hub": None, "model": "dinov2_vitg14"}),
+        ("torchhub::dinov2_vits14:random", {"hub": None, "model": "dinov2_vits14"}),
+        ("hf::facebook/dinov2-small", {"repo": "facebook/dinov2-small", "filename": None, "model": None}),
+        ("hf::me/mine:weights.pth", {"repo": "me/mine", "filename": "weights.pth", "model": None}),
+        (
+            "hf::me/mine:weights.pth:dinov2_vits14",
+            {"repo": "me/mine", "filename": "weights.pth", "model": "dinov2_vits14"},
+        ),
+        ("file::/a/b.pth", {"file": Path("/a/b.pth"), "model": None}),
+        ("file::/a/b.pth:dinov2_vits14_reg", {"file": Path("/a/b.pth"), "model": "dinov2_vits14_reg"}),
+        ("slt_jax.models.cnn:SmallCNN", {"sizes": CustomBackbone("slt_jax.models.cnn:SmallCNN")}),
+        ({"type": "torchhub", "model": "dinov2_vitb14", "freeze": 6}, {"hub": "dinov2_vitb14", "freeze": 6}),
+        ({"model": "dinov2_vitb14:random"}, {"hub": None, "model": "dinov2_vitb14"}),
+        ({"type": "torchhub", "model": "dinov2_vits14", "pretrained": False}, {"hub": None}),
+        ({"type": "file", "path": "/a/b.pth", "model": "vits14"}, {"file": Path("/a/b.pth"), "model": "dinov2_vits14"}),
+        ({"path": "/a/b.pth"}, {"file": Path("/a/b.pth"), "model": None}),
+        ({"type": "hf", "path": "me/mine", "filename": "w.pth"}, {"repo": "me/mine", "filename": "w.pth"}),
+        (
+            {"type": "class", "model": "slt_jax.models.cnn:SmallCNN", "kwargs": {"embed_dim": 8}},
+            {"sizes": CustomBackbone("slt_jax.models.cnn:SmallCNN", {"embed_dim": 8})},
+        ),
+    ],
+    ids=str,
+)
 def test_grammar(spec, expected):
     backbone = parse_backbone(spec, "model.face_backbone")
     assert {name: getattr(backbone, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize(("spec", "message"), [
-    ("torchvision::resnet18", "torchvision backbones are not supported; use a DINOv2 one"),
-    ("torchhub::facebookresearch/dino:dino_vits16", "only those of facebookresearch/dinov2; download the weights"),
-    ("torchhub::dinov2_vitx14", "unknown DINOv2 model 'dinov2_vitx14'; known: dinov2_vits14"),
-    ("file::/a/b.pth:dinov2_vitx14", "unknown DINOv2 model 'dinov2_vitx14'"),
-    ("dinov2_vits14", "is not a backbone; use torchhub::"), ("torchhub::", "is not a backbone"),
-    ("hf::a/b:c:dinov2_vits14:e", "too many parts"),
-    ("no.such.module:Class", "cannot be imported"), ("slt_jax.models.cnn:Nothing", "has no Flax NNX class 'Nothing'"),
-    ({"type": "file"}, "a mapping needs type"), ({"modle": "x"}, "unknown key 'modle' in model.face_backbone"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("torchvision::resnet18", "torchvision backbones are not supported; use a DINOv2 one"),
+        ("torchhub::facebookresearch/dino:dino_vits16", "only those of facebookresearch/dinov2; download the weights"),
+        ("torchhub::dinov2_vitx14", "unknown DINOv2 model 'dinov2_vitx14'; known: dinov2_vits14"),
+        ("file::/a/b.pth:dinov2_vitx14", "unknown DINOv2 model 'dinov2_vitx14'"),
+        ("dinov2_vits14", "is not a backbone; use torchhub::"),
+        ("torchhub::", "is not a backbone"),
+        ("hf::a/b:c:dinov2_vits14:e", "too many parts"),
+        ("no.such.module:Class", "cannot be imported"),
+        ("slt_jax.models.cnn:Nothing", "has no Flax NNX class 'Nothing'"),
+        ({"type": "file"}, "a mapping needs type"),
+        ({"modle": "x"}, "unknown key 'modle' in model.face_backbone"),
+    ],
+    ids=str,
+)
 def test_wrong_specs_say_what_to_use(spec, message):
     with pytest.raises(UserError) as error:
         parse_backbone(spec, "model.face_backbone")
@@ -94,8 +110,12 @@ def test_all_eight_sizes_have_the_parameters_of_transformers(name):
     registers = bool(sizes.num_register_tokens)
     config_class = Dinov2WithRegistersConfig if registers else Dinov2Config
     config = config_class(
-        hidden_size=sizes.embed_dim, num_hidden_layers=sizes.depth, num_attention_heads=sizes.num_heads,
-        image_size=518, patch_size=14, use_swiglu_ffn=sizes.ffn == "swiglu",
+        hidden_size=sizes.embed_dim,
+        num_hidden_layers=sizes.depth,
+        num_attention_heads=sizes.num_heads,
+        image_size=518,
+        patch_size=14,
+        use_swiglu_ffn=sizes.ffn == "swiglu",
     )
     with torch.device("meta"):
         theirs = (Dinov2WithRegistersModel if registers else Dinov2Model)(config)
@@ -125,13 +145,20 @@ WRAPPINGS = {
     "data parallel": lambda state: under("module.", state),
     "state_dict": lambda state: {"state_dict": under("encoder.", state), "epoch": 3},
     "model, trunk": lambda state: {"model": under("trunk.", state)},
-    "teacher": lambda state: {"student": under("module.backbone.", under("x", state)), "epoch": 3,
-                              "teacher": under("backbone.", state) | HEAD},
+    "teacher": lambda state: {
+        "student": under("module.backbone.", under("x", state)),
+        "epoch": 3,
+        "teacher": under("backbone.", state) | HEAD,
+    },
     "student": lambda state: {"student": under("module.", under("backbone.", state) | HEAD)},
-    "dinov2 run": lambda state: {"model": {
-        **under("student.backbone.", chunked(state)), **under("teacher.backbone.", chunked(state)),
-        **under("teacher.dino_head.", HEAD), **under("teacher.ibot_head.", HEAD),
-    }},
+    "dinov2 run": lambda state: {
+        "model": {
+            **under("student.backbone.", chunked(state)),
+            **under("teacher.backbone.", chunked(state)),
+            **under("teacher.dino_head.", HEAD),
+            **under("teacher.ibot_head.", HEAD),
+        }
+    },
     "head beside": lambda state: {"state_dict": state | HEAD},
 }
 
@@ -165,10 +192,17 @@ def test_dino_and_ibot_backbones_are_completed(kind, tmp_path):
     assert float(module.mask_token[0, 0]) == (7 if kind == "ibot" else 0)
 
 
-@pytest.mark.parametrize("changes", [
-    {"ffn": "swiglu"}, {"mlp_ratio": 2.5}, {"ffn": "swiglu", "mlp_ratio": 3.0}, {"depth": 3, "patch_size": 8},
-    {"num_register_tokens": 4, "interpolate_antialias": True, "interpolate_offset": 0.0},
-], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ffn": "swiglu"},
+        {"mlp_ratio": 2.5},
+        {"ffn": "swiglu", "mlp_ratio": 3.0},
+        {"depth": 3, "patch_size": 8},
+        {"num_register_tokens": 4, "interpolate_antialias": True, "interpolate_offset": 0.0},
+    ],
+    ids=str,
+)
 def test_sizes_are_read_off_the_weights(changes, tmp_path):
     sizes = dataclasses.replace(SIZES, **changes)
     state, expected = hub_weights(sizes)
@@ -179,9 +213,11 @@ def test_sizes_are_read_off_the_weights(changes, tmp_path):
     assert dataclasses.replace(module.config, mlp_ratio=sizes.mlp_ratio) == sizes
 
 
-@pytest.mark.parametrize("kind", [
-    (Dinov2Config, Dinov2Model), (Dinov2WithRegistersConfig, Dinov2WithRegistersModel),
-], ids=["plain", "registers"])
+@pytest.mark.parametrize(
+    "kind",
+    [(Dinov2Config, Dinov2Model), (Dinov2WithRegistersConfig, Dinov2WithRegistersModel)],
+    ids=["plain", "registers"],
+)
 @pytest.mark.parametrize("swiglu", [False, True])
 def test_huggingface_folders(kind, swiglu, tmp_path):
     config, model = kind
@@ -235,14 +271,24 @@ def offline(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("spec", "where"), [
-    (None, "put https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth at {}/torch/hub/"
-           "checkpoints/dinov2_vits14_pretrain.pth"),
-    ("torchhub::dinov2_vitb14_reg", "put https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_reg4_"
-                                    "pretrain.pth at {}/torch/hub/checkpoints/dinov2_vitb14_reg4_pretrain.pth"),
-    ("hf::me/mine", "put config.json and model.safetensors of https://huggingface.co/me/mine into a folder"),
-    ("hf::me/mine:w.pth", "put w.pth of https://huggingface.co/me/mine into a folder"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("spec", "where"),
+    [
+        (
+            None,
+            "put https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth at {}/torch/hub/"
+            "checkpoints/dinov2_vits14_pretrain.pth",
+        ),
+        (
+            "torchhub::dinov2_vitb14_reg",
+            "put https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_reg4_"
+            "pretrain.pth at {}/torch/hub/checkpoints/dinov2_vitb14_reg4_pretrain.pth",
+        ),
+        ("hf::me/mine", "put config.json and model.safetensors of https://huggingface.co/me/mine into a folder"),
+        ("hf::me/mine:w.pth", "put w.pth of https://huggingface.co/me/mine into a folder"),
+    ],
+    ids=str,
+)
 def test_offline_one_line_says_which_file_to_put_where(offline, spec, where):
     for local_files_only in (False, True):
         with pytest.raises(UserError) as error:
@@ -285,12 +331,28 @@ def test_streams_start_from_their_files_and_checkpoints_need_them_no_more(tmp_pa
     hand, _ = hub_weights(dataclasses.replace(SIZES, depth=1, patch_size=7, image_size=28), seed=2)
     write_pt(tmp_path / "face.pth", face)
     write_pt(tmp_path / "hand.pth", {"teacher": under("backbone.", hand)})
-    config = build_section("model", {
-        "face_backbone": f"file::{tmp_path}/face.pth", "hand_left_backbone": f"file::{tmp_path}/hand.pth",
-        "hand_right_backbone": {"type": "class", "model": "slt_jax.models.cnn:SmallCNN", "kwargs": {"widths": [8, 8]}},
-        "image_size": 28, "projector_dim": 64, "d_model": 64, "temporal_layers": 1, "temporal_nhead": 2,
-        "decoder_layers": 1, "decoder_heads": 2, "vocab_size": 20, "pose_landmarks": 2, "sequence_length": 6,
-    })
+    config = build_section(
+        "model",
+        {
+            "face_backbone": f"file::{tmp_path}/face.pth",
+            "hand_left_backbone": f"file::{tmp_path}/hand.pth",
+            "hand_right_backbone": {
+                "type": "class",
+                "model": "slt_jax.models.cnn:SmallCNN",
+                "kwargs": {"widths": [8, 8]},
+            },
+            "image_size": 28,
+            "projector_dim": 64,
+            "d_model": 64,
+            "temporal_layers": 1,
+            "temporal_nhead": 2,
+            "decoder_layers": 1,
+            "decoder_heads": 2,
+            "vocab_size": 20,
+            "pose_landmarks": 2,
+            "sequence_length": 6,
+        },
+    )
     plan = plan_model(config)
     assert plan.backbones[0] == SIZES
     structure, entries = plan.structure()
@@ -302,9 +364,10 @@ def test_streams_start_from_their_files_and_checkpoints_need_them_no_more(tmp_pa
     # d_model is the face backbone's width: the frame positions start from its patch positions.
     np.testing.assert_array_equal(state["encoder.positional.embedding.weight"], face["pos_embed"][0, 1:7])
 
-    write_pt(tmp_path / "last.pt", {
-        "model_state": state, "config": {"model": dataclasses.asdict(config)}, "architecture": plan.record(),
-    })
+    write_pt(
+        tmp_path / "last.pt",
+        {"model_state": state, "config": {"model": dataclasses.asdict(config)}, "architecture": plan.record()},
+    )
     for name in ("face.pth", "hand.pth"):
         (tmp_path / name).unlink()
     again = blueprint(read_checkpoint(tmp_path / "last.pt"))

@@ -27,9 +27,20 @@ from tests.parity.torch_weights import quick_compilation, relative_error  # noqa
 
 CNN = {"type": "class", "model": "slt_jax.models.cnn:SmallCNN", "kwargs": {"widths": [4, 8], "embed_dim": 12}}
 MODEL = {
-    "face_backbone": CNN, "hand_left_backbone": CNN, "hand_right_backbone": CNN, "image_size": 30, "projector_dim": 12,
-    "d_model": 16, "temporal_nhead": 2, "temporal_layers": 1, "temporal_dim_feedforward": 16, "decoder_layers": 1,
-    "decoder_heads": 2, "vocab_size": 20, "sequence_length": 4, "pose_landmarks": 2,
+    "face_backbone": CNN,
+    "hand_left_backbone": CNN,
+    "hand_right_backbone": CNN,
+    "image_size": 30,
+    "projector_dim": 12,
+    "d_model": 16,
+    "temporal_nhead": 2,
+    "temporal_layers": 1,
+    "temporal_dim_feedforward": 16,
+    "decoder_layers": 1,
+    "decoder_heads": 2,
+    "vocab_size": 20,
+    "sequence_length": 4,
+    "pose_landmarks": 2,
     "decoder_class": "my_modules:Bag",
 }
 
@@ -117,10 +128,14 @@ def test_a_model_of_own_modules_goes_through_a_checkpoint(tmp_path):
     state = to_state(ours.params, entries)
     assert state["decoder.model.encoder.weight"].shape == (20, 16)
     assert state["encoder.face_backbone.stem.1.conv.weight"].shape == (8, 4, 3, 3)
-    write_pt(tmp_path / "own.pt", {
-        "model_state": state, "config": {"model": dataclasses.asdict(ours.config)},
-        "architecture": ours.blueprint.record(),
-    })
+    write_pt(
+        tmp_path / "own.pt",
+        {
+            "model_state": state,
+            "config": {"model": dataclasses.asdict(ours.config)},
+            "architecture": ours.blueprint.record(),
+        },
+    )
     checkpoint = read_checkpoint(tmp_path / "own.pt")
     plan = blueprint(checkpoint)
     again = Translator(plan, load_params(checkpoint, plan.structure()[1]))
@@ -128,8 +143,9 @@ def test_a_model_of_own_modules_goes_through_a_checkpoint(tmp_path):
     tokens = ours.generate(batch(), max_length=6)
     assert tokens.shape[1] <= 6
     assert (tokens[:, 0] == 0).all()  # pad_token_id comes first
-    np.testing.assert_array_equal(again.generate(batch(), max_length=6, num_beams=2),
-                                  ours.generate(batch(), max_length=6, num_beams=2))
+    np.testing.assert_array_equal(
+        again.generate(batch(), max_length=6, num_beams=2), ours.generate(batch(), max_length=6, num_beams=2)
+    )
 
 
 def test_a_part_named_encoder_is_trained():
@@ -151,12 +167,17 @@ def test_dtype_is_given_where_it_is_asked_for():
     assert plan.build(dtype=jnp.bfloat16).decoder.model.encoder.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize(("kind", "message"), [
-    ("Wide", "the decoder's d_model is 32 but model.d_model is 16; set --d-model 32"),
-    ("Short", r"its logits have the shape (2, 4, 20) where (2, 5, vocab_size 20) is expected"),
-    ("Keyless", "calling it fails: TypeError"), ("Hungry", "missing 1 required positional argument: 'temperature'"),
-    ("OwnRandom", "it keeps random numbers of its own"), ("Nothing", "has no Flax NNX class 'Nothing'"),
-])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("Wide", "the decoder's d_model is 32 but model.d_model is 16; set --d-model 32"),
+        ("Short", r"its logits have the shape (2, 4, 20) where (2, 5, vocab_size 20) is expected"),
+        ("Keyless", "calling it fails: TypeError"),
+        ("Hungry", "missing 1 required positional argument: 'temperature'"),
+        ("OwnRandom", "it keeps random numbers of its own"),
+        ("Nothing", "has no Flax NNX class 'Nothing'"),
+    ],
+)
 def test_what_breaks_the_protocol_is_said_at_the_start(kind, message):
     with pytest.raises(UserError) as error:
         decoder_settings(build_section("model", MODEL | {"decoder_class": f"my_modules:{kind}"}))
@@ -240,7 +261,8 @@ def test_any_leaf_converts_both_ways():
     assert structure.buffers == {"norm.mean", "norm.var"}
     state = to_state(params, entries)
     theirs = {
-        "line.weight": torch.nn.Conv1d(4, 6, 3).weight, "volume.weight": torch.nn.Conv3d(2, 3, (2, 3, 4)).weight,
+        "line.weight": torch.nn.Conv1d(4, 6, 3).weight,
+        "volume.weight": torch.nn.Conv3d(2, 3, (2, 3, 4)).weight,
         "grouped.weight": torch.nn.Conv2d(4, 8, 3, groups=2).weight,
         "norm.running_mean": torch.nn.BatchNorm1d(5).running_mean,
         "sequence.layers.0.weight": torch.nn.Linear(3, 4).weight,

@@ -34,8 +34,9 @@ def counted(**changed) -> dict:
 
 
 def torch_counts(frozen: tuple[str, ...] = ()) -> tuple[int, int]:
-    twin = TorchTwin(MODEL, {"embed": 24, "depth": 3, "heads": 2, "grid": 2}, t5_from_flags(MODEL, VOCABULARY),
-                     identity=False)
+    twin = TorchTwin(
+        MODEL, {"embed": 24, "depth": 3, "heads": 2, "grid": 2}, t5_from_flags(MODEL, VOCABULARY), identity=False
+    )
     for name, parameter in twin.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen or ("no such",)))
     frames = MODEL["sequence_length"]
@@ -63,8 +64,13 @@ def test_the_count_is_torchs():
 
 
 def test_frozen_parts_cost_their_forward_pass():
-    frozen = ("encoder.hand_backbone_left.", "encoder.face_backbone.patch_embed.", "encoder.face_backbone.cls_token",
-              "encoder.face_backbone.pos_embed", "encoder.face_backbone.blocks.0.")
+    frozen = (
+        "encoder.hand_backbone_left.",
+        "encoder.face_backbone.patch_embed.",
+        "encoder.face_backbone.cls_token",
+        "encoder.face_backbone.pos_embed",
+        "encoder.face_backbone.blocks.0.",
+    )
     parts = counted(
         freeze_hand_left_backbone=True, freeze_face_backbone=["patch_embed", "cls_token", "pos_embed", "blocks[:1]"]
     )

@@ -19,9 +19,18 @@ from slt_jax.training.step import StepFunctions
 from tests.parity.torch_weights import quick_compilation  # noqa: F401
 
 MODEL = {
-    "backbone": {"embed_dim": 16, "depth": 3, "num_heads": 1, "image_size": 28}, "image_size": 28,
-    "projector_dim": 16, "d_model": 16, "temporal_nhead": 2, "temporal_layers": 1, "temporal_dim_feedforward": 16,
-    "decoder_layers": 1, "decoder_heads": 2, "vocab_size": 20, "sequence_length": 4, "pose_landmarks": 2,
+    "backbone": {"embed_dim": 16, "depth": 3, "num_heads": 1, "image_size": 28},
+    "image_size": 28,
+    "projector_dim": 16,
+    "d_model": 16,
+    "temporal_nhead": 2,
+    "temporal_layers": 1,
+    "temporal_dim_feedforward": 16,
+    "decoder_layers": 1,
+    "decoder_heads": 2,
+    "vocab_size": 20,
+    "sequence_length": 4,
+    "pose_landmarks": 2,
 }
 PREFIX = "encoder.face_backbone."
 
@@ -40,21 +49,38 @@ def parts(frozen: set[str]) -> set[str]:
 EVERYTHING = {"cls_token", "pos_embed", "mask_token", "patch_embed", "norm", "blocks.0", "blocks.1", "blocks.2"}
 
 
-@pytest.mark.parametrize(("spec", "expected"), [
-    (None, set()), (False, set()), ("none", set()), (0, set()), ("head", set()), ([], set()), ({}, EVERYTHING),
-    (True, EVERYTHING), ("all", EVERYTHING), ("true", EVERYTHING),
-    (2, {"blocks.0", "blocks.1"}), ("2", {"blocks.0", "blocks.1"}), ("blocks[:1]", {"blocks.0"}),
-    ("blocks", {"blocks.0", "blocks.1", "blocks.2"}), (99, {"blocks.0", "blocks.1", "blocks.2"}),
-    ("patch_embed", {"patch_embed"}), ("patch_embed.", {"patch_embed"}), ("blocks.1", {"blocks.1"}),
-    (["patch_embed", "blocks[:1]", "pos_embed"], {"patch_embed", "blocks.0", "pos_embed"}),
-    ({"patch_embed": True, "blocks": 2}, {"patch_embed", "blocks.0", "blocks.1"}),
-    ({"blocks": [0, 2]}, {"blocks.0", "blocks.2"}),
-    ({"blocks": True, "norm": False}, {"blocks.0", "blocks.1", "blocks.2"}),
-    ({"names": ["norm", "cls_token"]}, {"norm", "cls_token"}),
-    ({"blocks": True, "exclude": ["blocks.2"]}, {"blocks.0", "blocks.1"}),
-    ({"exclude": ["blocks", "norm"]}, EVERYTHING - {"blocks.0", "blocks.1", "blocks.2", "norm"}),
-    ({"exclude": "norm"}, EVERYTHING - {"norm"}),
-], ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value))
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (None, set()),
+        (False, set()),
+        ("none", set()),
+        (0, set()),
+        ("head", set()),
+        ([], set()),
+        ({}, EVERYTHING),
+        (True, EVERYTHING),
+        ("all", EVERYTHING),
+        ("true", EVERYTHING),
+        (2, {"blocks.0", "blocks.1"}),
+        ("2", {"blocks.0", "blocks.1"}),
+        ("blocks[:1]", {"blocks.0"}),
+        ("blocks", {"blocks.0", "blocks.1", "blocks.2"}),
+        (99, {"blocks.0", "blocks.1", "blocks.2"}),
+        ("patch_embed", {"patch_embed"}),
+        ("patch_embed.", {"patch_embed"}),
+        ("blocks.1", {"blocks.1"}),
+        (["patch_embed", "blocks[:1]", "pos_embed"], {"patch_embed", "blocks.0", "pos_embed"}),
+        ({"patch_embed": True, "blocks": 2}, {"patch_embed", "blocks.0", "blocks.1"}),
+        ({"blocks": [0, 2]}, {"blocks.0", "blocks.2"}),
+        ({"blocks": True, "norm": False}, {"blocks.0", "blocks.1", "blocks.2"}),
+        ({"names": ["norm", "cls_token"]}, {"norm", "cls_token"}),
+        ({"blocks": True, "exclude": ["blocks.2"]}, {"blocks.0", "blocks.1"}),
+        ({"exclude": ["blocks", "norm"]}, EVERYTHING - {"blocks.0", "blocks.1", "blocks.2", "norm"}),
+        ({"exclude": "norm"}, EVERYTHING - {"norm"}),
+    ],
+    ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value),
+)
 def test_vocabulary(names, spec, expected):
     assert parts(frozen_names(spec, names, "key")) == expected
 
@@ -85,8 +111,11 @@ def test_flags_take_the_vocabulary(tmp_path):
 def test_freeze_in_a_streams_mapping_acts_like_the_flag():
     spec = {"type": "torchhub", "model": "dinov2_vits14", "pretrained": False, "freeze": 1}
     fields = MODEL | {"backbone": None, "face_backbone": spec, "freeze_face_backbone": "norm"}
-    paths = [f"encoder.{b}.{p}" for b in ("face_backbone", "hand_backbone_left")
-             for p in ("blocks.0.ls1.gamma", "blocks.1.ls1.gamma", "norm.scale", "norm.bias")]
+    paths = [
+        f"encoder.{b}.{p}"
+        for b in ("face_backbone", "hand_backbone_left")
+        for p in ("blocks.0.ls1.gamma", "blocks.1.ls1.gamma", "norm.scale", "norm.bias")
+    ]
     trained = trained_paths(build_section("model", fields), paths, ())
     assert set(paths) - set(trained) == {f"{PREFIX}{p}" for p in ("blocks.0.ls1.gamma", "norm.scale", "norm.bias")}
 
@@ -99,7 +128,8 @@ def training(freeze: dict):
     trained = trained_paths(plan.config, list(params), structure.buffers)
     optimizer = Optimizer("adamw", weight_decay=0.1)
     state = {
-        "trained": {path: params[path] for path in trained}, "step": jnp.int32(0),
+        "trained": {path: params[path] for path in trained},
+        "step": jnp.int32(0),
         "frozen": {path: array for path, array in params.items() if path not in set(trained)},
     }
     state["optimizer"] = optimizer.init(state["trained"])
@@ -111,6 +141,7 @@ def training(freeze: dict):
 
 def test_frozen_backbones_cost_no_backward_pass():
     """With all three frozen, a step is little more arithmetic than their forward pass; trained, more than twice it."""
+
     def flops(function, *arguments) -> float:
         return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
 
@@ -126,7 +157,8 @@ def test_frozen_backbones_cost_no_backward_pass():
 
 def test_frozen_parts_are_bitwise_unchanged_and_cost_no_state():
     freeze = {
-        "freeze_face_backbone": True, "freeze_hand_left_backbone": 2,
+        "freeze_face_backbone": True,
+        "freeze_hand_left_backbone": 2,
         "freeze_hand_right_backbone": {"blocks": True, "exclude": "blocks.2"},
     }
     steps, state, batch = training(freeze)

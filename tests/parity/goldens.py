@@ -25,7 +25,9 @@ class Golden:
         vit = self.case["vit"]
         backbone = {"embed_dim": vit["embed"], "depth": vit["depth"], "num_heads": vit["heads"], "patch_size": 14}
         return self.case["model"] | {
-            "backbone": backbone, "vocab_size": self.case["vocab_size"], "projector": self.case["projector"],
+            "backbone": backbone,
+            "vocab_size": self.case["vocab_size"],
+            "projector": self.case["projector"],
         }
 
     def batch(self, name: str = "b0") -> dict[str, np.ndarray]:

@@ -27,16 +27,28 @@ from tests.parity.torch_weights import (
 )
 
 SIZES = {
-    "vocab_size": 31, "d_model": 24, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 40,
-    "decoder_ffn_dim": 36, "encoder_attention_heads": 4, "decoder_attention_heads": 3, "max_position_embeddings": 48,
-    "dropout": 0.0, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "decoder_start_token_id": 2,
+    "vocab_size": 31,
+    "d_model": 24,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_ffn_dim": 40,
+    "decoder_ffn_dim": 36,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 3,
+    "max_position_embeddings": 48,
+    "dropout": 0.0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+    "decoder_start_token_id": 2,
     "forced_eos_token_id": 1,
 }
 CONFIGS = {
     "gelu": (BartConfig, {}),
     # v9 starts with the padding, whose embedding torch does not train where it is read.
     "relu, scaled, starts with pad": (
-        BartConfig, {"activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 0},
+        BartConfig,
+        {"activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 0},
     ),
     "untied, 1 + 3 layers": (BartConfig, {"tie_word_embeddings": False, "encoder_layers": 1, "decoder_layers": 3}),
     "mBART": (MBartConfig, {"decoder_start_token_id": None}),

@@ -33,8 +33,15 @@ SEEDS = 18
 VOCAB, WIDTH, FRAMES, BATCH = 13, 16, 5, 4
 T5_SIZES = {"vocab_size": VOCAB, "d_model": WIDTH, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 2}
 BART_SIZES = {
-    "vocab_size": VOCAB, "d_model": WIDTH, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8,
-    "decoder_ffn_dim": 24, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 16,
+    "vocab_size": VOCAB,
+    "d_model": WIDTH,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_ffn_dim": 8,
+    "decoder_ffn_dim": 24,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "max_position_embeddings": 16,
 }
 
 
@@ -59,31 +66,53 @@ class Case:
 FAMILIES = {
     # Padding 0: HuggingFace's beam search then fills finished rows with the end token.
     "t5": Family(T5, T5ForConditionalGeneration, T5Config(**T5_SIZES, decoder_start_token_id=0), 0.4),
-    "t5 v1.1": Family(T5, T5ForConditionalGeneration, T5Config(
-        **T5_SIZES, decoder_start_token_id=3, pad_token_id=3, eos_token_id=2, feed_forward_proj="gated-gelu",
-        scale_decoder_outputs=False), 0.3),
-    "bart": Family(Bart, BartForConditionalGeneration, BartConfig(
-        **BART_SIZES, pad_token_id=1, eos_token_id=2, forced_eos_token_id=2, decoder_start_token_id=2), 0.4),
-    "mbart": Family(Bart, MBartForConditionalGeneration, MBartConfig(
-        **BART_SIZES, pad_token_id=1, bos_token_id=0, eos_token_id=2, forced_eos_token_id=None), 0.4),
+    "t5 v1.1": Family(
+        T5,
+        T5ForConditionalGeneration,
+        T5Config(
+            **T5_SIZES,
+            decoder_start_token_id=3,
+            pad_token_id=3,
+            eos_token_id=2,
+            feed_forward_proj="gated-gelu",
+            scale_decoder_outputs=False,
+        ),
+        0.3,
+    ),
+    "bart": Family(
+        Bart,
+        BartForConditionalGeneration,
+        BartConfig(**BART_SIZES, pad_token_id=1, eos_token_id=2, forced_eos_token_id=2, decoder_start_token_id=2),
+        0.4,
+    ),
+    "mbart": Family(
+        Bart,
+        MBartForConditionalGeneration,
+        MBartConfig(**BART_SIZES, pad_token_id=1, bos_token_id=0, eos_token_id=2, forced_eos_token_id=None),
+        0.4,
+    ),
 }
 CASES = {
     "greedy": Case("t5"),
     "greedy, no repeats": Case("t5 v1.1", {"min_length": 4, "no_repeat_ngram_size": 2}),
     "greedy, forced end": Case("bart", {"no_repeat_ngram_size": 2, "max_length": 9}),
     "greedy, forced start, new tokens": Case(
-        "mbart", {"forced_bos_token_id": 7, "eos_token_id": [2, 4], "max_length": None, "max_new_tokens": 8}),
+        "mbart", {"forced_bos_token_id": 7, "eos_token_id": [2, 4], "max_length": None, "max_new_tokens": 8}
+    ),
     "2 beams": Case("t5", {"num_beams": 2}),
     "3 beams, no repeats": Case("t5", {"num_beams": 3, "no_repeat_ngram_size": 2}),
     "4 beams as v9 calls them": Case("t5 v1.1", {"num_beams": 4, "min_length": 2, "early_stopping": True}),
     "5 beams, long, never early": Case(
-        "t5", {"num_beams": 5, "early_stopping": "never", "length_penalty": 0.7, "no_repeat_ngram_size": 3}),
+        "t5", {"num_beams": 5, "early_stopping": "never", "length_penalty": 0.7, "no_repeat_ngram_size": 3}
+    ),
     "4 beams, short, never early": Case(
-        "bart", {"num_beams": 4, "early_stopping": "never", "length_penalty": -0.6, "min_length": 3}),
+        "bart", {"num_beams": 4, "early_stopping": "never", "length_penalty": -0.6, "min_length": 3}
+    ),
     "3 beams, no penalty": Case("bart", {"num_beams": 3, "length_penalty": 0.0, "forced_bos_token_id": 5}),
     "5 beams, two ends": Case("mbart", {"num_beams": 5, "eos_token_id": [2, 4], "no_repeat_ngram_size": 2}),
     "2 beams, forced start and end": Case(
-        "mbart", {"num_beams": 2, "early_stopping": True, "forced_bos_token_id": 7, "forced_eos_token_id": 2}),
+        "mbart", {"num_beams": 2, "early_stopping": True, "forced_bos_token_id": 7, "forced_eos_token_id": 2}
+    ),
 }
 
 
@@ -97,7 +126,8 @@ def huggingface(model, encoded, mask, **settings):
     with torch.no_grad():
         return model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=torch.tensor(encoded)),
-            attention_mask=torch.tensor(mask, dtype=torch.long), **settings,
+            attention_mask=torch.tensor(mask, dtype=torch.long),
+            **settings,
         )
 
 
@@ -132,7 +162,7 @@ def assert_tie(tokens, model, encoded, mask, settings):
     assert settings.get("num_beams", 1) > 1, tokens
     beams = settings["num_beams"]
     found = huggingface(
-        model, encoded, mask, **settings, num_return_sequences=beams, return_dict_in_generate=True, output_scores=True,
+        model, encoded, mask, **settings, num_return_sequences=beams, return_dict_in_generate=True, output_scores=True
     )
     sequences = found.sequences.numpy().reshape(BATCH, beams, -1)
     scores = found.sequences_scores.numpy().reshape(BATCH, beams)

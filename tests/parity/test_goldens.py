@@ -68,8 +68,11 @@ def test_training_continues_v9s_run(name):
     step = jax.jit(steps.train_step)
     schedule = optim["sched"] or {"type": "none"}
     config = OptimConfig(
-        lr=settings["lr"], scheduler=schedule["type"], scheduler_step_size=schedule.get("step_size", 1),
-        scheduler_gamma=schedule.get("gamma", 1.0), scheduler_tmax=schedule.get("T_max"),
+        lr=settings["lr"],
+        scheduler=schedule["type"],
+        scheduler_step_size=schedule.get("step_size", 1),
+        scheduler_gamma=schedule.get("gamma", 1.0),
+        scheduler_tmax=schedule.get("T_max"),
     )
     losses, norms, rates = [], [], []
     for i in range(golden.case["train_steps"]):

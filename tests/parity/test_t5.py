@@ -28,7 +28,13 @@ from tests.parity.torch_weights import (
 )
 
 SIZES = {
-    "vocab_size": 31, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0,
+    "vocab_size": 31,
+    "d_model": 24,
+    "d_kv": 6,
+    "d_ff": 40,
+    "num_layers": 2,
+    "num_heads": 4,
+    "dropout_rate": 0.0,
     "decoder_start_token_id": 0,
 }
 CONFIGS = {
@@ -36,7 +42,8 @@ CONFIGS = {
     "v1.1": (T5Config, {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "untied": (T5Config, {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "separate_head": True}),
     "silu, other d_kv, 3 + 1 layers": (
-        T5Config, {"feed_forward_proj": "gated-silu", "d_kv": 10, "num_layers": 3, "num_decoder_layers": 1},
+        T5Config,
+        {"feed_forward_proj": "gated-silu", "d_kv": 10, "num_layers": 3, "num_decoder_layers": 1},
     ),
     "gelu, few buckets": (
         T5Config,

@@ -63,7 +63,10 @@ STILL = (*FROZEN, *MASK_TOKENS, *TEXT_ENCODER)
 def config() -> ModelConfig:
     backbone = {"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 14, "image_size": 56}
     return ModelConfig(
-        **MODEL, backbone=backbone, vocab_size=VOCABULARY, freeze_hand_left_backbone=True,
+        **MODEL,
+        backbone=backbone,
+        vocab_size=VOCABULARY,
+        freeze_hand_left_backbone=True,
         freeze_hand_right_backbone="patch_embed",
     )
 

@@ -55,9 +55,9 @@ def check_features(model: torch.nn.Module, height_width: tuple[int, int]) -> Non
     assert relative_error(actual, expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize(("grid", "target"), [
-    (37, 16), (37, 7), (37, 36), (37, 38), (37, 74), (37, 1), (16, 37), (16, 7), (14, 16), (7, 16),
-])
+@pytest.mark.parametrize(
+    ("grid", "target"), [(37, 16), (37, 7), (37, 36), (37, 38), (37, 74), (37, 1), (16, 37), (16, 7), (14, 16), (7, 16)]
+)
 def test_resize_matches_torch(grid, target):
     table = torch.randn(1, 3, grid, grid, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     for resize, offset, options in (

@@ -160,7 +160,10 @@ class Encoder(nn.Module):
         self.fusion = Fusion(4 * out, model["d_model"], model.get("fusion_dropout", 0.0))
         self.positional = Positional(model["sequence_length"], model["d_model"])
         self.temporal = Temporal(
-            model["d_model"], model["temporal_nhead"], model["temporal_layers"], model["temporal_dim_feedforward"],
+            model["d_model"],
+            model["temporal_nhead"],
+            model["temporal_layers"],
+            model["temporal_dim_feedforward"],
             model["temporal_dropout"],
         )
 
@@ -199,8 +202,10 @@ class TorchTwin(nn.Module):
         """Teacher-forced logits (B, S, vocab)."""
         labels = batch["labels"]
         output = self.decoder.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=self.encoder(batch)), attention_mask=batch["pad_mask"],
-            labels=labels, decoder_attention_mask=labels != -100,
+            encoder_outputs=BaseModelOutput(last_hidden_state=self.encoder(batch)),
+            attention_mask=batch["pad_mask"],
+            labels=labels,
+            decoder_attention_mask=labels != -100,
         )
         return output.logits
 
@@ -212,11 +217,21 @@ class TorchTwin(nn.Module):
 
 def t5_from_flags(model: dict, vocab_size: int, pad: int = 0, eos: int = 1) -> nn.Module:
     heads, width = model["decoder_heads"], model["d_model"]
-    return T5ForConditionalGeneration(T5Config(
-        vocab_size=vocab_size, d_model=width, d_kv=width // heads, d_ff=4 * width, num_heads=heads,
-        num_layers=model["decoder_layers"], num_decoder_layers=model["decoder_layers"],
-        dropout_rate=model["decoder_dropout"], pad_token_id=pad, eos_token_id=eos, decoder_start_token_id=pad,
-    ))
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=vocab_size,
+            d_model=width,
+            d_kv=width // heads,
+            d_ff=4 * width,
+            num_heads=heads,
+            num_layers=model["decoder_layers"],
+            num_decoder_layers=model["decoder_layers"],
+            dropout_rate=model["decoder_dropout"],
+            pad_token_id=pad,
+            eos_token_id=eos,
+            decoder_start_token_id=pad,
+        )
+    )
 
 
 def decoder_from_folder(folder: Path) -> nn.Module:

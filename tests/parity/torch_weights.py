@@ -98,7 +98,8 @@ def torch_forward(model, data, *, masked: bool = True):
         "decoder_attention_mask": torch.tensor(data["decoder_mask"]),
     }
     output = model(
-        encoder_outputs=BaseModelOutput(last_hidden_state=encoded), labels=torch.tensor(data["labels"]),
+        encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+        labels=torch.tensor(data["labels"]),
         **(masks if masked else {}),
     )
     return encoded, output

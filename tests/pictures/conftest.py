@@ -19,8 +19,16 @@ class Corpus:
         for name in (*COLOURS, "pose"):
             (root / name).mkdir(parents=True)
 
-    def write(self, video_id: str, frames: int, *, without: dict[str, list[int]] | None = None, landmarks: int = 13,
-              pose: np.ndarray | None = None, **arrays) -> ClipFiles:
+    def write(
+        self,
+        video_id: str,
+        frames: int,
+        *,
+        without: dict[str, list[int]] | None = None,
+        landmarks: int = 13,
+        pose: np.ndarray | None = None,
+        **arrays,
+    ) -> ClipFiles:
         for stream, colour in COLOURS.items():
             for frame in set(range(frames)) - set((without or {}).get(stream, [])):
                 path = self.root / stream / f"{video_id}_f{frame:06d}.jpg"

@@ -163,8 +163,6 @@ def test_damage_is_one_line(corpus, damage):
 
 
 def test_extras_that_only_their_writer_reads_are_left_aside(corpus):
-    files = corpus.write(
-        "clip", 2, source_hand_l=np.array(["hands", None], object), landmarks=13, fps=np.array("fast")
-    )
+    files = corpus.write("clip", 2, source_hand_l=np.array(["hands", None], object), landmarks=13, fps=np.array("fast"))
     clip = open_clip(files)
     assert (clip.sources["hand_l"], clip.fps, clip.total) == ((), None, 2)

@@ -49,14 +49,27 @@ def cnn(width: int) -> dict:
 
 
 def settings(data=(), model=()) -> Config:
-    return build_config({
-        "data": {"batch_size": 2, "precision": "float32", **dict(data)},
-        "model": {
-            "face_backbone": cnn(5), "hand_left_backbone": cnn(6), "hand_right_backbone": cnn(7), "image_size": SIZE,
-            "projector_dim": 8, "d_model": 8, "temporal_nhead": 1, "temporal_layers": 1, "decoder_layers": 1,
-            "temporal_dim_feedforward": 8, "decoder_heads": 1, "vocab_size": 20, "sequence_length": 4, **dict(model),
-        },
-    })
+    return build_config(
+        {
+            "data": {"batch_size": 2, "precision": "float32", **dict(data)},
+            "model": {
+                "face_backbone": cnn(5),
+                "hand_left_backbone": cnn(6),
+                "hand_right_backbone": cnn(7),
+                "image_size": SIZE,
+                "projector_dim": 8,
+                "d_model": 8,
+                "temporal_nhead": 1,
+                "temporal_layers": 1,
+                "decoder_layers": 1,
+                "temporal_dim_feedforward": 8,
+                "decoder_heads": 1,
+                "vocab_size": 20,
+                "sequence_length": 4,
+                **dict(model),
+            },
+        }
+    )
 
 
 @dataclass
@@ -104,9 +117,16 @@ def begin(clips):
             files = open_pack(pack).files(names) if pack else scan(clips.dirs, names)
             frames = [FRAMES[name] for name in names]
             return Loader(
-                [Clip(name, name) for name in names], files, np.ones((len(names), 3), np.int32), batch_size=2,
-                sequence_length=4, lengths=padded_lengths(frames, 4, config.data.buckets or ()),
-                image_size=config.model.image_size, num_landmarks=13, skip_bad_clips=config.data.skip_bad_clips, **more,
+                [Clip(name, name) for name in names],
+                files,
+                np.ones((len(names), 3), np.int32),
+                batch_size=2,
+                sequence_length=4,
+                lengths=padded_lengths(frames, 4, config.data.buckets or ()),
+                image_size=config.model.image_size,
+                num_landmarks=13,
+                skip_bad_clips=config.data.skip_bad_clips,
+                **more,
             )
 
         training = {"train": True, "flip_probability": 0.5, **options}
@@ -197,8 +217,11 @@ def shorten(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4])
 
 
-@pytest.mark.parametrize("spoil", [damage, shorten, Path.unlink, lambda path: path.write_bytes(b"")],
-                         ids=["a bit", "cut short", "gone", "empty"])
+@pytest.mark.parametrize(
+    "spoil",
+    [damage, shorten, Path.unlink, lambda path: path.write_bytes(b"")],
+    ids=["a bit", "cut short", "gone", "empty"],
+)
 def test_damaged_files_are_computed_anew(begin, tmp_path, capsys, spoil):
     folder = tmp_path / "features"
     first = begin()

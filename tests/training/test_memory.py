@@ -35,15 +35,22 @@ MODEL = {
 
 def step_of(**training) -> SimpleNamespace:
     """The shapes of a small run's step, as the loop builds it."""
-    config = build_config({
-        "model": MODEL, "data": {"batch_size": 2, "max_target_length": 8, "precision": "float32"}, "training": training,
-    })
+    config = build_config(
+        {
+            "model": MODEL,
+            "data": {"batch_size": 2, "max_target_length": 8, "precision": "float32"},
+            "training": training,
+        }
+    )
     plan, layout, optimizer = plan_model(config.model), Layout(device_mesh()), build_optimizer(config.optim)
     structure, entries = plan.structure()
     trained = trained_paths(config.model, {entry.path for entry in entries}, structure.buffers)
     functions = StepFunctions(structure, optimizer, 0.1, None, 0, Prepare((), False), layout=layout)
     return SimpleNamespace(
-        config=config, plan=plan, functions=functions, state=abstract_state(plan, trained, optimizer, layout),
+        config=config,
+        plan=plan,
+        functions=functions,
+        state=abstract_state(plan, trained, optimizer, layout),
         batch=abstract_batch(config, layout, 2),
     )
 

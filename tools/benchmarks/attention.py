@@ -18,8 +18,14 @@ def add_flags(top: argparse.ArgumentParser) -> None:
     top.add_argument("--tokens", type=positive, default=257, metavar="N", help="CLS and patches (default: 257)")
     top.add_argument("--heads", type=positive, default=6, metavar="N", help="(default: 6)")
     top.add_argument("--head-dim", type=positive, default=64, metavar="N", help="(default: 64)")
-    top.add_argument("--pad", type=positive, nargs="*", default=[264, 272, 288, 320, 384], metavar="TOKENS",
-                     help="also with so many tokens, those beyond --tokens hidden (default: 264 272 288 320 384)")
+    top.add_argument(
+        "--pad",
+        type=positive,
+        nargs="*",
+        default=[264, 272, 288, 320, 384],
+        metavar="TOKENS",
+        help="also with so many tokens, those beyond --tokens hidden (default: 264 272 288 320 384)",
+    )
     top.add_argument("--precision", choices=tuple(TOLERANCE), default="amp", help="(default: amp)")
     top.add_argument("--device", default="auto", metavar="TEXT", help="auto, cpu, gpu or cuda[:N], tpu")
     top.add_argument("--rounds", type=positive, default=7, metavar="N", help="turns of each (default: 7)")

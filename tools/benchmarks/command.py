@@ -37,8 +37,13 @@ def _benchmark(argv: Sequence[str]) -> int:
     module = _module(name)
     top = flags.command_parser(f"benchmark {name}", module.__doc__.splitlines()[0])
     top.add_argument("--json", metavar="FILE", default=None, help="also write the results there")
-    top.add_argument("--threads", type=positive, default=None, metavar="N",
-                     help="use the first N of the cores (default: all that this process may use)")
+    top.add_argument(
+        "--threads",
+        type=positive,
+        default=None,
+        metavar="N",
+        help="use the first N of the cores (default: all that this process may use)",
+    )
     module.add_flags(top)
     arguments = flags.parse(top, argv[1:])
     machine = description()
@@ -56,8 +61,11 @@ def _module(command: str):
 def description() -> dict[str, Any]:
     """The machine, when, and how busy it was before."""
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "system": platform.platform(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        "system": platform.platform(),
     }
 
 

@@ -17,8 +17,13 @@ PARTS = ("import", "state and batch", "trace", "compile", "first step")
 
 
 def add_flags(top: argparse.ArgumentParser) -> None:
-    top.add_argument("--rounds", type=positive, default=3, metavar="N",
-                     help="pairs of processes, each with a cache of its own (default: 3)")
+    top.add_argument(
+        "--rounds",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="pairs of processes, each with a cache of its own (default: 3)",
+    )
     add_config_flags(top)
 
 

@@ -25,10 +25,19 @@ IMAGE_STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 
 def add_flags(top: argparse.ArgumentParser) -> None:
-    top.add_argument("--against", choices=("v9",), default=None,
-                     help="also v9's way: Pillow, float32 normalisation and stacking on the host")
-    top.add_argument("--clips", type=positive, default=12, metavar="N",
-                     help="clips to generate where no --face-dir is given (default: 12)")
+    top.add_argument(
+        "--against",
+        choices=("v9",),
+        default=None,
+        help="also v9's way: Pillow, float32 normalisation and stacking on the host",
+    )
+    top.add_argument(
+        "--clips",
+        type=positive,
+        default=12,
+        metavar="N",
+        help="clips to generate where no --face-dir is given (default: 12)",
+    )
     top.add_argument("--rounds", type=positive, default=7, metavar="N", help="epochs of each side (default: 7)")
     add_config_flags(top)
 
@@ -39,10 +48,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         if config.data.face_dir is None:
             config = with_corpus(config, Path(folder, "corpus"), arguments.clips)
         # Read as for validation: every clip's same frames in every epoch, on both sides.
-        config = dataclasses.replace(config, data=dataclasses.replace(
-            config.data, val_index=config.data.train_index, val_batch_size=config.data.batch_size, num_workers=0,
-            buckets=None,
-        ))
+        config = dataclasses.replace(
+            config,
+            data=dataclasses.replace(
+                config.data,
+                val_index=config.data.train_index,
+                val_batch_size=config.data.batch_size,
+                num_workers=0,
+                buckets=None,
+            ),
+        )
         cores = arguments.threads or 1
         sides = {"ours": Side("ours", Ours, config, folder, cores=cores)}
         if arguments.against:
@@ -70,7 +85,12 @@ def with_corpus(config: Config, corpus: Path, clips: int) -> Config:
 
     frames = config.model.sequence_length
     generate(
-        corpus, num_train=clips, num_val=0, num_test=0, frames=(frames, frames), image_size=config.model.image_size,
+        corpus,
+        num_train=clips,
+        num_val=0,
+        num_test=0,
+        frames=(frames, frames),
+        image_size=config.model.image_size,
         progress=False,
     )
     paths = {key: str(corpus / name) for key, name in DIRECTORIES.items()}
@@ -81,7 +101,8 @@ def rates(seconds: list[Seconds], facts: dict[str, Any]) -> dict[str, Any]:
     """Clips and images a second by the clock, and images a second of CPU time."""
     times = summary(seconds)
     return {
-        "seconds": times, "clips_per_second": facts["clips"] / times["median"],
+        "seconds": times,
+        "clips_per_second": facts["clips"] / times["median"],
         "images_per_second": facts["images"] / times["median"],
         "images_per_cpu_second": facts["images"] / times["cpu"],
     }

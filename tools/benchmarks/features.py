@@ -28,7 +28,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     config = problem(arguments)
     frozen = {f"freeze_{stream}_backbone": True for stream in ("face", "hand_left", "hand_right")}
     config = dataclasses.replace(
-        config, data=dataclasses.replace(config.data, feature_cache="auto"),
+        config,
+        data=dataclasses.replace(config.data, feature_cache="auto"),
         model=dataclasses.replace(config.model, **frozen),
     )
     cores = sorted(os.sched_getaffinity(0))
@@ -53,7 +54,12 @@ def _measure(folder: Path, config: Config, arguments: argparse.Namespace) -> dic
     functions = training.compiled.functions
     start = now()
     read_from_cache(
-        config, folder / "features", functions.structure, training.state, functions.layout, [loaders["features"]],
+        config,
+        folder / "features",
+        functions.structure,
+        training.state,
+        functions.layout,
+        [loaders["features"]],
         lambda: False,
     )
     computing = now() - start

@@ -17,8 +17,14 @@ from tools.benchmarks.timing import alternate, ratios, summary, told
 
 def add_flags(top: argparse.ArgumentParser) -> None:
     top.add_argument("--against", choices=("torch",), default=None, help="also HuggingFace's generate in torch")
-    top.add_argument("--beams", type=positive, nargs="+", default=[1, 4], metavar="N",
-                     help="numbers of beams, 1 = greedy (default: 1 4)")
+    top.add_argument(
+        "--beams",
+        type=positive,
+        nargs="+",
+        default=[1, 4],
+        metavar="N",
+        help="numbers of beams, 1 = greedy (default: 1 4)",
+    )
     top.add_argument("--rounds", type=positive, default=7, metavar="N", help="turns of each side (default: 7)")
     add_config_flags(top)
 

@@ -13,10 +13,20 @@ from tools.benchmarks.processes import OutOfMemory, Side
 
 
 def add_flags(top: argparse.ArgumentParser) -> None:
-    top.add_argument("--against", choices=("torch",), default=None,
-                     help="also run two steps, and two of the same model in torch, and tell the peaks")
-    top.add_argument("--batch-sizes", type=positive, nargs="+", default=[1, 2, 4], metavar="N",
-                     help="clips in a batch (default: 1 2 4)")
+    top.add_argument(
+        "--against",
+        choices=("torch",),
+        default=None,
+        help="also run two steps, and two of the same model in torch, and tell the peaks",
+    )
+    top.add_argument(
+        "--batch-sizes",
+        type=positive,
+        nargs="+",
+        default=[1, 2, 4],
+        metavar="N",
+        help="clips in a batch (default: 1 2 4)",
+    )
     add_config_flags(top)
 
 

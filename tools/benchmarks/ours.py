@@ -45,7 +45,8 @@ def plan_of(config: Config) -> Blueprint:
 def device_facts() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
-        "platform": device.platform, "device": f"{jax.device_count()} x {device.device_kind}",
+        "platform": device.platform,
+        "device": f"{jax.device_count()} x {device.device_kind}",
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
     }
 
@@ -71,8 +72,14 @@ class Training:
         self.state = initial_state(params, self.trained, optimizer, layout)
         on_device = Prepare(tuple(config.data.mix_streams.items()), v9_hand_masks=False)
         functions = StepFunctions(
-            structure, optimizer.suited(self.state["optimizer"]), config.optim.label_smoothing,
-            config.optim.grad_clip_norm, config.data.seed, on_device, scaled=dtype == jnp.float16, layout=layout,
+            structure,
+            optimizer.suited(self.state["optimizer"]),
+            config.optim.label_smoothing,
+            config.optim.grad_clip_norm,
+            config.data.seed,
+            on_device,
+            scaled=dtype == jnp.float16,
+            layout=layout,
         )
         self.compiled = Compiled(with_memory_rule(functions, self.plan, config, self.state))
         self.raw = raw_batch(config, self.vocabulary, config.data.batch_size)
@@ -86,9 +93,7 @@ class Training:
     def facts(self) -> dict[str, Any]:
         """The device and the work: `flops` are forward and backward of one clip."""
         config = self.config
-        flops = model_flops(
-            self.plan.build, config.model, self.trained, target_length=config.data.max_target_length
-        )
+        flops = model_flops(self.plan.build, config.model, self.trained, target_length=config.data.max_target_length)
         return device_facts() | {
             "parameters": sum(p.size for p in (self.state["trained"] | self.state["frozen"]).values()),
             "flops": {name: part.training for name, part in flops.items()},

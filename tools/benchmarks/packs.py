@@ -62,6 +62,7 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
     results, way = {}, ""
     for what, sides in works.items():
+
         def cold(work) -> Seconds:
             nonlocal way
             way = forget(paths)

@@ -22,8 +22,9 @@ def positive(text: str) -> int:
 
 def add_config_flags(top: argparse.ArgumentParser) -> None:
     """Every flag of the configuration, and `--frames` for the length of its clips."""
-    top.add_argument("--frames", type=int, dest="model.sequence_length", metavar="INT",
-                     help="frames of a clip: --sequence-length")
+    top.add_argument(
+        "--frames", type=int, dest="model.sequence_length", metavar="INT", help="frames of a clip: --sequence-length"
+    )
     flags.add_config_flags(top)
 
 

@@ -25,7 +25,11 @@ class Side:
     """
 
     def __init__(
-        self, name: str, factory: Callable, *arguments, cores: int | None = None,
+        self,
+        name: str,
+        factory: Callable,
+        *arguments,
+        cores: int | None = None,
         environment: Mapping[str, str] | None = None,
     ):
         self.name = name

@@ -19,12 +19,22 @@ CHECKED = 2  # clips whose loss is compared
 
 
 def add_flags(top: argparse.ArgumentParser) -> None:
-    top.add_argument("--against", choices=("torch", "torch.compile"), nargs="+", default=[],
-                     help="also the same model in torch: as it is, by torch.compile, or both")
+    top.add_argument(
+        "--against",
+        choices=("torch", "torch.compile"),
+        nargs="+",
+        default=[],
+        help="also the same model in torch: as it is, by torch.compile, or both",
+    )
     top.add_argument("--rounds", type=positive, default=7, metavar="N", help="turns of each side (default: 7)")
     top.add_argument("--steps", type=positive, default=3, metavar="N", help="steps timed in a turn (default: 3)")
-    top.add_argument("--warm-up", type=positive, default=2, metavar="N",
-                     help="steps before the first turn of a process, which are not timed (default: 2)")
+    top.add_argument(
+        "--warm-up",
+        type=positive,
+        default=2,
+        metavar="N",
+        help="steps before the first turn of a process, which are not timed (default: 2)",
+    )
     add_config_flags(top)
 
 

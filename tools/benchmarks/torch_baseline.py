@@ -81,9 +81,14 @@ def dinov2(sizes: Mapping[str, Any]):
     if "embed_dim" not in sizes or sizes["num_register_tokens"] or sizes["mlp_ratio"] % 1:
         raise UserError("--against torch: its backbones are Dinov2Models, without register tokens; leave it out")
     config = Dinov2Config(
-        hidden_size=sizes["embed_dim"], num_hidden_layers=sizes["depth"], num_attention_heads=sizes["num_heads"],
-        patch_size=sizes["patch_size"], image_size=sizes["image_size"], mlp_ratio=int(sizes["mlp_ratio"]),
-        use_swiglu_ffn=sizes["ffn"] == "swiglu", use_mask_token=False,
+        hidden_size=sizes["embed_dim"],
+        num_hidden_layers=sizes["depth"],
+        num_attention_heads=sizes["num_heads"],
+        patch_size=sizes["patch_size"],
+        image_size=sizes["image_size"],
+        mlp_ratio=int(sizes["mlp_ratio"]),
+        use_swiglu_ffn=sizes["ffn"] == "swiglu",
+        use_mask_token=False,
     )
     return Dinov2Model._from_config(config, attn_implementation="sdpa")
 
@@ -163,9 +168,11 @@ def token_loss(net, batch: Mapping[str, Any], smoothing: float):
 
     labels, decoder = batch["labels"], net["decoder"]["model"]
     logits = decoder(
-        encoder_outputs=BaseModelOutput(last_hidden_state=encode(net, batch)), attention_mask=batch["pad_mask"],
+        encoder_outputs=BaseModelOutput(last_hidden_state=encode(net, batch)),
+        attention_mask=batch["pad_mask"],
         decoder_input_ids=decoder.prepare_decoder_input_ids_from_labels(labels=labels),
-        decoder_attention_mask=labels != -100, use_cache=False,
+        decoder_attention_mask=labels != -100,
+        use_cache=False,
     ).logits
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, label_smoothing=smoothing)
 
@@ -308,10 +315,17 @@ class Generation:
         from transformers.modeling_outputs import BaseModelOutput
 
         with torch.no_grad():
-            return self.decoder.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded), attention_mask=self.mask,
-                num_beams=beams, max_length=self.config.data.max_target_length, do_sample=False,
-            ).cpu().numpy()
+            return (
+                self.decoder.generate(
+                    encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded),
+                    attention_mask=self.mask,
+                    num_beams=beams,
+                    max_length=self.config.data.max_target_length,
+                    do_sample=False,
+                )
+                .cpu()
+                .numpy()
+            )
 
     def turn(self, beams: int) -> Seconds:
         return timed(lambda: self.tokens(beams))
