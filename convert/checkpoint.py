@@ -19,11 +19,11 @@ from convert.state_dict import Entry, StateDictMismatch, shorten, strip_prefixes
 from convert.torch_file import read_pt
 from slt_jax.config import ModelConfig, build_section
 from slt_jax.errors import UserError
-from slt_jax.models.backbones import STREAM_KEYS, CustomBackbone, Sizes, backbone_width, stream_backbones
+from slt_jax.models.backbones import STREAM_KEYS, BackboneSizes, CustomBackbone, backbone_width, stream_backbones
 from slt_jax.models.decoders import decoder_settings
-from slt_jax.models.memory import KEEP_ALL, Memory
 from slt_jax.models.multistream import projects_by_identity
 from slt_jax.models.params import Structure, describe
+from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.translator import SignTranslator
 from slt_jax.models.vit import ViTConfig
 
@@ -67,7 +67,7 @@ class Blueprint:
     """All that builds a model but its arrays: used by training, loading and conversion alike."""
 
     config: ModelConfig
-    backbones: tuple[Sizes, ...]
+    backbones: tuple[BackboneSizes, ...]
     decoder: Mapping[str, Any] | None  # None: an encoder by itself
 
     @classmethod
@@ -159,7 +159,7 @@ def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None
     return Blueprint(config, sizes, decoder_settings(config, tie_word_embeddings=tied))
 
 
-def _backbone_sizes(config: ModelConfig, state: Mapping[str, np.ndarray]) -> tuple[Sizes, ...]:
+def _backbone_sizes(config: ModelConfig, state: Mapping[str, np.ndarray]) -> tuple[BackboneSizes, ...]:
     """As the configuration says; as the weights do where it says nothing, or something that means nothing here."""
     try:
         specs = stream_backbones(config)

@@ -24,12 +24,12 @@ from convert.state_dict import differences
 from convert.torch_file import write_pt
 from slt_jax.config import SECTIONS, Config, build_config
 from slt_jax.errors import UserError
-from slt_jax.training.checkpoint import StateStore
-from slt_jax.training.freeze import trained_paths
+from slt_jax.models.freeze import trained_paths
 from slt_jax.training.optim import build_optimizer
 from slt_jax.training.position import Position
 from slt_jax.training.scaler import scaler_state
 from slt_jax.training.start import assemble, trained_with_v9_masks
+from slt_jax.training.state_store import StateStore
 from slt_jax.training.workdir import state_folder
 
 LARGE = 64 << 20  # bytes from which on a bar is shown
@@ -56,7 +56,7 @@ def to_safetensors(source: Source, target: Path, *, dtype: np.dtype | None, pref
 
 def to_jax(source: Source, target: Path, *, model: Mapping | None, dtype: np.dtype | None, weights_only: bool) -> None:
     """Write a folder of training states: `--resume` continues from it and `slt_jax.load` reads it."""
-    from slt_jax.training.loop import notes  # brings the data loader with it
+    from slt_jax.training.run import notes  # brings the data loader with it
 
     checkpoint = source.checkpoint
     plan = blueprint(checkpoint, model)

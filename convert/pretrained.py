@@ -14,7 +14,7 @@ from convert.huggingface import PREFIX, decoder_state, has_own_head, read_folder
 from convert.state_dict import Entry, table, to_params
 from slt_jax.config import ModelConfig
 from slt_jax.errors import UserError
-from slt_jax.models.backbones import STREAM_KEYS, Sizes, stream_backbones
+from slt_jax.models.backbones import STREAM_KEYS, BackboneSizes, stream_backbones
 from slt_jax.models.decoders import decoder_folder
 from slt_jax.models.params import describe
 from slt_jax.models.vit import VisionTransformer
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 STREAM_PREFIXES = ("encoder.face_backbone.", "encoder.hand_backbone_left.", "encoder.hand_backbone_right.")
 
 
-def plan_backbones(config: ModelConfig) -> tuple[Sizes, Sizes, Sizes]:
+def plan_backbones(config: ModelConfig) -> tuple[BackboneSizes, BackboneSizes, BackboneSizes]:
     """What builds each stream's backbone; where only the weights know its sizes, they are looked at."""
-    found: dict[tuple, Sizes] = {}
+    found: dict[tuple, BackboneSizes] = {}
     if config.backbone is not None and (ignored := [key for key in STREAM_KEYS if getattr(config, key) is not None]):
         logger.warning("model.backbone takes the place of %s (--set model.backbone=null)", ", ".join(ignored))
 
-    def sizes(key: str, backbone) -> Sizes:
+    def sizes(key: str, backbone) -> BackboneSizes:
         if backbone.sizes is not None:
             return backbone.sizes
         path = backbone.weights(f"model.{key}", local_files_only=config.local_files_only)

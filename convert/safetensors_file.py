@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from slt_jax.base.files import replacing
 from slt_jax.errors import UserError
-from slt_jax.files import replacing
 
 DTYPES = {
     "float64": "F64",

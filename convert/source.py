@@ -18,9 +18,9 @@ from convert.state_dict import strip_prefixes
 from convert.torch_file import read_pt
 from slt_jax.config import build_config
 from slt_jax.errors import UserError
-from slt_jax.training.checkpoint import Exporter, saved_model
 from slt_jax.training.optim import build_optimizer, learning_rate
 from slt_jax.training.position import Position
+from slt_jax.training.state_store import Exporter, saved_model
 from slt_jax.training.workdir import state_folder
 
 # Entries of training runs other than v9's.

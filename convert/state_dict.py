@@ -21,17 +21,17 @@ class StateDictMismatch(UserError):
 
 
 @dataclass(frozen=True)
-class Layout:
+class TorchLayout:
     """How an array is laid out here, seen from torch."""
 
     to_jax: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
 
 
-SAME = Layout(lambda a: a, lambda a: a)
-LINEAR = Layout(lambda a: a.T, lambda a: a.T)  # torch (out, in), here (in, out)
+SAME = TorchLayout(lambda a: a, lambda a: a)
+LINEAR = TorchLayout(lambda a: a.T, lambda a: a.T)  # torch (out, in), here (in, out)
 # torch (out, in, *window), here (*window, in, out), for windows of any number of dimensions.
-CONV = Layout(
+CONV = TorchLayout(
     lambda a: a.transpose(*range(2, a.ndim), 1, 0), lambda a: a.transpose(a.ndim - 1, a.ndim - 2, *range(a.ndim - 2))
 )
 
@@ -47,7 +47,7 @@ class Entry:
     key: str
     path: str
     shape: tuple[int, ...]  # in torch's layout
-    layout: Layout
+    layout: TorchLayout
     buffer: bool
 
 
@@ -64,7 +64,7 @@ def table(leaves: list[Leaf]) -> list[Entry]:
     return entries
 
 
-def _layout(owner: type, name: str, dimensions: int) -> Layout:
+def _layout(owner: type, name: str, dimensions: int) -> TorchLayout:
     """How torch lays out an array of a layer of the kind `owner`; what torch has no like of stays as it is."""
     if name != "kernel":
         return SAME

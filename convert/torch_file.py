@@ -12,8 +12,8 @@ from typing import Any
 from convert.torch_pickle import Pickler, plan_storages, survey
 from convert.torch_unpickle import Unpickler
 from convert.torch_zip import ALIGNMENT, Archive, Bad, ZipWriter
+from slt_jax.base.files import replacing
 from slt_jax.errors import UserError
-from slt_jax.files import replacing
 
 
 class TorchFileError(UserError):

@@ -13,7 +13,7 @@ PREFIXES = (*(f"encoder.{name}." for name in BACKBONES), "encoder.", "decoder.mo
 
 
 @dataclass(frozen=True)
-class Difference:
+class TensorDifference:
     key: str
     largest: float  # absolute; nan where one has no number and the other has
     relative: float  # of the L2 norms
@@ -26,7 +26,7 @@ class Difference:
 class Comparison:
     """`mismatches` is the +/- diff of keys and shapes; `prefix` was put before the keys of one side to find them."""
 
-    tensors: list[Difference]
+    tensors: list[TensorDifference]
     mismatches: list[str]
     prefix: str = ""
 
@@ -68,10 +68,10 @@ def _aligned(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> tuple[
     return dict(a), dict(b), ""
 
 
-def _difference(key: str, a: np.ndarray, b: np.ndarray) -> Difference:
+def _difference(key: str, a: np.ndarray, b: np.ndarray) -> TensorDifference:
     if a.dtype == b.dtype and np.array_equal(a, b):
-        return Difference(key, 0.0, 0.0)
+        return TensorDifference(key, 0.0, 0.0)
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, a - b)
     norm = np.linalg.norm(np.nan_to_num(a))
-    return Difference(key, float(np.abs(gap).max(initial=0.0)), float(np.linalg.norm(gap) / (norm or 1.0)))
+    return TensorDifference(key, float(np.abs(gap).max(initial=0.0)), float(np.linalg.norm(gap) / (norm or 1.0)))

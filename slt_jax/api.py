@@ -1,113 +1,17 @@
 """`slt_jax.load`: a trained translator for use from Python."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array
 
-from convert.checkpoint import Blueprint, blueprint, load_params
+from convert.checkpoint import blueprint, load_params
 from slt_jax.config import ModelConfig
-from slt_jax.errors import UserError
-from slt_jax.models.decoders import generate_tokens
-from slt_jax.models.images import normalise
-from slt_jax.models.params import Params
-from slt_jax.training.checkpoint import open_checkpoint
+from slt_jax.decoding.inference import Translator
+from slt_jax.training.state_store import open_checkpoint
 
-IMAGES = ("face", "hand_l", "hand_r")
-
-
-class Translator:
-    """Sign-language video streams to text tokens.
-
-    Batches are mappings of arrays: `face`, `hand_l`, `hand_r` as float (B, T, 3, H, W) ImageNet-normalised or as raw
-    uint8 (B, T, H, W, 3); `pose` (B, T, 3L); optional bool masks `pad_mask` (B, T) True = real frame,
-    `miss_mask_hl`, `miss_mask_hr` (B, T) True = missing, `pose_conf_mask` (B, T, L) True = keep.
-    """
-
-    def __init__(self, plan: Blueprint, params: Params):
-        self.config: ModelConfig = plan.config
-        self.blueprint = plan
-        self.params = params
-        self._structure, _ = plan.structure()
-
-    def encode(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Encoded frames (B, T, d_model), float32."""
-        return np.asarray(_encode(self._structure, self.params, model_inputs(batch)))
-
-    def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Teacher-forced logits (B, S, vocab), float32, for `labels` (B, S) in the batch (-100 = ignore)."""
-        self._need_decoder()
-        return np.asarray(_logits(self._structure, self.params, model_inputs(batch)))
-
-    def generate(
-        self,
-        batch: Mapping[str, np.ndarray],
-        num_beams: int = 1,
-        min_length: int = 0,
-        max_length: int = 128,
-        early_stopping: bool = False,
-        **options,
-    ) -> np.ndarray:
-        """Token ids (B, <= max_length), int32, start token included, numbered as HuggingFace's `generate` does."""
-        self._need_decoder()
-        inputs = model_inputs(batch)
-        encoded = _encode(self._structure, self.params, inputs)
-        decoder = self._structure.merge(self.params).decoder.model
-        tokens = generate_tokens(
-            decoder,
-            encoded,
-            inputs.get("pad_mask"),
-            num_beams=num_beams,
-            min_length=min_length,
-            max_length=max_length,
-            early_stopping=early_stopping,
-            **options,
-        )
-        return np.asarray(tokens, dtype=np.int32)
-
-    def _need_decoder(self) -> None:
-        if self.blueprint.decoder is None:
-            raise UserError("this checkpoint holds an encoder without a decoder: only encode() works")
-
-
-@partial(jax.jit, static_argnums=0)
-def _encode(structure, params: Params, inputs: Mapping[str, Array]) -> Array:
-    with jax.default_matmul_precision("highest"):
-        return structure.merge(params).encoder(inputs)
-
-
-@partial(jax.jit, static_argnums=0)
-def _logits(structure, params: Params, inputs: Mapping[str, Array]) -> Array:
-    with jax.default_matmul_precision("highest"):
-        return structure.merge(params)(inputs)
-
-
-def model_inputs(batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
-    """A user's batch as the model takes it: frames normalised float32 (B, T, H, W, 3), masks bool."""
-    inputs = {}
-    for name, value in batch.items():
-        if name not in {
-            *IMAGES,
-            "pose",
-            "pad_mask",
-            "miss_mask_hl",
-            "miss_mask_hr",
-            "pose_conf_mask",
-            "labels",
-            "decoder_attention_mask",
-        }:
-            continue
-        value = jnp.asarray(value)
-        if name in IMAGES:
-            value = normalise(value) if value.dtype == jnp.uint8 else value.astype(jnp.float32).transpose(0, 1, 3, 4, 2)
-        elif name == "decoder_attention_mask" or "_mask" in name:
-            value = value.astype(bool)
-        inputs[name] = value
-    return inputs
+__all__ = ["Translator", "load"]
 
 
 def load(path: str | Path, model: ModelConfig | Mapping | None = None) -> Translator:

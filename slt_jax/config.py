@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from slt_jax.errors import UserError
+from slt_jax.streams import parse_mix_stream
 
 FreezeSpec = bool | int | str | list | dict | None
 BackboneSpec = str | dict | None
@@ -195,8 +196,6 @@ def build_section(name: str, values: Mapping) -> Any:
             raise UserError(f"unknown configuration key '{name}.{key}'{nearest(str(key), hints)}")
     checked = section(**{key: _coerce(f"{name}.{key}", value, hints[key]) for key, value in values.items()})
     if name == "data" and checked.mix_streams:
-        from slt_jax.data.augment import parse_mix_stream
-
         pairs = (parse_mix_stream(f"{stream}:{p}") for stream, p in checked.mix_streams.items())
         checked = dataclasses.replace(checked, mix_streams=dict(pairs))
     _check_values(name, checked)

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from slt_jax.data.synthetic import LEVELS, contact_sheet, generate
 from slt_jax.errors import UserError
+from slt_jax.synthetic.generator import LEVELS, contact_sheet, generate
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from slt_jax.media.detect import Detector
+from slt_jax.media.extract_many import extract_videos
 from slt_jax.media.hands import DETECTED, SIDES
 from slt_jax.media.jobs import find_videos
-from slt_jax.media.run import extract_videos
-from slt_jax.media.settings import Settings
+from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.video import facts, pictures
 
-SETTINGS = Settings(fps_limit=1000.0)  # every picture once
+SETTINGS = ExtractionSettings(fps_limit=1000.0)  # every picture once
 OTHER = {"hand_l": "hand_r", "hand_r": "hand_l"}
 
 

@@ -5,10 +5,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from slt_jax.base.files import user_cache
+from slt_jax.base.heap import keep_freed_memory
+from slt_jax.base.quiet import expect_no_tpu
 from slt_jax.errors import UserError
-from slt_jax.files import user_cache
-from slt_jax.heap import keep_freed_memory
-from slt_jax.training.libtpu import expect_no_tpu
 
 
 def run(prog: str, body: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:

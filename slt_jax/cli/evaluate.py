@@ -11,7 +11,7 @@ from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.config import DataConfig
 from slt_jax.errors import UserError
-from slt_jax.evaluation.request import REPORTS, Request, merge_settings
+from slt_jax.evaluation.request import REPORTS, EvaluationRequest, merge_settings
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 COLUMNS = {
@@ -68,7 +68,7 @@ def _evaluate(argv: Sequence[str] | None) -> int:
     data, model = merge_settings(
         getattr(arguments, "config", None), flags.config_flags(arguments), getattr(arguments, "set", [])
     )
-    request = Request(
+    request = EvaluationRequest(
         checkpoints=tuple(map(Path, arguments.checkpoint)),
         eval_index=Path(arguments.eval_index),
         output_csv=Path(arguments.output_csv),

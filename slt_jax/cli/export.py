@@ -124,15 +124,15 @@ def _export(argv: Sequence[str] | None) -> int:
     choose_device("cpu")
     keep_compiled_programs()
     from convert.checkpoint import blueprint
-    from slt_jax.export.job import Request
+    from slt_jax.export.job import ExportRequest
     from slt_jax.export.job import run as run_job
     from slt_jax.export.verify import VerificationFailed
-    from slt_jax.training.checkpoint import open_checkpoint
+    from slt_jax.training.state_store import open_checkpoint
 
     checkpoint = open_checkpoint(arguments.checkpoint)
     given = {key: getattr(config.model, key) for key in merged.get("model", {})}
     plan = blueprint(checkpoint, model_settings(given, checkpoint.model_fields, checkpoint.path))
-    request = Request(
+    request = ExportRequest(
         **files,
         decoder=arguments.decoder,
         opset=arguments.opset,

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
+from slt_jax.data.landmarks import BY_NUMBER
 from slt_jax.errors import UserError
 from slt_jax.media.jobs import find_videos
-from slt_jax.media.landmarks import BY_NUMBER
-from slt_jax.media.settings import Settings
+from slt_jax.media.settings import ExtractionSettings
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -52,13 +52,13 @@ def add_setting_flags(top: argparse.ArgumentParser) -> None:
     group.add_argument("--face-blur", action="store_true", help="blur the face in every crop")
 
 
-def settings(arguments: argparse.Namespace, **defaults) -> Settings:
+def settings(arguments: argparse.Namespace, **defaults) -> ExtractionSettings:
     """The settings that the flags ask for; `defaults` stand for flags that were not given."""
-    names = Settings.__dataclass_fields__
+    names = ExtractionSettings.__dataclass_fields__
     given = {name: value for name, value in vars(arguments).items() if name in names}
     if "landmarks" in given:
         given["landmarks"] = BY_NUMBER.get(given["landmarks"], given["landmarks"])
-    return Settings(**(defaults | given))
+    return ExtractionSettings(**(defaults | given))
 
 
 def _box(text: str) -> tuple[float, ...]:
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _extract(argv: Sequence[str] | None) -> int:
-    from slt_jax.media.run import extract_videos
+    from slt_jax.media.extract_many import extract_videos
 
     arguments = parse(argv)
     given = vars(arguments)

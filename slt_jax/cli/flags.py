@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from slt_jax.config import SECTIONS, Config, load_config, nearest
 from slt_jax.errors import UserError
+from slt_jax.streams import parse_mix_stream
 
 # Keys whose flag differs from the key, or that have none (they are set in the file or by --set).
 FLAGS = {
@@ -120,8 +121,6 @@ def config_flags(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
         if dot:
             flags.setdefault(section, {})[key] = value
     if streams := flags.get("data", {}).get("mix_streams"):
-        from slt_jax.data.augment import parse_mix_stream
-
         flags["data"]["mix_streams"] = dict(parse_mix_stream(text) for text in streams)
     return flags
 

@@ -12,7 +12,7 @@ from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.cli.validate_data import FOLDERS
 from slt_jax.data.clips import ClipFiles, StreamDirs, scan
-from slt_jax.data.metadata import Clip, read_index, read_metadata
+from slt_jax.data.metadata import ClipRow, read_index, read_metadata
 from slt_jax.data.packing import verify_pack, write_pack
 from slt_jax.data.packs import open_pack
 from slt_jax.errors import UserError
@@ -92,7 +92,7 @@ def _verify(pack: str, **given: Any) -> int:
 
 def _source(
     root: Path | None = None, index: Sequence[str] | None = None, **given: Path
-) -> tuple[list[Clip], dict[str, ClipFiles]]:
+) -> tuple[list[ClipRow], dict[str, ClipFiles]]:
     """The clips of the metadata, or those that the index files name, and their files."""
     for name, place in FOLDERS.items():
         if name not in given and root is None:

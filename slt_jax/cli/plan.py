@@ -7,10 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from slt_jax.base.files import write_json
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.data.text import VOCABULARY
-from slt_jax.files import write_json
 
 if TYPE_CHECKING:
     from slt_jax.training.planning import Planner, Verdict
@@ -50,8 +50,8 @@ def _plan(argv: Sequence[str] | None) -> int:
         os.environ["JAX_PLATFORMS"] = "cpu"
     choose_device("cpu" if topologies else config.data.device)
     keep_compiled_programs()
+    from slt_jax.runtime.precision import use_precision
     from slt_jax.training.planning import Planner
-    from slt_jax.training.precision import use_precision
 
     use_precision(config.data.precision)
     planner = Planner(config)

@@ -8,7 +8,7 @@ from pathlib import Path
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.errors import UserError
-from slt_jax.pictures.metrics import plot, read_runs
+from slt_jax.pictures.curves import plot, read_runs
 
 KINDS = (".png", ".svg")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
-from slt_jax.data.prepare import Prepared, Request, prepare
+from slt_jax.corpora.prepare import PreparationRequest, Prepared, prepare
 from slt_jax.errors import UserError
 
 NAME = "prepare_dataset"
@@ -66,7 +66,7 @@ def _prepare(argv: Sequence[str] | None) -> int:
     given = vars(parse(argv))
     if "metadata" not in given:
         raise UserError("--metadata is not given")
-    request = Request(**given)
+    request = PreparationRequest(**given)
     try:
         prepared = prepare(request)
     except KeyboardInterrupt:
@@ -76,7 +76,7 @@ def _prepare(argv: Sequence[str] | None) -> int:
     return 1 if prepared.failed else 0
 
 
-def summary(request: Request, prepared: Prepared) -> list[str]:
+def summary(request: PreparationRequest, prepared: Prepared) -> list[str]:
     """What was kept, dropped and repaired, and what each split holds."""
     corpus = prepared.corpus
     lines = [f"{request.metadata}: {corpus.rows} rows, {len(corpus.clips)} kept, {len(corpus.drops)} dropped"]

@@ -3,7 +3,7 @@
 import argparse
 
 from slt_jax.errors import UserError
-from slt_jax.training.links import TIMEOUT_SECONDS, Meeting
+from slt_jax.runtime.links import TIMEOUT_SECONDS, Meeting
 
 
 def add_process_flags(top: argparse.ArgumentParser) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 
+from slt_jax.base.files import replacing
 from slt_jax.cli.flags import FLAGS, WITHOUT_FLAG
 from slt_jax.config import SECTIONS
 from slt_jax.errors import UserError
-from slt_jax.files import replacing
 
 START, END = "<!-- flags: made by python -m slt_jax.cli.reference -->", "<!-- end of flags -->"
 ENGLISH, SPANISH = "flag | key | default | meaning", "parámetro | clave | valor por omisión | significado"

@@ -10,7 +10,7 @@ from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.cli.processes import add_process_flags, meeting
 from slt_jax.config import Config
 from slt_jax.errors import UserError
-from slt_jax.training.links import together
+from slt_jax.runtime.links import together
 
 PROG = "slt-train"
 
@@ -51,7 +51,7 @@ def _train(argv: Sequence[str] | None) -> int:
     config, merged = configure(arguments)
     where = meeting(arguments)
     if where:
-        from slt_jax.training import hosts
+        from slt_jax.runtime import hosts
 
         hosts.join(PROG, where)
     choose_device(config.data.device)
@@ -59,7 +59,7 @@ def _train(argv: Sequence[str] | None) -> int:
         hosts.introduce(PROG, where)
     keep_compiled_programs()
     from slt_jax.training.ledger import TrainingStopped
-    from slt_jax.training.loop import Interrupted, train
+    from slt_jax.training.run import Interrupted, train
 
     try:
         train(config, merged, resume=getattr(arguments, "resume", None), overwrite=hasattr(arguments, "overwrite"))

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from slt_jax.base.files import replacing
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.cli.extract import add_setting_flags, settings
 from slt_jax.errors import UserError
-from slt_jax.files import replacing
 from slt_jax.media.video import facts
 
 
@@ -55,7 +55,7 @@ def _translate(argv: Sequence[str] | None) -> int:
     facts(given["video"])
     choose_device(given.get("device", "auto"))
     keep_compiled_programs()
-    from slt_jax.media.translate import open_translator, srt
+    from slt_jax.serve.translate_video import open_translator, srt
 
     model = open_translator(given["checkpoint"], num_beams=given.get("num_beams", 4), tokenizer=given.get("tokenizer"))
     wished = settings(arguments, **model.defaults())

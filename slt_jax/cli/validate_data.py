@@ -13,8 +13,8 @@ from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.data.clips import StreamDirs
 from slt_jax.data.contract import ERROR, HANDS, WARNING, Finding, Report, check_data_set
-from slt_jax.data.synthetic import generate
 from slt_jax.errors import UserError
+from slt_jax.synthetic.generator import generate
 
 NAME = "ci_validate_data_contract"
 # Where `--root` has what a flag names.

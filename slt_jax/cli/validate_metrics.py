@@ -21,7 +21,7 @@ from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.config import nearest
 from slt_jax.errors import UserError
-from slt_jax.pictures.metrics import Records, read_records
+from slt_jax.pictures.curves import Records, read_records
 
 NAME = "ci_validate_metrics"
 DIRECTIONS = ("lower", "higher", "both")

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from slt_jax.data.clips import STREAMS, flip_permutation
-from slt_jax.errors import UserError
 from slt_jax.models.images import normalise
 
 # What moves together when a stream is mixed.
@@ -20,26 +19,6 @@ STREAM_ARRAYS = {
     "hand_r": ("hand_r", "miss_mask_hr"),
     "pose": ("pose", "pose_conf_mask"),
 }
-STREAM_ALIASES = {
-    "face": "face", "pose": "pose",
-    "hand-left": "hand_l", "hand_left": "hand_l", "hand_l": "hand_l", "hand-l": "hand_l", "hl": "hand_l",
-    "hand-right": "hand_r", "hand_right": "hand_r", "hand_r": "hand_r", "hand-r": "hand_r", "hr": "hand_r",
-}  # fmt: skip
-
-
-def parse_mix_stream(text: str) -> tuple[str, float]:
-    """`hand-left:0.5` -> ("hand_l", 0.5); without a probability it is 1."""
-    name, colon, number = text.strip().partition(":")
-    stream = STREAM_ALIASES.get(name.strip().lower())
-    if stream is None:
-        raise UserError(f"--mix-stream {text}: unknown stream {name!r}; choose face, hand-left, hand-right or pose")
-    try:
-        p = float(number) if colon else 1.0
-    except ValueError:
-        p = 0.0
-    if not 0 < p <= 1:
-        raise UserError(f"--mix-stream {text}: the probability must be in (0, 1]")
-    return stream, p
 
 
 def prepare(

@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from slt_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from slt_jax.data.packs import Record
+    from slt_jax.data.packs import PackedClip
 
 STREAMS = ("face", "hand_l", "hand_r")
 MIN_CONFIDENCE = 0.25
@@ -85,7 +85,7 @@ class ClipFiles:
     hand_r: Frames
     pose: str | None
     pose_data: memoryview | None = None
-    record: "Record | None" = None
+    record: "PackedClip | None" = None
 
     def loaded(self) -> "ClipFiles":
         """Itself, or all files of a packed clip in memory. Raises BadClip where the pack is damaged."""
@@ -338,7 +338,7 @@ def flip_permutation(num_landmarks: int) -> tuple[int, ...] | None:
 
     13 landmarks are BlazePose's 0 and 11-22 (nose, then left/right pairs from the shoulders to the thumbs); 14 have the
     neck after them; 17 are the nose and eight pairs (`upper17`, COCO); 33 are all of BlazePose, where the eyes (1-3 and
-    4-6) come as two threes and everything from 7 on in pairs. slt_jax/media/landmarks.py names them.
+    4-6) come as two threes and everything from 7 on in pairs. slt_jax/data/landmarks.py names them.
     """
     pairs = tuple(n + 1 if n % 2 else n - 1 for n in range(1, num_landmarks))
     if num_landmarks in (13, 17):

@@ -15,7 +15,7 @@ import simplejpeg
 from PIL import Image
 
 from slt_jax.data.clips import POSE_ERRORS, STREAMS, BadClip, ClipFiles, Frames, StreamDirs, decode_image, scan
-from slt_jax.data.metadata import Clip, read_index, read_metadata
+from slt_jax.data.metadata import ClipRow, read_index, read_metadata
 from slt_jax.data.quality import WHOLE, check_clip
 from slt_jax.errors import UserError
 
@@ -94,14 +94,14 @@ def check_data_set(
     report.findings += _check_tables(metadata, splits)
 
     ids = dict.fromkeys([video_id for members in splits.values() for video_id in members] + list(metadata))
-    report.clips = examine_all(scan(dirs, ids), [metadata.get(i) or Clip(i, "") for i in ids], progress)
+    report.clips = examine_all(scan(dirs, ids), [metadata.get(i) or ClipRow(i, "") for i in ids], progress)
     report.findings += [finding for examined in report.clips.values() for finding in examined.findings]
     report.findings += _check_landmarks(report.clips, landmarks)
     return report
 
 
 def examine_all(
-    files: Mapping[str, ClipFiles], clips: Sequence[Clip], progress: Callable[[int, int], None]
+    files: Mapping[str, ClipFiles], clips: Sequence[ClipRow], progress: Callable[[int, int], None]
 ) -> dict[str, Examined]:
     """`examine` every clip, by its id; `progress(done, total)` after each."""
     examined = {}
@@ -117,7 +117,7 @@ def examine_all(
     return examined
 
 
-def _check_tables(metadata: Mapping[str, Clip], splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+def _check_tables(metadata: Mapping[str, ClipRow], splits: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     owner: dict[str, str] = {}
     texts: dict[str, str] = {}
     for split, ids in splits.items():
@@ -153,7 +153,7 @@ def _check_landmarks(clips: Mapping[str, Examined], wanted: int | None) -> Itera
             yield Finding(ERROR, video_id, "number of landmarks", f"{examined.landmarks}, {expected}")
 
 
-def examine(files: ClipFiles, clip: Clip) -> Examined:
+def examine(files: ClipFiles, clip: ClipRow) -> Examined:
     """All that the files of one clip tell, each image by its header and both ends."""
     found: list[Finding] = []
 

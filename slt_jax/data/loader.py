@@ -17,8 +17,8 @@ import numpy as np
 
 from slt_jax.data import workers
 from slt_jax.data.clips import MIN_CONFIDENCE, BadClip, ClipFiles, empty, flip_permutation, read_clip
-from slt_jax.data.features import Features
-from slt_jax.data.metadata import Clip
+from slt_jax.data.feature_cache import Features
+from slt_jax.data.metadata import ClipRow
 from slt_jax.data.text import IGNORE
 from slt_jax.errors import UserError
 
@@ -150,7 +150,7 @@ class Loader:
 
     def __init__(
         self,
-        clips: Sequence[Clip],
+        clips: Sequence[ClipRow],
         files: Mapping[str, ClipFiles],
         labels: np.ndarray,
         *,

@@ -21,7 +21,7 @@ DELIMITERS = (";", "\t", ",")
 
 
 @dataclass(frozen=True)
-class Clip:
+class ClipRow:
     """One row of the metadata: durations in seconds, `None` where the file says nothing usable."""
 
     video_id: str
@@ -37,7 +37,7 @@ class Clip:
         return self.extra | {name: f"{value:g}" for name, value in numbers.items() if value is not None}
 
 
-def read_metadata(path: str | Path) -> dict[str, Clip]:
+def read_metadata(path: str | Path) -> dict[str, ClipRow]:
     """All clips of a metadata CSV by id, in the order of the file."""
     delimiter = find_delimiter(path, ID_COLUMNS)
     rows = read_rows(path, delimiter)
@@ -47,7 +47,7 @@ def read_metadata(path: str | Path) -> dict[str, Clip]:
         wanted = "id or video_id" if id_column is None else "texto or text"
         raise UserError(f"{path}: the header has no column {wanted} (found: {', '.join(header) or 'an empty file'})")
 
-    clips: dict[str, Clip] = {}
+    clips: dict[str, ClipRow] = {}
     for line, cells in rows:
         cells = fit_cells(path, line, cells, len(header), text_column, delimiter)
         video_id = cells[id_column].strip()
@@ -87,7 +87,7 @@ def read_index(path: str | Path) -> list[str]:
     return list(first_line)
 
 
-def select(index_ids: Iterable[str], metadata: dict[str, Clip], split_name: str) -> list[Clip]:
+def select(index_ids: Iterable[str], metadata: dict[str, ClipRow], split_name: str) -> list[ClipRow]:
     """The clips of a split in its order; `split_name` says in errors where the ids came from (flag and file)."""
     index_ids = list(index_ids)
     _refuse([i for i in index_ids if i not in metadata], len(index_ids), split_name, "have no row in the metadata")
@@ -101,14 +101,14 @@ def _refuse(ids: list[str], total: int, split_name: str, what: str) -> None:
         raise UserError(f"{split_name}: {len(ids)} of {total} clips {what}: {shown}")
 
 
-def _clip(video_id: str, text: str, named: dict[str, str]) -> Clip:
+def _clip(video_id: str, text: str, named: dict[str, str]) -> ClipRow:
     duration = parse_number(named.get("duration", ""))
     if duration is None:  # damaged or empty: the subtitle's limits, where the corpus has them, say it too
         start, end = parse_number(named.get("start", "")), parse_number(named.get("end", ""))
         duration = end - start if start is not None and end is not None and end > start else None
     frames = parse_number(named.get("frame_count", ""))
     used = {*ID_COLUMNS, *TEXT_COLUMNS, "fps", "duration", "frame_count"}
-    return Clip(
+    return ClipRow(
         video_id=video_id,
         text=text,
         fps=parse_number(named.get("fps", "")),

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from slt_jax.base.files import replacing, sha256
 from slt_jax.data.clips import STREAMS, BadClip, ClipFiles, load_pose
-from slt_jax.data.metadata import Clip
+from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packs import FORMAT, INDEX, VERSION, Pack, pack_record, to_runs, unpack
 from slt_jax.data.quality import check_images
 from slt_jax.data.shards import Shard, array_record
 from slt_jax.errors import UserError
-from slt_jax.files import replacing, sha256
 
 SHARD = "clips-{:05d}.array_record"
 OPTIONS = "group_size:1,uncompressed"  # each record by itself; a jpg does not get smaller
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]  # clips done and in all
 
 def write_pack(
     folder: Path,
-    clips: Sequence[Clip],
+    clips: Sequence[ClipRow],
     files: Mapping[str, ClipFiles],
     *,
     shard_bytes: int,
@@ -74,7 +74,7 @@ def write_pack(
     return index
 
 
-def _packed(clips: Sequence[Clip], files: Mapping[str, ClipFiles]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+def _packed(clips: Sequence[ClipRow], files: Mapping[str, ClipFiles]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
     """The entry of every clip in the index, without its place, and its record, None where it cannot be read."""
     with ThreadPoolExecutor(THREADS, "slt-pack") as pool:
         for start in range(0, len(clips), THREADS):  # no more of them in memory
@@ -82,7 +82,7 @@ def _packed(clips: Sequence[Clip], files: Mapping[str, ClipFiles]) -> Iterator[t
             yield from pool.map(lambda clip: _pack_clip(clip, files[clip.video_id]), group)
 
 
-def _pack_clip(clip: Clip, files: ClipFiles) -> tuple[dict[str, Any], bytes | None]:
+def _pack_clip(clip: ClipRow, files: ClipFiles) -> tuple[dict[str, Any], bytes | None]:
     try:
         shape = list(load_pose(files)[0].shape) if files.pose else None
         if not (shape and shape[0]) and files.last_frame() < 0:
@@ -121,7 +121,7 @@ def _index_text(index: Mapping[str, Any]) -> str:
 
 def verify_pack(
     pack: Pack,
-    source: Mapping[str, tuple[Clip, ClipFiles]] | None = None,
+    source: Mapping[str, tuple[ClipRow, ClipFiles]] | None = None,
     *,
     progress: Progress = lambda done, total: None,
 ) -> list[tuple[str, str]]:
@@ -142,7 +142,7 @@ def verify_pack(
 
 
 def _check_clip(
-    entry: Mapping[str, Any], files: ClipFiles, source: Mapping[str, tuple[Clip, ClipFiles]] | None
+    entry: Mapping[str, Any], files: ClipFiles, source: Mapping[str, tuple[ClipRow, ClipFiles]] | None
 ) -> Iterator[str]:
     record = None
     if "bad" not in entry:

@@ -22,7 +22,7 @@ PREFIX = 4  # bytes of a record that tell the length of its header
 
 
 @dataclass(frozen=True)
-class Record:
+class PackedClip:
     """Where a packed clip lies; `pose` is the shape of its pose, empty without one, `bad` why it cannot be read."""
 
     store: Store
@@ -86,9 +86,9 @@ class Pack:
         entry = self.clips.get(video_id, {"bad": f"{root}: the pack has no clip {video_id}"})
         streams = {stream: Frames(f"{root}/{stream}", from_runs(entry.get(stream, []))) for stream in STREAMS}
         if "bad" in entry:
-            return ClipFiles(video_id, **streams, pose=None, record=Record(self.store, bad=entry["bad"]))
+            return ClipFiles(video_id, **streams, pose=None, record=PackedClip(self.store, bad=entry["bad"]))
         shape, shard = tuple(entry["pose"] or ()), self.shards[entry["shard"]]
-        record = Record(self.store, shard, entry["record"], entry["size"], entry["sha256"], shape)
+        record = PackedClip(self.store, shard, entry["record"], entry["size"], entry["sha256"], shape)
         return ClipFiles(video_id, **streams, pose=f"{root}/pose/{video_id}.npz" if shape else None, record=record)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from slt_jax.data.clips import BadClip, ClipFiles, decode_image
-from slt_jax.data.metadata import Clip
+from slt_jax.data.metadata import ClipRow
 from slt_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def _looks_whole(path: str) -> bool:
     return any(first == start and last.endswith(end) for start, end in WHOLE)
 
 
-def check_clip(files: ClipFiles, clip: Clip, fps_tolerance: float = 1.0) -> list[str]:
+def check_clip(files: ClipFiles, clip: ClipRow, fps_tolerance: float = 1.0) -> list[str]:
     """What is wrong with one clip, each as `kind: detail`; nothing for a clip in order.
 
     Gaps count for the face only: a detector loses hands all the time, and a missing hand has its mask.
@@ -76,7 +76,7 @@ def check_clip(files: ClipFiles, clip: Clip, fps_tolerance: float = 1.0) -> list
 
 
 def report_quality(
-    clips: Sequence[Clip], files: Mapping[str, ClipFiles], *, fps_tolerance: float = 1.0, strict: bool = False
+    clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], *, fps_tolerance: float = 1.0, strict: bool = False
 ) -> dict[str, list[str]]:
     """Check all clips; one warning a kind of problem, or an error when strict. Returns the ids of each kind."""
     kinds: dict[str, list[str]] = {}
@@ -101,7 +101,7 @@ def _first(ids: list[str], detail: str) -> str:
     return f"{ids[0]} ({detail})" + "".join(f", {i}" for i in ids[1:5]) + (", ..." if len(ids) > 5 else "")
 
 
-def _hand_rate(clips: Sequence[Clip], files: Mapping[str, ClipFiles], hand: str) -> float:
+def _hand_rate(clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], hand: str) -> float:
     frames = sum(files[clip.video_id].last_frame() + 1 for clip in clips)
     return 100 * sum(len(getattr(files[clip.video_id], hand).numbers) for clip in clips) / max(frames, 1)
 

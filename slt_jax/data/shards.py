@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from slt_jax.base.files import replacing, sha256, user_cache
 from slt_jax.errors import UserError
-from slt_jax.files import replacing, sha256, user_cache
 
 OPEN_SHARDS = 128  # by each process: the system has a limit
 PACK_AGAIN = "see tools/pack_dataset.py verify, or write the pack again"

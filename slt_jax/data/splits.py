@@ -9,7 +9,7 @@ from typing import Any
 from slt_jax.config import Config, DataConfig
 from slt_jax.data.clips import BadClip, ClipFiles, StreamDirs, padded_lengths, read_pose, scan
 from slt_jax.data.loader import Loader
-from slt_jax.data.metadata import Clip, read_index, read_metadata, select
+from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
 from slt_jax.data.packs import open_pack
 from slt_jax.data.quality import check_images, report_quality
 from slt_jax.data.text import encode_labels, load_tokenizer, train_tokenizer
@@ -101,13 +101,13 @@ def find_files(data: DataConfig, video_ids: Sequence[str]) -> dict[str, ClipFile
 class Usable:
     """The clips of a split that can be read: in their order, their numbers of frames, and why others cannot."""
 
-    clips: list[Clip]
+    clips: list[ClipRow]
     frames: dict[str, int]
     skipped: dict[str, str]
 
 
 def usable(
-    clips: Sequence[Clip], files: Mapping[str, ClipFiles], landmarks: int, flag: str, *, skip_bad_clips: bool
+    clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], landmarks: int, flag: str, *, skip_bad_clips: bool
 ) -> Usable:
     """Which clips' files can be used, as far as a quick look tells: every pose is read, images by their ends.
 

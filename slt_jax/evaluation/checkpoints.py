@@ -12,19 +12,19 @@ import numpy as np
 
 from convert.checkpoint import Blueprint, Checkpoint, load_params
 from convert.state_dict import Entry
+from slt_jax.base.console import say
 from slt_jax.config import DataConfig, ModelConfig, build_section
 from slt_jax.data.splits import STREAM_FOLDERS
+from slt_jax.decoding.translate import Search
 from slt_jax.errors import UserError
 from slt_jax.evaluation.agreement import agreed_blueprint
-from slt_jax.evaluation.clips import SOURCES
-from slt_jax.evaluation.request import Request
+from slt_jax.evaluation.clip_selection import SOURCES
+from slt_jax.evaluation.request import EvaluationRequest
 from slt_jax.evaluation.tokenizer import tokenizer_of
-from slt_jax.evaluation.translate import Search
 from slt_jax.models.params import Structure
-from slt_jax.training.checkpoint import open_checkpoint
-from slt_jax.training.precision import compute_dtype
-from slt_jax.training.progress import say
+from slt_jax.runtime.precision import compute_dtype
 from slt_jax.training.start import trained_with_v9_masks
+from slt_jax.training.state_store import open_checkpoint
 from slt_jax.training.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Candidate:
         return []
 
 
-def open_candidates(request: Request) -> list[Candidate]:
+def open_candidates(request: EvaluationRequest) -> list[Candidate]:
     """All checkpoints of the request, to be evaluated on the same clips. Raises UserError naming flag and file."""
     paths = request.checkpoints
     for number, path in enumerate(paths):
@@ -103,7 +103,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
     return [f"{name}_{n}" if folded.count(name.casefold()) > 1 else name for n, name in enumerate(names, 1)]
 
 
-def _open(path: Path, label: str, request: Request) -> Candidate:
+def _open(path: Path, label: str, request: EvaluationRequest) -> Candidate:
     checkpoint = open_checkpoint(path)
     data = _data(checkpoint, request.data)
     if checkpoint.encoder_only:
@@ -137,7 +137,7 @@ def _data(checkpoint: Checkpoint, given: Mapping[str, Any]) -> DataConfig:
     return build_section("data", known | given)
 
 
-def _search(path: Path, plan: Blueprint, data: DataConfig, request: Request) -> Search:
+def _search(path: Path, plan: Blueprint, data: DataConfig, request: EvaluationRequest) -> Search:
     """How long texts may be: `--max-new-tokens`, else `max_target_length` with the start token, as training shows."""
     if request.max_new_tokens is not None:
         flag, given, longest = "--max-new-tokens", True, request.max_new_tokens + 1

@@ -10,23 +10,23 @@ import jax
 from jax import Array
 from jax.sharding import Mesh
 
+from slt_jax.base.console import Progress, say
+from slt_jax.base.files import write_json
 from slt_jax.data.augment import prepare
+from slt_jax.decoding.results import Prediction
+from slt_jax.decoding.translate import BatchDecoder, translate
 from slt_jax.errors import UserError
 from slt_jax.evaluation.checkpoints import Candidate, open_candidates
-from slt_jax.evaluation.clips import EvaluationClips, batch_rows, bucket_loader, length_buckets, open_clips
+from slt_jax.evaluation.clip_selection import EvaluationClips, batch_rows, bucket_loader, length_buckets, open_clips
 from slt_jax.evaluation.page import write_page
 from slt_jax.evaluation.report import aggregate, checkpoint_report, write_predictions, write_report_csv
-from slt_jax.evaluation.request import Request
-from slt_jax.evaluation.results import Prediction
-from slt_jax.evaluation.translate import BatchDecoder, translate
-from slt_jax.files import write_json
+from slt_jax.evaluation.request import EvaluationRequest
 from slt_jax.models.params import Params, Structure
-from slt_jax.training.precision import use_precision
-from slt_jax.training.progress import Progress, say
-from slt_jax.training.sharding import check_batch_size, device_mesh, replicated
+from slt_jax.runtime.precision import use_precision
+from slt_jax.runtime.sharding import check_batch_size, device_mesh, replicated
 
 
-def evaluate(request: Request) -> dict[str, Any]:
+def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     """Translate the clips of the index with every checkpoint, write the reports and return that of report.json.
 
     Raises UserError before anything is compiled; but for images whose ends alone are whole, which are found when read.

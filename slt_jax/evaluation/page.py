@@ -16,10 +16,10 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
+from slt_jax.base.files import replacing
 from slt_jax.data.clips import ClipFiles
+from slt_jax.decoding.results import Prediction
 from slt_jax.errors import UserError
-from slt_jax.evaluation.results import Prediction
-from slt_jax.files import replacing
 from slt_jax.pictures.sheet import clip_sheet
 
 # With these a page of many real clips has a few megabytes.

@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from slt_jax.evaluation.results import Prediction
-from slt_jax.evaluation.scores import corpus_scores, signatures
-from slt_jax.files import replacing
+from slt_jax.base.files import replacing
+from slt_jax.decoding.results import Prediction
+from slt_jax.decoding.scores import corpus_scores, signatures
 
 SCORES = ("bleu", "chrf", "cer", "wer", "rouge_l")
 LATENCIES = tuple(f"latency_{name}_ms" for name in ("avg", "std", "p50", "p95", "min", "max"))

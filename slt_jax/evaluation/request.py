@@ -33,7 +33,7 @@ class ModelWish:
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """An evaluation as asked for; `data` holds the keys of that section that were given, without defaults."""
 
     checkpoints: tuple[Path, ...]

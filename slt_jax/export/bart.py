@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from slt_jax.export.decoder import Sizes, Step, embed, vocabulary_logits
+from slt_jax.export.decoder import DecoderSizes, DecoderStep, embed, vocabulary_logits
 from slt_jax.export.layers import ACTIVATIONS, layer_norm, linear
 from slt_jax.models.bart import POSITION_OFFSET, normalise_bart_config
 
@@ -14,10 +14,10 @@ STACK = f"{MODEL}.model.decoder"
 EPSILON = 1e-5
 
 
-def sizes(settings: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Sizes:
+def sizes(settings: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> DecoderSizes:
     config = normalise_bart_config(settings)
     heads, vocab = config["decoder_attention_heads"], state[f"{MODEL}.lm_head.weight"].shape[0]
-    return Sizes(config["decoder_layers"], heads, config["d_model"] // heads, vocab)
+    return DecoderSizes(config["decoder_layers"], heads, config["d_model"] // heads, vocab)
 
 
 def memory_key(layer: int, part: str) -> str:
@@ -25,7 +25,7 @@ def memory_key(layer: int, part: str) -> str:
     return f"{STACK}.layers.{layer}.encoder_attn.{part[0]}_proj"
 
 
-def logits(step: Step, settings: Mapping[str, Any]) -> str:
+def logits(step: DecoderStep, settings: Mapping[str, Any]) -> str:
     g, config = step.graph, normalise_bart_config(settings)
     norm_first = config["model_type"] == "mbart"
     activate = ACTIVATIONS[config["activation_function"]]
@@ -60,7 +60,7 @@ def logits(step: Step, settings: Mapping[str, Any]) -> str:
     return g.op("Add", vocabulary_logits(g, x, f"{MODEL}.lm_head"), g.weight(f"{MODEL}.final_logits_bias"))
 
 
-def _embed(step: Step, config: Mapping[str, Any]) -> str:
+def _embed(step: DecoderStep, config: Mapping[str, Any]) -> str:
     """Rows (B, d_model); onnxruntime refuses a position beyond the table."""
     g = step.graph
     tokens = embed(g, f"{STACK}.embed_tokens.weight", step.ids)

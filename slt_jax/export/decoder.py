@@ -21,7 +21,7 @@ PARTS = ("key", "value")
 
 
 @dataclass(frozen=True)
-class Sizes:
+class DecoderSizes:
     """What the caches and the logits measure."""
 
     layers: int
@@ -31,11 +31,11 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Step:
+class DecoderStep:
     """One token a sentence on its way through the layers."""
 
     graph: Graph
-    sizes: Sizes
+    sizes: DecoderSizes
     ids: str  # (B, 1)
     position: str  # int64 scalar: how many tokens came before
     past: Callable[[int], tuple[str, str]] | None
@@ -89,7 +89,9 @@ def decoder_graphs(
     encoded = first.input("encoded", np.float32, ("B", "T", settings["d_model"]))
     keep = _keep(first)
     memories = {f"{n}.{part}": _memory(first, encoded, family.memory_key(n, part), sizes) for n, part, _ in caches}
-    step = Step(first, sizes, ids, first.integer(0), None, lambda n: tuple(memories[f"{n}.{p}"] for p in PARTS), keep)
+    step = DecoderStep(
+        first, sizes, ids, first.integer(0), None, lambda n: tuple(memories[f"{n}.{p}"] for p in PARTS), keep
+    )
     for name, value in memories.items():
         first.output(f"cross.{name}", value, step.cache_shape("T"))
     first.output("logits", family.logits(step, settings), ("B", sizes.vocab))
@@ -101,7 +103,7 @@ def decoder_graphs(
         for _, _, name in caches:
             later.input(f"{kind}.{name}", np.float32, step.cache_shape(length))
     position = later.op("Gather", later.op("Shape", "past.0.key"), later.integer(2))
-    step = Step(
+    step = DecoderStep(
         later,
         sizes,
         ids,
@@ -116,7 +118,7 @@ def decoder_graphs(
 
 def _family(settings: Mapping[str, Any]):
     """The module that writes the layers of these settings."""
-    from slt_jax.export import bart, t5  # they import `Step`
+    from slt_jax.export import bart, t5  # they import `DecoderStep`
 
     if "decoder_class" in settings:
         raise UserError(
@@ -130,7 +132,7 @@ def _keep(g: Graph) -> str:
     return g.op("Unsqueeze", g.input("pad_mask", np.bool_, ("B", "T")), g.integers(1, 2))
 
 
-def _memory(g: Graph, encoded: str, key: str, sizes: Sizes) -> str:
+def _memory(g: Graph, encoded: str, key: str, sizes: DecoderSizes) -> str:
     """Keys or values (B, heads, T, head) of the encoded frames."""
     width = g.state[f"{key}.weight"].shape[1]
     rows = g.lowered(g.op("Reshape", encoded, g.integers(-1, width)))

@@ -15,7 +15,9 @@ from jax import export
 
 from convert.checkpoint import Blueprint, Checkpoint, load_params
 from convert.state_dict import to_state
-from slt_jax.api import Translator
+from slt_jax.base.console import say
+from slt_jax.base.files import replacing, write_json
+from slt_jax.decoding.inference import Translator
 from slt_jax.errors import UserError
 from slt_jax.export import metadata, verify
 from slt_jax.export.decoder import decoder_graphs
@@ -24,12 +26,10 @@ from slt_jax.export.graph import Graph, import_onnx
 from slt_jax.export.quantize import quantize_file
 from slt_jax.export.stablehlo import encoder_artefact
 from slt_jax.export.store import save_graphs
-from slt_jax.files import replacing, write_json
-from slt_jax.training.progress import say
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """What is wanted: paths of files to write, and how."""
 
     onnx: Path | None
@@ -47,7 +47,7 @@ class Request:
         return self.onnx.with_name(name.replace("encoder", part) if "encoder" in name else f"{part}_{name}")
 
 
-def run(checkpoint: Checkpoint, plan: Blueprint, request: Request) -> None:
+def run(checkpoint: Checkpoint, plan: Blueprint, request: ExportRequest) -> None:
     """Write what is requested. Raises UserError, or VerificationFailed where a file does not do what the model does."""
     started = time.monotonic()
     _, entries = plan.structure()
@@ -89,7 +89,7 @@ def _checked_artefact(translator: Translator) -> bytes:
     return artefact
 
 
-def _export_onnx(translator: Translator, state: Mapping[str, np.ndarray], request: Request) -> dict[str, float]:
+def _export_onnx(translator: Translator, state: Mapping[str, np.ndarray], request: ExportRequest) -> dict[str, float]:
     """Write the ONNX files; {what: largest difference}."""
     target = request.onnx.parent
     target.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,9 @@ def _export_onnx(translator: Translator, state: Mapping[str, np.ndarray], reques
     return differences
 
 
-def _write_graphs(plan: Blueprint, state: Mapping[str, np.ndarray], request: Request, folder: Path) -> dict[str, str]:
+def _write_graphs(
+    plan: Blueprint, state: Mapping[str, np.ndarray], request: ExportRequest, folder: Path
+) -> dict[str, str]:
     """Write and check the graphs as files; {what: file name}."""
     started = time.monotonic()
     options: dict[str, Any] = {"opset": request.opset, "half": request.precision == "fp16"}
@@ -142,7 +144,7 @@ def _megabytes(graph: Graph) -> float:
 
 def _differences(
     translator: Translator, names: Mapping[str, str], folder: Path
-) -> Iterator[tuple[str, Iterator[verify.Difference]]]:
+) -> Iterator[tuple[str, Iterator[verify.OutputDifference]]]:
     session = verify.open_session(folder / names["encoder"])
     yield "encoder", verify.encoder_differences(lambda batch: verify.run_session(session, batch), translator)
     if "decoder_first" in names:
@@ -150,7 +152,7 @@ def _differences(
         yield "decoder", verify.decoder_differences(*paths, translator)
 
 
-def _how(request: Request, differences: Mapping[str, float]) -> dict[str, Any]:
+def _how(request: ExportRequest, differences: Mapping[str, float]) -> dict[str, Any]:
     """The part of the metadata about this export; paths as seen from the metadata file."""
     files = {"onnx": request.onnx, "torchscript": None, "stablehlo": request.stablehlo}
     if request.decoder:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from convert.checkpoint import Blueprint, Checkpoint
+from slt_jax.base.files import sha256
 from slt_jax.export.encoder import IMAGES, encoder_inputs, encoder_outputs
-from slt_jax.files import sha256
 from slt_jax.models.images import IMAGE_MEAN, IMAGE_STD
 from slt_jax.training.start import trained_with_v9_masks
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, export
 
-from slt_jax.api import Translator
+from slt_jax.decoding.inference import Translator
 from slt_jax.export.encoder import FLAGS, HEADS, IMAGES, encoder_inputs
 from slt_jax.models.multistream import MultiStreamEncoder, frame_features, project, zero_where
 

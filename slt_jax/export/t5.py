@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from slt_jax.export.decoder import Sizes, Step, embed, vocabulary_logits
+from slt_jax.export.decoder import DecoderSizes, DecoderStep, embed, vocabulary_logits
 from slt_jax.export.graph import Graph
 from slt_jax.export.layers import ACTIVATIONS, linear, rms_norm
 from slt_jax.models.t5 import distance_buckets, normalise_t5_config
@@ -14,10 +14,10 @@ MODEL = "decoder.model"
 STACK = f"{MODEL}.decoder"
 
 
-def sizes(settings: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Sizes:
+def sizes(settings: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> DecoderSizes:
     config = normalise_t5_config(settings)
     vocab = state[f"{MODEL}.lm_head.weight"].shape[0]
-    return Sizes(config["num_decoder_layers"], config["num_heads"], config["d_kv"], vocab)
+    return DecoderSizes(config["num_decoder_layers"], config["num_heads"], config["d_kv"], vocab)
 
 
 def memory_key(layer: int, part: str) -> str:
@@ -25,7 +25,7 @@ def memory_key(layer: int, part: str) -> str:
     return f"{STACK}.block.{layer}.layer.1.EncDecAttention.{part[0]}"
 
 
-def logits(step: Step, settings: Mapping[str, Any]) -> str:
+def logits(step: DecoderStep, settings: Mapping[str, Any]) -> str:
     g, config = step.graph, normalise_t5_config(settings)
     epsilon, bias = config["layer_norm_epsilon"], _bias(step, config)
 
@@ -54,7 +54,7 @@ def logits(step: Step, settings: Mapping[str, Any]) -> str:
     return vocabulary_logits(g, x, f"{MODEL}.lm_head")
 
 
-def _bias(step: Step, config: Mapping[str, Any]) -> str:
+def _bias(step: DecoderStep, config: Mapping[str, Any]) -> str:
     """(1, heads, 1, tokens): what the first block's table says of the distances to the tokens so far."""
     g, far = step.graph, config["relative_attention_max_distance"]
     # From `far` on every distance has the last bucket.

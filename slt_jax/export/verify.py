@@ -12,11 +12,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from slt_jax.api import Translator, model_inputs
+from slt_jax.base.console import say
+from slt_jax.decoding.inference import Translator, model_inputs
 from slt_jax.errors import UserError
 from slt_jax.export.encoder import HEADS, encoder_inputs
 from slt_jax.models.decoders import shift_right
-from slt_jax.training.progress import say
 
 LIMITS = {"fp32": 1e-4, "fp16": 5e-2, "int8": np.inf}
 LENGTHS, BATCHES = (1, 3, 5), (1, 2)
@@ -28,7 +28,7 @@ class VerificationFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Difference:
+class OutputDifference:
     """The largest difference of a case at its real frames, against values beyond 1 as a part of the largest."""
 
     batch: int
@@ -41,7 +41,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Case:
+class VerificationCase:
     """`rows` of the padded batch, cut to `frames`."""
 
     rows: slice
@@ -68,7 +68,7 @@ def run_session(session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     return dict(zip([value.name for value in session.get_outputs()], session.run(None, wanted), strict=True))
 
 
-def make_cases(longest: int, lengths=LENGTHS, batches=BATCHES) -> tuple[list[Case], np.ndarray]:
+def make_cases(longest: int, lengths=LENGTHS, batches=BATCHES) -> tuple[list[VerificationCase], np.ndarray]:
     """The cases, of at most `longest` frames, and `pad_mask` (rows, T): in the last of two rows frames are missing.
 
     Where T is 1 that row has no real frame at all.
@@ -78,7 +78,7 @@ def make_cases(longest: int, lengths=LENGTHS, batches=BATCHES) -> tuple[list[Cas
     cases, real = [], []
     for batch in batches:
         for frames in lengths:
-            cases.append(Case(slice(len(real), len(real) + batch), frames))
+            cases.append(VerificationCase(slice(len(real), len(real) + batch), frames))
             real += [frames] * (batch - 1) + [frames if batch == 1 else int(rng.integers(frames))]
     return cases, np.arange(lengths[-1]) < np.array(real)[:, None]
 
@@ -96,7 +96,7 @@ def random_batch(translator: Translator, pad_mask: np.ndarray) -> dict[str, np.n
 
 def encoder_differences(
     run: Callable[[dict], Mapping], translator: Translator, lengths=LENGTHS, batches=BATCHES
-) -> Iterator[Difference]:
+) -> Iterator[OutputDifference]:
     """`run` maps the encoder's inputs to its outputs."""
     cases, pad_mask = make_cases(translator.config.sequence_length, lengths, batches)
     batch = random_batch(translator, pad_mask)
@@ -112,7 +112,7 @@ def encoder_differences(
         for name, values in (expected | flags).items():
             where = np.ones_like(real) if name in flags else real
             largest[name] = _largest(outputs[name], case.cut(values), where)
-        yield Difference(
+        yield OutputDifference(
             real.shape[0], case.frames, {"encoded": largest.pop("encoded"), "other outputs": max(largest.values())}
         )
 
@@ -132,7 +132,7 @@ def _forward(structure, params, inputs) -> dict[str, jax.Array]:
         return {"encoded": encoder(inputs)} | dict(zip(HEADS, streams, strict=True))
 
 
-def decoder_differences(first: Path, step: Path, translator: Translator) -> Iterator[Difference]:
+def decoder_differences(first: Path, step: Path, translator: Translator) -> Iterator[OutputDifference]:
     """Logits of random tokens, one at a time, against those of all at once."""
     rng = np.random.default_rng(2)
     cases, pad_mask = make_cases(translator.config.sequence_length)
@@ -149,7 +149,7 @@ def decoder_differences(first: Path, step: Path, translator: Translator) -> Iter
             outputs = run_session(sessions[position > 0], inputs)
             largest = max(largest, _largest(outputs["logits"], expected[case.rows, position], seen))
             inputs |= {name.replace("present.", "past."): array for name, array in outputs.items()}
-        yield Difference(len(seen), case.frames, {"logits": largest})
+        yield OutputDifference(len(seen), case.frames, {"logits": largest})
 
 
 @partial(jax.jit, static_argnums=0)
@@ -169,7 +169,7 @@ def _largest(actual: np.ndarray, expected: np.ndarray, where: np.ndarray) -> flo
     return float(np.abs(actual - expected).max(initial=0.0) / size)
 
 
-def accept(differences: Iterator[Difference], what: str, precision: str) -> float:
+def accept(differences: Iterator[OutputDifference], what: str, precision: str) -> float:
     """Print every difference; the largest of all. Raises VerificationFailed where one is beyond the limit."""
     found = []
     for difference in differences:

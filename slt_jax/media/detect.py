@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from slt_jax.data.landmarks import WRIST
 from slt_jax.errors import UserError
-from slt_jax.media.landmarks import WRIST
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from slt_jax.base.files import replacing
+from slt_jax.data import landmarks
 from slt_jax.data.clips import STREAMS
-from slt_jax.files import replacing
-from slt_jax.media import landmarks
 from slt_jax.media.crops import LOOKAHEAD, Square, blurred, cut, encoded, smoothed
 from slt_jax.media.detect import Body
 from slt_jax.media.hands import SIDES, HandFinder, shoulder_width, wrist_inside
-from slt_jax.media.settings import Settings
+from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.signer import SAMPLES, Choice, Follower, choose_signer
 from slt_jax.media.video import BadVideo, facts, pictures, samples
 
@@ -43,7 +43,7 @@ def extract(
     video: str | Path,
     video_id: str,
     folder: Path,
-    settings: Settings,
+    settings: ExtractionSettings,
     detector,
     *,
     start: float | None = None,
@@ -91,7 +91,7 @@ def extract(
 class _Finder:
     """Fills the tracks, one picture after the other."""
 
-    def __init__(self, detector, settings: Settings, choice: Choice):
+    def __init__(self, detector, settings: ExtractionSettings, choice: Choice):
         self._detector, self._region = detector, choice.region
         self._hands = HandFinder(detector, settings.min_confidence)
         self._min_confidence = settings.min_confidence
@@ -145,7 +145,13 @@ class _Finder:
 
 
 def _write(
-    folder: Path, video_id: str, number: int, image: np.ndarray, tracks: _Tracks, settings: Settings, fps: float
+    folder: Path,
+    video_id: str,
+    number: int,
+    image: np.ndarray,
+    tracks: _Tracks,
+    settings: ExtractionSettings,
+    fps: float,
 ) -> None:
     """Cut and write the pictures of one frame."""
     squares = {}
@@ -164,7 +170,7 @@ def _write(
             path.write_bytes(encoded(cut(image, square, settings.crop_size), settings.image_format))
 
 
-def _write_pose(path: Path, tracks: _Tracks, settings: Settings, fps: float, width: int, height: int) -> None:
+def _write_pose(path: Path, tracks: _Tracks, settings: ExtractionSettings, fps: float, width: int, height: int) -> None:
     """The pose file; its keys are told in docs/video.md."""
     poses = np.array(tracks.poses)
     raw = landmarks.raw_space(width, height)
@@ -192,7 +198,9 @@ def _write_pose(path: Path, tracks: _Tracks, settings: Settings, fps: float, wid
         np.savez_compressed(file, **arrays)
 
 
-def _facts(tracks: _Tracks, choice: Choice, settings: Settings, fps, own_fps, width: int, height: int) -> dict:
+def _facts(
+    tracks: _Tracks, choice: Choice, settings: ExtractionSettings, fps, own_fps, width: int, height: int
+) -> dict:
     frames = len(tracks.poses)
     return {
         "frames": frames, "fps": fps, "duration": round(frames / fps, 4), "source_fps": own_fps,

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from slt_jax.data.landmarks import FINGER_BASES, LEFT_SHOULDER, RIGHT_SHOULDER, WRIST
 from slt_jax.media.crops import Square, cut
 from slt_jax.media.detect import Body, wrist_inside
-from slt_jax.media.landmarks import FINGER_BASES, LEFT_SHOULDER, RIGHT_SHOULDER, WRIST
 
 SIDES = ("hand_l", "hand_r")
 DETECTED = ("holistic", "hands", "retry")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slt_jax.base.files import write_json_lines
 from slt_jax.data.clips import FRAME, STREAMS
 from slt_jax.errors import UserError
-from slt_jax.files import write_json_lines
-from slt_jax.media.settings import Settings
+from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.video import SUFFIXES
 
 
@@ -23,7 +23,7 @@ class Job:
     start: float | None = None
     end: float | None = None
 
-    def key(self, settings: Settings) -> dict[str, Any]:
+    def key(self, settings: ExtractionSettings) -> dict[str, Any]:
         """What the files of this clip depend on; equal keys mean equal files."""
         try:
             stat = os.stat(self.video)
@@ -61,7 +61,7 @@ def check_jobs(jobs: Sequence[Job]) -> list[Job]:
     return list(jobs)
 
 
-class Record:
+class ExtractionRecord:
     """`metadata.jsonl`: one line a clip, the last one said counts; a line is added as soon as a clip is done."""
 
     def __init__(self, path: str | Path):

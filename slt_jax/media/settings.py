@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from slt_jax.config import nearest
+from slt_jax.data.landmarks import SETS
 from slt_jax.errors import UserError
-from slt_jax.media.landmarks import SETS
 
 DEFAULT_FPS = 25.0
 POSES = ("signing", "raw")
@@ -18,7 +18,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExtractionSettings:
     """Checked when made: a UserError names the flag of `slt-extract`."""
 
     fps: float | None = None  # frames a second that are written; None: DEFAULT_FPS, or the video's own under fps_limit

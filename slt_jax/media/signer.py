@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from slt_jax.data.landmarks import LEFT_SHOULDER, NOSE, RIGHT_SHOULDER, WRIST
 from slt_jax.errors import UserError
 from slt_jax.media.detect import Body, Box
 from slt_jax.media.hands import SIDES, shoulder_width
-from slt_jax.media.landmarks import LEFT_SHOULDER, NOSE, RIGHT_SHOULDER, WRIST
 
 SAMPLES = 6  # pictures that the choice looks at
 MOTION_SAMPLES = 5  # of these, for the motion of the hands

@@ -22,12 +22,12 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from slt_jax.base.hub import huggingface_file, huggingface_folder, torchhub_file
 from slt_jax.config import BackboneSpec, FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
-from slt_jax.hub import huggingface_file, huggingface_folder, torchhub_file
 from slt_jax.models.custom import build_custom, import_class
-from slt_jax.models.memory import KEEP_ALL, Memory
 from slt_jax.models.params import resolve
+from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.vit import VIT_SIZES, VisionTransformer, ViTConfig
 
 STREAM_KEYS = ("face_backbone", "hand_left_backbone", "hand_right_backbone")
@@ -50,14 +50,14 @@ class CustomBackbone:
 
 
 # What builds a backbone.
-Sizes = ViTConfig | CustomBackbone
+BackboneSizes = ViTConfig | CustomBackbone
 
 
 @dataclass(frozen=True)
 class Backbone:
     """One stream's spec, read. `sizes` is None where only the weights know them."""
 
-    sizes: Sizes | None
+    sizes: BackboneSizes | None
     model: str | None = None  # hub name that the weights must be
     hub: str | None = None  # at most one of hub, repo and file: none of them is a random start
     repo: str | None = None
@@ -85,7 +85,7 @@ def stream_backbones(config: ModelConfig) -> tuple[Backbone, Backbone, Backbone]
     return tuple(parse_backbone(getattr(config, key), f"model.{key}") for key in STREAM_KEYS)
 
 
-def build_backbone(sizes: Sizes, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs) -> nnx.Module:
+def build_backbone(sizes: BackboneSizes, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs) -> nnx.Module:
     """A backbone with random weights. Raises UserError where a custom class does not keep to the protocol."""
     if isinstance(sizes, ViTConfig):
         return VisionTransformer(sizes, dtype=dtype, memory=memory, rngs=rngs)
@@ -95,7 +95,7 @@ def build_backbone(sizes: Sizes, *, dtype=jnp.float32, memory: Memory = KEEP_ALL
     return module
 
 
-def backbone_width(sizes: Sizes) -> int:
+def backbone_width(sizes: BackboneSizes) -> int:
     """The width of a backbone's features, without computing an array."""
     if isinstance(sizes, ViTConfig):
         return sizes.embed_dim
@@ -113,12 +113,12 @@ def load_dinov2_backbone(
     """A backbone with its weights: maps images (N, H, W, 3), float, normalised, to features (N, embed_dim).
 
     `spec` as at the top of this file (None: the pretrained ViT-S/14). `freeze` is v9's vocabulary (see
-    slt_jax.training.freeze): the variables it names are `Frozen` instead of `nnx.Param`, so that `nnx.grad` and
+    slt_jax.models.freeze): the variables it names are `Frozen` instead of `nnx.Param`, so that `nnx.grad` and
     `nnx.Optimizer(..., wrt=nnx.Param)` leave them alone. Raises UserError where there are no weights.
     """
     # The modules that read weights lie above this one; only this function, for use outside training, looks up.
     from convert.pretrained import load_backbone
-    from slt_jax.training.freeze import frozen_names
+    from slt_jax.models.freeze import frozen_names
 
     backbone = parse_backbone(spec, "backbone")
     path = backbone.weights("backbone", local_files_only=local_files_only)

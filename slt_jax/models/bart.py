@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.models.layers import Buffer, attention, dropout, layer_norm, linear, mask_bias, normal, residual, split
-from slt_jax.models.memory import KEEP_ALL, Memory
+from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.seq2seq import (
     Cache,
     FrozenConfig,

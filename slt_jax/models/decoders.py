@@ -20,17 +20,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
+from slt_jax.base.hub import huggingface_folder
 from slt_jax.config import ModelConfig
 from slt_jax.errors import UserError
-from slt_jax.hub import huggingface_folder
 from slt_jax.models import seq2seq
 from slt_jax.models.custom import build_custom
-from slt_jax.models.generate import generate
-from slt_jax.models.memory import KEEP_ALL, Memory
+from slt_jax.models.remat import KEEP_ALL, Memory
 
 
 def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -> dict[str, Any]:
@@ -88,13 +86,6 @@ def shift_right(model: nnx.Module, labels: Array) -> Array:
     if hasattr(model, "shift_right"):
         return model.shift_right(labels)
     return seq2seq.shift_right(labels, model.config["decoder_start_token_id"], model.config["pad_token_id"])
-
-
-def generate_tokens(model: nnx.Module, encoded: Array, encoder_mask: Array | None, **options) -> np.ndarray:
-    """Token ids (B, <= max_length) by the decoder's own `generate` where it has one, else by ours."""
-    if hasattr(model, "generate"):
-        return np.asarray(model.generate(encoded, encoder_mask, **options))
-    return generate(model, encoded, encoder_mask, **options)
 
 
 # --- custom classes -----------------------------------------------------------------------------------------------

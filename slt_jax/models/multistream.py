@@ -15,10 +15,10 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.config import ModelConfig
-from slt_jax.models.backbones import Sizes, build_backbone
+from slt_jax.models.backbones import BackboneSizes, build_backbone
 from slt_jax.models.fusion import Fusion, Positions, StreamProjector
 from slt_jax.models.layers import split
-from slt_jax.models.memory import KEEP_ALL, Memory
+from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.temporal import TemporalEncoder
 
 
@@ -28,7 +28,7 @@ class MultiStreamEncoder(nnx.Module):
     def __init__(
         self,
         config: ModelConfig,
-        backbones: tuple[Sizes, ...],
+        backbones: tuple[BackboneSizes, ...],
         *,
         dtype=jnp.float32,
         memory: Memory = KEEP_ALL,

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.models.layers import attention, dropout, linear, mask_bias, normal, residual, split
-from slt_jax.models.memory import KEEP_ALL, Memory
+from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.seq2seq import (
     Cache,
     FrozenConfig,

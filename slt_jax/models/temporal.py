@@ -6,7 +6,7 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.models.layers import attention, dropout, layer_norm, linear, mask_bias, residual, split, uniform
-from slt_jax.models.memory import KEEP_ALL, Memory
+from slt_jax.models.remat import KEEP_ALL, Memory
 
 
 class TemporalEncoder(nnx.Module):

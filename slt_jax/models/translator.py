@@ -8,11 +8,11 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.config import ModelConfig
-from slt_jax.models.backbones import Sizes
+from slt_jax.models.backbones import BackboneSizes
 from slt_jax.models.decoders import build_decoder, shift_right
 from slt_jax.models.layers import split
-from slt_jax.models.memory import KEEP_ALL, Memory
 from slt_jax.models.multistream import MultiStreamEncoder
+from slt_jax.models.remat import KEEP_ALL, Memory
 
 
 class SignTranslator(nnx.Module):
@@ -25,7 +25,7 @@ class SignTranslator(nnx.Module):
     def __init__(
         self,
         config: ModelConfig,
-        backbones: tuple[Sizes, ...],
+        backbones: tuple[BackboneSizes, ...],
         decoder: Mapping[str, Any] | None,
         *,
         dtype=jnp.float32,

@@ -25,7 +25,7 @@ from slt_jax.models.layers import (
     takes_flash_attention,
     torch_uniform,
 )
-from slt_jax.models.memory import KEEP_ALL, Memory
+from slt_jax.models.remat import KEEP_ALL, Memory
 
 
 def weights(width: int):

@@ -13,7 +13,7 @@ HANDS = ("hand_l", "hand_r")
 
 
 @dataclass(frozen=True)
-class Clip:
+class ClipView:
     """A clip that can be drawn, frame by frame."""
 
     files: ClipFiles
@@ -61,7 +61,7 @@ class Clip:
         return sum(not self.hidden(hand, int(number)) for number in numbers) / self.total
 
 
-def open_clip(files: ClipFiles) -> Clip:
+def open_clip(files: ClipFiles) -> ClipView:
     """Read the pose file and count the frames; no picture is decoded.
 
     Raises UserError where the pose cannot be used or there is nothing to see.
@@ -77,7 +77,7 @@ def open_clip(files: ClipFiles) -> Clip:
     pose = pose.reshape(len(pose), landmarks, 3)
     figure = Figure.of(pose, _landmark_names(arrays, landmarks))
     sources = {hand: _words(arrays.get(f"source_{hand}")) for hand in HANDS}
-    return Clip(files, total, pose, figure, missing, sources, _rate(arrays.get("fps")))
+    return ClipView(files, total, pose, figure, missing, sources, _rate(arrays.get("fps")))
 
 
 def _arrays(files: ClipFiles) -> dict[str, np.ndarray]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from slt_jax.base.files import replacing
 from slt_jax.errors import UserError
-from slt_jax.files import replacing
-from slt_jax.pictures.clip import Clip
+from slt_jax.pictures.clip import ClipView
 from slt_jax.pictures.lettering import draw_text
 from slt_jax.pictures.tiles import frame_tiles, source_colours
 
@@ -19,7 +19,7 @@ _GAP, _BAR, _TEXT = 8, 26, 13  # pixels
 _PAPER, _INK, _FAINT = "white", "black", "#666666"
 
 
-def film(clip: Clip, fps: float, frames: Iterable[int], tile: int = 184) -> Iterator[Image.Image]:
+def film(clip: ClipView, fps: float, frames: Iterable[int], tile: int = 184) -> Iterator[Image.Image]:
     """A picture of every frame that is asked for; width and height are even, as video needs them."""
     colours = source_colours(clip)
     width, height = len(_TITLES) * (tile + _GAP) + _GAP, 2 * _BAR + tile + 14
@@ -39,7 +39,7 @@ def film(clip: Clip, fps: float, frames: Iterable[int], tile: int = 184) -> Iter
         yield image
 
 
-def _caption(clip: Clip, stream: str, frame: int) -> str:
+def _caption(clip: ClipView, stream: str, frame: int) -> str:
     """The stream's name and, of a hand, where its crop comes from or why there is none."""
     title = _TITLES[stream]
     if stream in ("face", "pose"):
@@ -51,7 +51,7 @@ def _caption(clip: Clip, stream: str, frame: int) -> str:
     return f"{title}: {facts}" if facts else title
 
 
-def write_gif(path: str | Path, clip: Clip, fps: float) -> None:
+def write_gif(path: str | Path, clip: ClipView, fps: float) -> None:
     """At most 50 frames a second: what is faster, viewers slow down."""
     # One palette, of frames from all over the clip: smaller than one a frame, and nothing flickers.
     some = list(film(clip, fps, np.linspace(0, clip.total - 1, 8).round().astype(int).tolist()))
@@ -66,7 +66,7 @@ def write_gif(path: str | Path, clip: Clip, fps: float) -> None:
         next(reduced).save(file, "GIF", save_all=True, append_images=reduced, duration=duration, loop=0)
 
 
-def write_mp4(path: str | Path, clip: Clip, fps: float) -> None:
+def write_mp4(path: str | Path, clip: ClipView, fps: float) -> None:
     """H.264. Raises UserError where PyAV is not installed or has no encoder for it."""
     try:
         import av

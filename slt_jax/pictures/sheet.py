@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from slt_jax.data.clips import ClipFiles
-from slt_jax.pictures.clip import Clip, open_clip
+from slt_jax.pictures.clip import ClipView, open_clip
 from slt_jax.pictures.lettering import draw_text, text_width
 from slt_jax.pictures.tiles import ROWS, frame_tiles, paste_column, source_colours
 
@@ -42,7 +42,7 @@ def clip_sheet(files: ClipFiles, *, columns: int = 12, cell: int = 96) -> Image.
     return sheet
 
 
-def describe(clip: Clip) -> str:
+def describe(clip: ClipView) -> str:
     """How long the clip is and how often the model sees its hands."""
     rate = f" at {clip.fps:g} fps" if clip.fps else ""
     left, right = (f"{clip.seen(hand):.0%}" for hand in ("hand_l", "hand_r"))

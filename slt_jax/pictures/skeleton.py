@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from slt_jax.data.clips import MIN_CONFIDENCE, sure_landmarks
-from slt_jax.media.landmarks import BY_NUMBER, names
+from slt_jax.data.landmarks import BY_NUMBER, names
 
 PAPER = (246, 246, 242)
 _GREY, _PALE = (90, 90, 90), (215, 215, 215)

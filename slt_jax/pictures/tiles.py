@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from slt_jax.pictures.clip import Clip
+from slt_jax.pictures.clip import ClipView
 from slt_jax.pictures.skeleton import draw_skeleton
 
 ROWS = ("face", "left", "right", "pose")
@@ -32,7 +32,7 @@ def paste_column(sheet: Image.Image, at: tuple[int, int], tiles: Sequence[Image.
         sheet.paste(tile, (x, y + row * cell))
 
 
-def frame_tiles(clip: Clip, frame: int, size: int, colours: dict[str, tuple[int, int, int]]) -> list[Image.Image]:
+def frame_tiles(clip: ClipView, frame: int, size: int, colours: dict[str, tuple[int, int, int]]) -> list[Image.Image]:
     """Face, left hand, right hand and pose of a frame; hands carry the colour of their source in a corner."""
     face, left, right = (clip.crop(stream, frame, size) for stream in ("face", "hand_l", "hand_r"))
     tiles = [photo(face, size)]
@@ -49,7 +49,7 @@ def frame_tiles(clip: Clip, frame: int, size: int, colours: dict[str, tuple[int,
     return tiles
 
 
-def source_colours(clip: Clip) -> dict[str, tuple[int, int, int]]:
+def source_colours(clip: ClipView) -> dict[str, tuple[int, int, int]]:
     """A colour for each word of where crops come from: for the usual ones always the same."""
     words = dict.fromkeys(word for said in clip.sources.values() for word in said if word)
     strange = [word for word in words if word not in SOURCES]

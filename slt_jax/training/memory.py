@@ -16,14 +16,14 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from convert.checkpoint import Blueprint
+from slt_jax.base.console import say
 from slt_jax.config import Config
 from slt_jax.errors import UserError
-from slt_jax.models.memory import KEEP_ALL, Memory
-from slt_jax.training import hosts
+from slt_jax.models.remat import KEEP_ALL, Memory
+from slt_jax.runtime import hosts
+from slt_jax.runtime.precision import compute_dtype
+from slt_jax.runtime.sharding import Layout
 from slt_jax.training.compiled import jitted
-from slt_jax.training.precision import compute_dtype
-from slt_jax.training.progress import say
-from slt_jax.training.sharding import Layout
 from slt_jax.training.step import StepFunctions, TrainState
 
 GIB = 2**30

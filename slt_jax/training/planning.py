@@ -12,14 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from convert.checkpoint import Blueprint, plan_model
+from slt_jax.base.quiet import expect_no_tpu
 from slt_jax.config import Config
 from slt_jax.data.text import VOCABULARY
 from slt_jax.errors import UserError
 from slt_jax.models.flops import Flops, model_flops
-from slt_jax.models.memory import Memory
+from slt_jax.models.freeze import trained_paths
+from slt_jax.models.remat import Memory
+from slt_jax.runtime.precision import compute_dtype
+from slt_jax.runtime.sharding import Layout, check_batch_size, device_mesh
 from slt_jax.training.compiled import Prepare
-from slt_jax.training.freeze import trained_paths
-from slt_jax.training.libtpu import expect_no_tpu
 from slt_jax.training.memory import (
     StepMemory,
     abstract_batch,
@@ -31,8 +33,6 @@ from slt_jax.training.memory import (
     under_rule,
 )
 from slt_jax.training.optim import build_optimizer
-from slt_jax.training.precision import compute_dtype
-from slt_jax.training.sharding import Layout, check_batch_size, device_mesh
 from slt_jax.training.start import abstract_state, check_target_length
 from slt_jax.training.step import StepFunctions
 

@@ -14,17 +14,17 @@ from convert.checkpoint import Blueprint, Checkpoint, load_params
 from convert.optimizer import from_torch
 from convert.pretrained import pretrained_params
 from convert.state_dict import Entry, to_params
+from slt_jax.base.console import say
 from slt_jax.config import Config
 from slt_jax.errors import UserError
 from slt_jax.models.multistream import initial_positions
 from slt_jax.models.params import Params, split_model
 from slt_jax.models.vit import ViTConfig
-from slt_jax.training.checkpoint import StateStore
+from slt_jax.runtime.sharding import Layout
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.position import Position
-from slt_jax.training.progress import say
 from slt_jax.training.scaler import scaler_state
-from slt_jax.training.sharding import Layout
+from slt_jax.training.state_store import StateStore
 from slt_jax.training.step import TrainState
 from slt_jax.training.workdir import WorkDir, state_folder
 

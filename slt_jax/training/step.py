@@ -12,10 +12,10 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.models.params import Params, Structure
+from slt_jax.runtime.sharding import Layout
 from slt_jax.training.loss import token_loss
 from slt_jax.training.optim import Optimizer, OptState, clip, global_norm
 from slt_jax.training.scaler import ScalerState, keep_where, unscale, update
-from slt_jax.training.sharding import Layout
 
 # `trained` and `frozen` together are the parameters; `step` counts optimiser steps and feeds the dropout keys;
 # `scaler` is idle unless the loss is scaled.

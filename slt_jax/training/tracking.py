@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from slt_jax.evaluation.results import Prediction
+from slt_jax.decoding.results import Prediction
 
 
 class Tracker:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slt_jax.base.files import write_json, write_json_lines
 from slt_jax.errors import UserError
-from slt_jax.files import write_json, write_json_lines
 
 
 def state_folder(path: Path) -> Path | None:

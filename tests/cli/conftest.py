@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slt_jax.cli.train import main
-from slt_jax.data.synthetic import generate
+from slt_jax.synthetic.generator import generate
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "tools" / "train_slt_multistream_v9.py")

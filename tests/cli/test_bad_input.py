@@ -10,7 +10,7 @@ import pytest
 from convert import write_pt
 from slt_jax.cli.train import main
 from slt_jax.data.text import train_tokenizer
-from slt_jax.training import loop
+from slt_jax.training import run as training_run
 from tests.cli.conftest import SCRIPT, Corpus, metrics, start
 
 
@@ -21,7 +21,7 @@ def refused(monkeypatch, capsys):
     def never(*_, **__):
         raise AssertionError("a program was made before the input was checked")
 
-    monkeypatch.setattr(loop, "Compiled", never)
+    monkeypatch.setattr(training_run, "Compiled", never)
 
     def run(arguments: list[str]) -> str:
         capsys.readouterr()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slt_jax.cli.train import main
-from slt_jax.data.features import Features
+from slt_jax.data.feature_cache import Features
 from tests.cli.conftest import metrics
 from tests.cli.test_resume import assert_same_run, signal_when
 

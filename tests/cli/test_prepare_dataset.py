@@ -13,8 +13,8 @@ from slt_jax.cli import prepare_dataset, validate_data, validate_metrics
 from slt_jax.cli.prepare_dataset import main
 from slt_jax.cli.validate_metrics import read_reference
 from slt_jax.data.metadata import read_index, read_metadata
+from tests.corpora.made import HEADER, FakeExtraction, rows, write_csv, write_videos
 from tests.data.conftest import SHARED
-from tests.data.corpora import HEADER, FakeExtraction, rows, write_csv, write_videos
 
 ROOT = Path(__file__).resolve().parents[2]
 LSA_T = SHARED / "lsa_t" / "meta.csv"
@@ -34,7 +34,7 @@ def corpus_csv(tmp_path) -> Path:
 @pytest.fixture
 def extraction(monkeypatch) -> FakeExtraction:
     fake = FakeExtraction(broken=["v1_1"])
-    monkeypatch.setattr("slt_jax.media.run.extract_videos", fake)
+    monkeypatch.setattr("slt_jax.media.extract_many.extract_videos", fake)
     return fake
 
 
@@ -63,7 +63,7 @@ def test_ctrl_c_is_one_line(corpus_csv, monkeypatch, tmp_path, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("slt_jax.media.run.extract_videos", interrupted)
+    monkeypatch.setattr("slt_jax.media.extract_many.extract_videos", interrupted)
     videos = write_videos(tmp_path / "videos", VIDEOS)
     assert main(["--metadata", str(corpus_csv), "--videos", str(videos), "--output", str(tmp_path / "data")]) == 130
     assert capsys.readouterr().err.count("\n") == 1

@@ -13,8 +13,8 @@ import pytest
 
 from convert import read_pt
 from slt_jax.cli.train import main
-from slt_jax.training.checkpoint import StateStore
 from slt_jax.training.compiled import Compiled
+from slt_jax.training.state_store import StateStore
 from slt_jax.training.workdir import state_folder
 from tests.cli.conftest import SCRIPT, metrics, start
 
@@ -115,8 +115,8 @@ def test_a_run_that_saved_nothing_begins_again(corpus, finished, tmp_path, monke
 SAVES_EVERY_STEP = """
 import sys
 from slt_jax.cli.train import main
-from slt_jax.training import loop
-loop.SAVE_SECONDS = 0
+from slt_jax.training import run
+run.SAVE_SECONDS = 0
 sys.exit(main())
 """
 
@@ -162,7 +162,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from convert import write_pt
-from slt_jax.training.checkpoint import StateStore
+from slt_jax.training.state_store import StateStore
 
 folder, store = Path(sys.argv[1]), StateStore(Path(sys.argv[1]) / "checkpoints")
 for number in range(1, 10_000):

@@ -5,8 +5,8 @@ import sacrebleu
 
 from convert import read_pt
 from slt_jax.cli.train import main
-from slt_jax.evaluation.scores import corpus_scores
-from slt_jax.training import loop
+from slt_jax.decoding.scores import corpus_scores
+from slt_jax.training import run as training_run
 from slt_jax.training.position import Position
 from tests.cli.conftest import metrics
 
@@ -24,7 +24,7 @@ def scores(monkeypatch) -> list[float]:
         wanted.pairs += (len(references),)
         return {"bleu": 0.5, "chrf": wanted.pop(0), "cer": 100.0}
 
-    monkeypatch.setattr(loop, "corpus_scores", corpus_scores)
+    monkeypatch.setattr(training_run, "corpus_scores", corpus_scores)
     return wanted
 
 

@@ -13,8 +13,8 @@ from convert import read_pt
 from slt_jax.cli.train import configure, main, parse
 from slt_jax.config import ModelConfig
 from slt_jax.errors import UserError
-from slt_jax.training import loop
-from slt_jax.training.checkpoint import StateStore
+from slt_jax.training import run as training_run
+from slt_jax.training.state_store import StateStore
 from tests.cli.conftest import ROOT, SCRIPT, TIMES, metrics, start
 from tests.parity.goldens import Golden, needs_goldens
 
@@ -151,7 +151,7 @@ def stop_before_training(monkeypatch):
     def stop(*_, **__):
         raise ReadyToTrain
 
-    monkeypatch.setattr(loop, "Compiled", stop)
+    monkeypatch.setattr(training_run, "Compiled", stop)
 
 
 def test_init_checkpoint(corpus, finished, tmp_path):

@@ -13,11 +13,11 @@ import torch
 
 import slt_jax
 from convert import commands, read_pt, write_pt
-from convert.__main__ import main
 from convert.checkpoint import blueprint, read_checkpoint
-from slt_jax.training.freeze import trained_paths
+from slt_jax.cli.convert import main
+from slt_jax.models.freeze import trained_paths
+from slt_jax.runtime.sharding import Layout, device_mesh
 from slt_jax.training.optim import Optimizer
-from slt_jax.training.sharding import Layout, device_mesh
 from slt_jax.training.start import abstract_state, resume_states
 from tests.convert.models import settings, tiny
 from tests.parity.goldens import GOLDENS, needs_goldens

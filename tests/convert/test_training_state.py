@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from convert.checkpoint import blueprint, load_params, read_checkpoint
-from slt_jax.api import model_inputs
-from slt_jax.training.checkpoint import Exporter
-from slt_jax.training.freeze import trained_paths
+from slt_jax.decoding.inference import model_inputs
+from slt_jax.models.freeze import trained_paths
+from slt_jax.runtime.sharding import Layout, device_mesh
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.position import Position
-from slt_jax.training.sharding import Layout, device_mesh
 from slt_jax.training.start import initial_state, resume_checkpoint
+from slt_jax.training.state_store import Exporter
 from slt_jax.training.step import StepFunctions
 from tests.parity.goldens import T5_CASES, Golden, needs_goldens
 from tests.parity.torch_twin import golden_twin, tensors

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from slt_jax.data import augment
-from slt_jax.data.augment import flip, mix, parse_mix_stream, permute_valid, prepare
+from slt_jax.data.augment import flip, mix, permute_valid, prepare
 from slt_jax.errors import UserError
+from slt_jax.streams import parse_mix_stream
 
 B, T, S = 4, 3, 6
 

@@ -10,7 +10,7 @@ from slt_jax.config import build_config, build_section
 from slt_jax.data.augment import prepare
 from slt_jax.data.clips import BadClip, padded_lengths, read_clip, sample, scan
 from slt_jax.data.loader import Loader
-from slt_jax.data.metadata import Clip
+from slt_jax.data.metadata import ClipRow
 from slt_jax.errors import UserError
 from slt_jax.models.params import split_model
 from slt_jax.training.loss import token_loss
@@ -21,7 +21,7 @@ FRAMES = (3, 8, 13, 2, 9, 4, 24, 7, 1, 6, 5)  # of these 8 are shown at most: 13
 
 @pytest.fixture
 def split(factory):
-    clips = [Clip(factory.write(f"c{n}", frames), f"text {n}") for n, frames in enumerate(FRAMES)]
+    clips = [ClipRow(factory.write(f"c{n}", frames), f"text {n}") for n, frames in enumerate(FRAMES)]
     labels = np.repeat(np.arange(1, len(clips) + 1, dtype=np.int32)[:, None], 6, axis=1)
     return clips, scan(factory.dirs, [clip.video_id for clip in clips]), labels
 

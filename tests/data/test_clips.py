@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from slt_jax.data.clips import BadClip, StreamDirs, flip_permutation, read_clip, sample, scan
-from slt_jax.data.metadata import Clip, read_metadata
+from slt_jax.data.metadata import ClipRow, read_metadata
 from slt_jax.data.quality import check_clip, check_images, report_quality
 from slt_jax.errors import UserError
 
@@ -268,21 +268,21 @@ def test_check_clip(factory):
     factory.write("a", 10, without={"face": [3, 4], "hand_l": [0, 1, 2]})
     factory.write("b", 4, pose=False)
     files = scan(factory.dirs, ["a", "b"])
-    assert check_clip(files["a"], Clip("a", "x", fps=10.0, duration=1.05, frame_count=11)) == [
+    assert check_clip(files["a"], ClipRow("a", "x", fps=10.0, duration=1.05, frame_count=11)) == [
         "face frames missing: 2 of 10, first 3"
     ]
-    assert check_clip(files["a"], Clip("a", "x", fps=25.0, duration=1.0, frame_count=25))[1:] == [
+    assert check_clip(files["a"], ClipRow("a", "x", fps=25.0, duration=1.0, frame_count=25))[1:] == [
         "fps differs from the metadata: 10 frames in 1 s are 10.00 fps, the metadata says 25",
         "frame_count differs from the metadata: 10 frames, not 25",
     ]
-    assert check_clip(files["a"], Clip("a", "x", fps=25.0, duration=1.0), fps_tolerance=20)[1:] == []
-    assert check_clip(files["b"], Clip("b", "x")) == ["pose missing: no npz file"]
+    assert check_clip(files["a"], ClipRow("a", "x", fps=25.0, duration=1.0), fps_tolerance=20)[1:] == []
+    assert check_clip(files["b"], ClipRow("b", "x")) == ["pose missing: no npz file"]
     (factory.root / "pose" / "a.npz").write_bytes(b"")
-    assert check_clip(files["a"], Clip("a", "x"))[0].startswith("pose unreadable: ")
+    assert check_clip(files["a"], ClipRow("a", "x"))[0].startswith("pose unreadable: ")
 
 
 def test_report_summarises_or_raises(factory, caplog):
-    clips = [Clip(factory.write(f"c{n}", 3, pose=False), "x") for n in range(7)]
+    clips = [ClipRow(factory.write(f"c{n}", 3, pose=False), "x") for n in range(7)]
     files = scan(factory.dirs, [clip.video_id for clip in clips])
     with caplog.at_level("INFO"):
         assert report_quality(clips, files) == {"pose missing": [f"c{n}" for n in range(7)]}

@@ -12,7 +12,7 @@ import pytest
 
 from slt_jax.data.clips import BadClip, scan
 from slt_jax.data.loader import Loader
-from slt_jax.data.metadata import Clip
+from slt_jax.data.metadata import ClipRow
 from slt_jax.errors import UserError
 
 CLIPS = 7
@@ -21,7 +21,7 @@ CLIPS = 7
 @pytest.fixture
 def split(factory):
     """Seven clips of 3, 8, 13, ... frames; the label row of clip n is n + 1."""
-    clips = [Clip(factory.write(f"c{n}", 3 + 5 * n), f"text {n}") for n in range(CLIPS)]
+    clips = [ClipRow(factory.write(f"c{n}", 3 + 5 * n), f"text {n}") for n in range(CLIPS)]
     labels = np.repeat(np.arange(1, CLIPS + 1, dtype=np.int32)[:, None], 8, axis=1)
     return clips, scan(factory.dirs, [clip.video_id for clip in clips]), labels
 
@@ -214,13 +214,13 @@ import numpy as np
 from conftest import ClipFactory
 from slt_jax.data.clips import StreamDirs, scan
 from slt_jax.data.loader import Loader
-from slt_jax.data.metadata import Clip
+from slt_jax.data.metadata import ClipRow
 from pathlib import Path
 
 def main():
     root = Path({root!r})
     files = scan(StreamDirs(*(root / name for name in ("face", "hand_l", "hand_r", "pose"))), ["a", "b"])
-    loader = Loader([Clip("a", "x"), Clip("b", "y")], files, np.ones((2, 8)), batch_size=1, sequence_length=8,
+    loader = Loader([ClipRow("a", "x"), ClipRow("b", "y")], files, np.ones((2, 8)), batch_size=1, sequence_length=8,
                     image_size=256, num_landmarks=13, num_workers=2, train=True)
     iterator = loader.epoch()
     batch = next(iterator)

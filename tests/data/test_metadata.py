@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from slt_jax.data.metadata import Clip, read_index, read_metadata, select
+from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
 from slt_jax.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -25,7 +25,10 @@ def written(path, content, encoding="utf-8"):
 def test_every_form_gives_the_same_clips(tmp_path, encoding, newline, delimiter, header):
     rows = [header, ("clip_1", '  "¿qué, está mal; eh?"'.replace('  "', '"  ')), ("clip_2", "mañana")]
     path = written(tmp_path / "meta.csv", newline.join(delimiter.join(row) for row in rows) + newline * 2, encoding)
-    assert read_metadata(path) == {"clip_1": Clip("clip_1", "¿qué, está mal; eh?"), "clip_2": Clip("clip_2", "mañana")}
+    assert read_metadata(path) == {
+        "clip_1": ClipRow("clip_1", "¿qué, está mal; eh?"),
+        "clip_2": ClipRow("clip_2", "mañana"),
+    }
 
 
 def test_numbers_and_other_columns(tmp_path):
@@ -37,11 +40,11 @@ def test_numbers_and_other_columns(tmp_path):
         "d;cuatro\n"
     )
     clips = read_metadata(written(tmp_path / "m.csv", content))
-    assert clips["a"] == Clip("a", "uno", 25.0, 2.0, 50)
+    assert clips["a"] == ClipRow("a", "uno", 25.0, 2.0, 50)
     assert clips["a"].extra == {"signer": "ana"}
-    assert clips["b"] == Clip("b", "dos", 29.97)
-    assert clips["c"] == Clip("c", "tres")
-    assert clips["d"] == Clip("d", "cuatro")
+    assert clips["b"] == ClipRow("b", "dos", 29.97)
+    assert clips["c"] == ClipRow("c", "tres")
+    assert clips["d"] == ClipRow("d", "cuatro")
 
 
 def test_damaged_duration_comes_from_start_and_end(tmp_path):
@@ -135,7 +138,7 @@ def test_index_errors(tmp_path, content, message):
 
 
 def test_select_names_what_is_missing():
-    metadata = {"a": Clip("a", "hola"), "empty": Clip("empty", "")}
+    metadata = {"a": ClipRow("a", "hola"), "empty": ClipRow("empty", "")}
     assert select(["a"], metadata, "val.csv") == [metadata["a"]]
     with pytest.raises(UserError, match=r"val\.csv: 6 of 7 clips have no row .* metadata: m0, m1, m2, m3, m4, \.\.\."):
         select(["a", *(f"m{n}" for n in range(6))], metadata, "val.csv")

@@ -17,16 +17,16 @@ import pytest
 from slt_jax.cli.pack_dataset import main
 from slt_jax.config import DataConfig
 from slt_jax.data.clips import BadClip, scan
-from slt_jax.data.features import fingerprint
-from slt_jax.data.metadata import Clip
+from slt_jax.data.feature_cache import fingerprint
+from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packs import from_runs, open_pack, to_runs
 from slt_jax.data.quality import report_quality
 from slt_jax.data.splits import find_files, usable
 from slt_jax.errors import UserError
 from slt_jax.evaluation.checkpoints import _data
-from slt_jax.evaluation.clips import open_clips
+from slt_jax.evaluation.clip_selection import open_clips
 from slt_jax.pictures.sheet import clip_sheet
-from slt_jax.training.features import _images
+from slt_jax.training.feature_pass import _images
 from tests.data.packed import IDS, loader, pack_of
 from tests.data.test_loader import assert_equal, seen
 
@@ -45,7 +45,7 @@ def test_batches_are_those_of_the_folders(folders, workers):
 def test_what_is_looked_at_before_a_run_is_the_same(folders, caplog):
     caplog.set_level(logging.INFO)
     files = scan(folders.dirs, IDS), open_pack(pack_of(folders)).files(IDS)
-    clips = [Clip(video_id, "text", fps=30.0, duration=1.0, frame_count=5) for video_id in IDS]
+    clips = [ClipRow(video_id, "text", fps=30.0, duration=1.0, frame_count=5) for video_id in IDS]
     reports = []
     for own in files:
         found = usable(clips, own, 13, "--train-index", skip_bad_clips=False)
@@ -67,7 +67,7 @@ def test_clips_that_cannot_be_read_are_the_same_errors(folders, caplog):
     inside.write_bytes(b"\xff\xd8 not what it seems \xff\xd9")
     pack = pack_of(folders)
     ids = (*IDS, "unknown")
-    clips = [Clip(video_id, "text") for video_id in ids]
+    clips = [ClipRow(video_id, "text") for video_id in ids]
     told = {}
     for place, files in ((str(folders.root), scan(folders.dirs, ids)), (pack, open_pack(pack).files(ids))):
         with pytest.raises(BadClip, match=r"gaps\.npz: cannot be read as an npz file"):

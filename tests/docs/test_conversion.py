@@ -8,8 +8,8 @@ import pytest
 
 import slt_jax
 from convert import write_pt
-from convert.__main__ import main
-from slt_jax.files import write_json
+from slt_jax.base.files import write_json
+from slt_jax.cli.convert import main
 from tests.convert.models import settings, tiny
 from tests.parity.goldens import GOLDENS
 

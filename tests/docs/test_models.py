@@ -14,10 +14,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 import slt_jax
 from convert import read_pt, write_pt
 from slt_jax.cli.train import main
-from slt_jax.data.synthetic import generate
 from slt_jax.data.text import load_tokenizer, train_tokenizer
-from slt_jax.models.decoders import generate_tokens
+from slt_jax.decoding.generate import generate_tokens
 from slt_jax.models.vit import ViTConfig
+from slt_jax.synthetic.generator import generate
 from tests.models.test_backbones import hub_weights, under
 
 ROOT = Path(__file__).resolve().parents[2]

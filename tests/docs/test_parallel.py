@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from slt_jax.data.synthetic import generate
+from slt_jax.synthetic.generator import generate
 from tests.docs.test_guides import ROOT, commands
 
 

@@ -18,9 +18,9 @@ from convert.checkpoint import plan_model
 from convert.state_dict import to_state
 from slt_jax.cli.evaluate import main
 from slt_jax.config import build_config
-from slt_jax.data.synthetic import generate
 from slt_jax.data.text import train_tokenizer
 from slt_jax.models.params import split_model
+from slt_jax.synthetic.generator import generate
 
 MODEL = {
     "image_size": 28, "sequence_length": 8, "projector_dim": 16, "d_model": 32, "temporal_nhead": 4,

@@ -13,11 +13,11 @@ import pytest
 
 import slt_jax
 from convert import read_pt, write_pt
-from convert.__main__ import main as convert
+from slt_jax.cli.convert import main as convert
 from slt_jax.data.clips import StreamDirs, read_clip, scan
 from slt_jax.data.text import decode, load_tokenizer
+from slt_jax.decoding.scores import corpus_scores
 from slt_jax.evaluation import evaluate as module
-from slt_jax.evaluation.scores import corpus_scores
 from tests.evaluation.conftest import CLIPS, arguments, data_flags, folders, write_run
 
 ROOT = Path(__file__).resolve().parents[2]

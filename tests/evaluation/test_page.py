@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from slt_jax.data.clips import ClipFiles, StreamDirs, scan
-from slt_jax.data.synthetic import generate
+from slt_jax.decoding.results import Prediction
 from slt_jax.evaluation import page
 from slt_jax.evaluation.page import extremes, write_page
-from slt_jax.evaluation.results import Prediction
+from slt_jax.synthetic.generator import generate
 
 NASTY = "¿Dónde está </script><script>alert('ñ')</script> & <b>la niña</b>?"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

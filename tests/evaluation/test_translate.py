@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from slt_jax.data.loader import Batch
-from slt_jax.evaluation import translate as module
+from slt_jax.decoding import translate as module
+from slt_jax.decoding.results import Prediction
+from slt_jax.decoding.scores import clip_chrf, corpus_scores, rouge_l, signatures
+from slt_jax.decoding.translate import BatchDecoder, Search, translate
 from slt_jax.evaluation.checkpoints import labels
-from slt_jax.evaluation.clips import batch_rows, length_buckets
+from slt_jax.evaluation.clip_selection import batch_rows, length_buckets
 from slt_jax.evaluation.report import write_predictions
-from slt_jax.evaluation.results import Prediction
-from slt_jax.evaluation.scores import clip_chrf, corpus_scores, rouge_l, signatures
-from slt_jax.evaluation.translate import BatchDecoder, Search, translate
-from slt_jax.training.sharding import device_mesh
+from slt_jax.runtime.sharding import device_mesh
 
 # --- translations and their times ---------------------------------------------------------------------------------
 

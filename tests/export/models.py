@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.state_dict import to_state
-from slt_jax.api import Translator
+from slt_jax.decoding.inference import Translator
 from slt_jax.export.encoder import encoder_graph
 from slt_jax.export.store import save_graphs
 from slt_jax.export.verify import open_session, run_session

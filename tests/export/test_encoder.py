@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 import slt_jax
-from slt_jax.api import Translator
+from slt_jax.decoding.inference import Translator
 from slt_jax.export.verify import encoder_differences
 from slt_jax.models.params import split_model
 from tests.convert.models import SIZES, tiny

@@ -10,8 +10,8 @@ import pytest
 
 from convert import write_pt
 from slt_jax.cli.export import main
-from slt_jax.data.synthetic import generate
 from slt_jax.data.text import train_tokenizer
+from slt_jax.synthetic.generator import generate
 from tests.convert.models import settings, tiny
 from tests.export.test_translate import STEPS, tool  # noqa: F401  (a fixture)
 

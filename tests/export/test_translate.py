@@ -15,8 +15,8 @@ from convert.checkpoint import Blueprint
 from slt_jax.cli.export import main
 from slt_jax.data.augment import prepare
 from slt_jax.data.clips import StreamDirs, read_clip, scan
-from slt_jax.data.synthetic import generate
 from slt_jax.data.text import decode, load_tokenizer, train_tokenizer
+from slt_jax.synthetic.generator import generate
 from tests.convert.models import settings, tiny
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "translate_onnx.py"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.media.test_translate import save_model
+from tests.serve.test_translate_video import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
 

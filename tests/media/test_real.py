@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from slt_jax.data.landmarks import WRIST
+from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.hands import DETECTED, SIDES
-from slt_jax.media.landmarks import WRIST
-from slt_jax.media.run import Job, extract_videos
-from slt_jax.media.settings import Settings
+from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.video import facts, pictures
 
 # Shares of the frames whose wrist is in the picture; what Holistic, Hands and the retry gave when this was asked for.
@@ -70,7 +70,9 @@ def test_poses(frame, detector):
 def test_a_real_clip(real_clips, tmp_path, detector):
     for video_id, promised in PROMISED.items():
         video = real_clips / "videos" / f"{video_id}.mp4"
-        (record,) = extract_videos([Job(video, video_id)], tmp_path, Settings(fps_limit=100), 1, progress=False)
+        (record,) = extract_videos(
+            [Job(video, video_id)], tmp_path, ExtractionSettings(fps_limit=100), 1, progress=False
+        )
         known = facts(video)
         assert abs(record["frames"] - known.duration * known.fps) <= 1
         with np.load(tmp_path / "pose" / f"{video_id}.npz") as archive:
@@ -90,8 +92,8 @@ def test_a_real_clip(real_clips, tmp_path, detector):
 @pytest.mark.slow
 def test_two_people(real_clips, tmp_path, detector):
     """The man on the left stands still."""
-    record, = extract_videos([Job(real_clips / "videos" / "lsat_clip2.mp4", "a")], tmp_path, Settings(fps_limit=4), 0,
-                             progress=False)  # fmt: skip
+    jobs = [Job(real_clips / "videos" / "lsat_clip2.mp4", "a")]
+    (record,) = extract_videos(jobs, tmp_path, ExtractionSettings(fps_limit=4), 0, progress=False)
     assert record["people"] == 2
     with np.load(tmp_path / "pose" / "a.npz") as archive:
         assert (archive["box_face"][:, 0] > 160).all()

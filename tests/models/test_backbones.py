@@ -259,7 +259,7 @@ def offline(tmp_path, monkeypatch) -> Path:
     """Empty caches under the returned folder, and no network."""
     import huggingface_hub.constants as constants
 
-    import slt_jax.hub
+    import slt_jax.base.hub
 
     def unreachable(*_):
         raise OSError("no network")
@@ -267,7 +267,7 @@ def offline(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(slt_jax.hub, "_download", unreachable)
+    monkeypatch.setattr(slt_jax.base.hub, "_download", unreachable)
     return tmp_path
 
 

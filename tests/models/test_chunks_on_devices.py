@@ -10,11 +10,11 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from slt_jax.models.memory import KEEP_ALL, Memory
+from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.multistream import frame_features
 from slt_jax.models.params import split_model
 from slt_jax.models.vit import VisionTransformer, ViTConfig
-from slt_jax.training.sharding import device_mesh
+from slt_jax.runtime.sharding import device_mesh
 
 mesh = device_mesh()
 assert mesh.shape["data"] == 8

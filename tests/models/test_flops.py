@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from convert.checkpoint import plan_model
 from slt_jax.config import ModelConfig
 from slt_jax.models.flops import matmul_flops, model_flops
-from slt_jax.training.freeze import trained_paths
+from slt_jax.models.freeze import trained_paths
 from tests.parity.torch_twin import TorchTwin, t5_from_flags
 
 MODEL = {

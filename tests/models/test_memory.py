@@ -8,9 +8,9 @@ from flax import nnx
 
 from slt_jax.models.bart import Bart
 from slt_jax.models.cnn import SmallCNN
-from slt_jax.models.memory import KEEP_ALL, Memory
 from slt_jax.models.multistream import frame_features
 from slt_jax.models.params import split_model
+from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.t5 import T5
 from slt_jax.models.temporal import TemporalEncoder
 from slt_jax.models.vit import VisionTransformer, ViTConfig

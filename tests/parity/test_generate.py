@@ -17,8 +17,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
+from slt_jax.decoding.generate import _generate, generate
 from slt_jax.models.bart import Bart
-from slt_jax.models.generate import _generate, generate
 from slt_jax.models.t5 import T5
 from tests.parity.goldens import T5_CASES, Golden, needs_goldens
 from tests.parity.test_t5 import golden_t5

@@ -8,10 +8,10 @@ import pytest
 import slt_jax
 from convert.checkpoint import blueprint, load_params, read_checkpoint
 from convert.optimizer import from_torch
-from slt_jax.api import model_inputs
 from slt_jax.config import OptimConfig
+from slt_jax.decoding.inference import model_inputs
+from slt_jax.models.freeze import trained_paths
 from slt_jax.models.multistream import frame_features, project
-from slt_jax.training.freeze import trained_paths
 from slt_jax.training.loss import token_loss
 from slt_jax.training.optim import Optimizer, learning_rate
 from slt_jax.training.step import StepFunctions

@@ -11,15 +11,15 @@ import torch
 
 import slt_jax
 from convert.checkpoint import plan_model
-from slt_jax.api import model_inputs
 from slt_jax.config import Config, ModelConfig, OptimConfig
-from slt_jax.training.checkpoint import Exporter
+from slt_jax.decoding.inference import model_inputs
+from slt_jax.models.freeze import trained_paths
+from slt_jax.runtime.sharding import Layout, device_mesh
 from slt_jax.training.compiled import Compiled
-from slt_jax.training.freeze import trained_paths
 from slt_jax.training.optim import Optimizer, learning_rate
 from slt_jax.training.position import Position
-from slt_jax.training.sharding import Layout, device_mesh
 from slt_jax.training.start import fresh_params, initial_state
+from slt_jax.training.state_store import Exporter
 from slt_jax.training.step import StepFunctions
 from tests.parity.goldens import Golden, needs_goldens, relative_error
 from tests.parity.torch_twin import TorchTwin, golden_twin, t5_from_flags, tensors

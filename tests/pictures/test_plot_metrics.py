@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from slt_jax.cli.plot_metrics import main
-from slt_jax.pictures.metrics import read_runs, run_labels
+from slt_jax.pictures.curves import read_runs, run_labels
 
 pytest.importorskip("matplotlib")
 

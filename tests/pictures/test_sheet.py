@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slt_jax.data.landmarks import SETS, names
 from slt_jax.errors import UserError
-from slt_jax.media.landmarks import SETS, names
 from slt_jax.pictures.clip import open_clip
 from slt_jax.pictures.sheet import clip_sheet
 from slt_jax.pictures.skeleton import PAPER, Figure, draw_skeleton, usual_names

@@ -7,8 +7,8 @@ import pytest
 import simplejpeg
 
 from slt_jax.data.clips import StreamDirs, read_clip, scan
-from slt_jax.data.synthetic import generate
 from slt_jax.errors import UserError
+from slt_jax.synthetic.generator import generate
 from tools.benchmarks.ablations import STREAMS, blanked, needed, variants
 from tools.benchmarks.learning import plot, read_results, table
 

@@ -18,16 +18,16 @@ from slt_jax.data import clips as clips_module
 from slt_jax.data.augment import prepare
 from slt_jax.data.clips import STREAMS, BadClip, padded_lengths, scan
 from slt_jax.data.loader import Loader
-from slt_jax.data.metadata import Clip
+from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packing import write_pack
 from slt_jax.data.packs import open_pack
 from slt_jax.errors import UserError
 from slt_jax.models.cnn import SmallCNN
+from slt_jax.models.freeze import trained_paths
 from slt_jax.models.params import Structure, split_model
-from slt_jax.training.features import BACKBONES, read_from_cache
-from slt_jax.training.freeze import trained_paths
-from slt_jax.training.precision import compute_dtype
-from slt_jax.training.sharding import Layout, device_mesh
+from slt_jax.runtime.precision import compute_dtype
+from slt_jax.runtime.sharding import Layout, device_mesh
+from slt_jax.training.feature_pass import BACKBONES, read_from_cache
 from tests.data.conftest import ClipFactory
 
 FRAMES = {"a": 3, "b": 9, "c": 6, "d": 12, "e": 5}  # of each clip; four are shown
@@ -117,7 +117,7 @@ def begin(clips):
             files = open_pack(pack).files(names) if pack else scan(clips.dirs, names)
             frames = [FRAMES[name] for name in names]
             return Loader(
-                [Clip(name, name) for name in names],
+                [ClipRow(name, name) for name in names],
                 files,
                 np.ones((len(names), 3), np.int32),
                 batch_size=2,
@@ -182,7 +182,7 @@ def test_of_packed_clips_in_batches_of_several_lengths(begin, clips, tmp_path, c
     """A pack's features know its content, so they are found for the same clips packed anew."""
     packs = [str(tmp_path / name) for name in ("pack", "again")]
     for pack in packs:
-        write_pack(Path(pack), [Clip(name, name) for name in FRAMES], scan(clips.dirs, FRAMES), shard_bytes=30_000)
+        write_pack(Path(pack), [ClipRow(name, name) for name in FRAMES], scan(clips.dirs, FRAMES), shard_bytes=30_000)
     buckets = {"buckets": [3, 4]}
     expected = inputs(begin(buckets))
     assert {batch["face"].shape[1] for batch in expected} == {3, 4}

@@ -8,10 +8,11 @@ import pytest
 from convert.checkpoint import plan_model
 from slt_jax.config import build_config
 from slt_jax.errors import UserError
-from slt_jax.models.memory import KEEP_ALL, Memory
+from slt_jax.models.freeze import trained_paths
+from slt_jax.models.remat import KEEP_ALL, Memory
+from slt_jax.runtime.sharding import Layout, device_mesh
 from slt_jax.training import memory as subject
 from slt_jax.training.compiled import Prepare
-from slt_jax.training.freeze import trained_paths
 from slt_jax.training.memory import (
     GIB,
     StepMemory,
@@ -22,7 +23,6 @@ from slt_jax.training.memory import (
     with_memory_rule,
 )
 from slt_jax.training.optim import build_optimizer
-from slt_jax.training.sharding import Layout, device_mesh
 from slt_jax.training.start import abstract_state
 from slt_jax.training.step import StepFunctions
 

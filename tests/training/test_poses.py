@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from slt_jax.data.clips import MIN_CONFIDENCE, StreamDirs, read_pose, scan
-from slt_jax.data.synthetic import generate
+from slt_jax.synthetic.generator import generate
 from slt_jax.training.poses import LEAST, NORM, knows_poses, standardised_poses
 
 

@@ -36,7 +36,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import jax
 
     from slt_jax.cli.command import choose_device
-    from slt_jax.training.precision import compute_dtype, use_precision
+    from slt_jax.runtime.precision import compute_dtype, use_precision
 
     choose_device(arguments.device)
     use_precision(arguments.precision)

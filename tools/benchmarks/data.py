@@ -81,7 +81,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def with_corpus(config: Config, corpus: Path, clips: int) -> Config:
     """The configuration on generated clips of as many frames as it shows of one."""
-    from slt_jax.data.synthetic import generate
+    from slt_jax.synthetic.generator import generate
 
     frames = config.model.sequence_length
     generate(

@@ -45,8 +45,8 @@ def _measure(folder: Path, config: Config, arguments: argparse.Namespace) -> dic
     import jax
     import jax.numpy as jnp
 
-    from slt_jax.training.features import read_from_cache
-    from slt_jax.training.sharding import place_batch
+    from slt_jax.runtime.sharding import place_batch
+    from slt_jax.training.feature_pass import read_from_cache
     from tools.benchmarks.ours import Training, device_facts
 
     training = Training(config)

@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from slt_jax.base.files import replacing, write_json
 from slt_jax.cli.flags import corpus_flags
-from slt_jax.data.synthetic import MARKER, generate
 from slt_jax.errors import UserError
-from slt_jax.files import replacing, write_json
+from slt_jax.synthetic.generator import MARKER, generate
 from tools.benchmarks.ablations import Variant, backbones_alone, blanked, needed, variants
 from tools.benchmarks.problem import positive
 

@@ -1,4 +1,4 @@
-"""Our side of the benchmarks: what `slt_jax.training.loop` builds before its first step, at random weights."""
+"""Our side of the benchmarks: what `slt_jax.training.run` builds before its first step, at random weights."""
 
 import dataclasses
 import platform
@@ -12,19 +12,19 @@ import numpy as np
 from convert import write_pt
 from convert.checkpoint import Blueprint, plan_model
 from convert.state_dict import to_state
-from slt_jax.api import Translator
 from slt_jax.cli.command import choose_device, keep_compiled_programs
 from slt_jax.config import Config
-from slt_jax.models.decoders import generate_tokens
+from slt_jax.decoding.generate import generate_tokens
+from slt_jax.decoding.inference import Translator
 from slt_jax.models.flops import model_flops
+from slt_jax.models.freeze import trained_paths
 from slt_jax.models.params import split_model
 from slt_jax.models.vit import ViTConfig
+from slt_jax.runtime.precision import compute_dtype, use_precision
+from slt_jax.runtime.sharding import Layout, check_batch_size, device_mesh, place_batch
 from slt_jax.training.compiled import Compiled, Prepare, jitted
-from slt_jax.training.freeze import trained_paths
 from slt_jax.training.memory import step_memory, with_memory_rule
 from slt_jax.training.optim import build_optimizer
-from slt_jax.training.precision import compute_dtype, use_precision
-from slt_jax.training.sharding import Layout, check_batch_size, device_mesh, place_batch
 from slt_jax.training.start import fresh_params, initial_state
 from slt_jax.training.step import StepFunctions
 from tools.benchmarks.problem import raw_batch

@@ -14,7 +14,7 @@ from PIL import Image
 
 from slt_jax.data.clips import STREAMS, ClipFiles, StreamDirs, scan
 from slt_jax.data.loader import Loader
-from slt_jax.data.metadata import Clip
+from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packing import write_pack
 from slt_jax.data.packs import open_pack
 from slt_jax.data.quality import report_quality
@@ -86,7 +86,7 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 # --- the data -----------------------------------------------------------------------------------------------------
 
 
-def write_corpus(root: Path, clips: int, frames: int, size: int) -> list[Clip]:
+def write_corpus(root: Path, clips: int, frames: int, size: int) -> list[ClipRow]:
     """Clips of smooth random pictures, in the layout of docs/data.md."""
     rng = np.random.default_rng(0)
     pictures = []
@@ -102,7 +102,7 @@ def write_corpus(root: Path, clips: int, frames: int, size: int) -> list[Clip]:
                 picture = pictures[rng.integers(PICTURES)]
                 (root / stream / f"clip{clip:06d}_f{frame:06d}.jpg").write_bytes(picture)
         np.savez(root / "pose" / f"clip{clip:06d}.npz", pose=rng.random((frames, 3 * LANDMARKS), np.float32))
-    return [Clip(f"clip{clip:06d}", "words") for clip in range(clips)]
+    return [ClipRow(f"clip{clip:06d}", "words") for clip in range(clips)]
 
 
 def forget(paths: list[Path]) -> str:
@@ -121,13 +121,13 @@ def forget(paths: list[Path]) -> str:
 # --- what is timed ------------------------------------------------------------------------------------------------
 
 
-def look(clips: list[Clip], find) -> None:
+def look(clips: list[ClipRow], find) -> None:
     """What training does before it begins."""
     files = find()
     report_quality(usable(clips, files, LANDMARKS, "--train-index", skip_bad_clips=False).clips, files)
 
 
-def read(clips: list[Clip], files: Mapping[str, ClipFiles]) -> None:
+def read(clips: list[ClipRow], files: Mapping[str, ClipFiles]) -> None:
     """Every file of every clip to memory, clips in random order, nothing decoded."""
     for number in np.random.default_rng(1).permutation(len(clips)):
         own = files[clips[number].video_id].loaded()
@@ -140,7 +140,7 @@ def read(clips: list[Clip], files: Mapping[str, ClipFiles]) -> None:
                     Path(frames.path(own.video_id, position)).read_bytes()
 
 
-def loader(clips: list[Clip], files: Mapping[str, ClipFiles], arguments: argparse.Namespace) -> Loader:
+def loader(clips: list[ClipRow], files: Mapping[str, ClipFiles], arguments: argparse.Namespace) -> Loader:
     labels = np.zeros((len(clips), 1), np.int32)
     return Loader(clips, files, labels, batch_size=4, sequence_length=arguments.frames, train=True,
                   image_size=arguments.image_size, num_landmarks=LANDMARKS)  # fmt: skip

@@ -1,0 +1,120 @@
+"""Weights by name: torch's hub cache and HuggingFace's, and the network where they do not have them.
+
+Every function raises UserError in one line that says which file to put where, so that machines without a network can
+be served by hand.
+"""
+
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from slt_jax.base.files import replacing
+from slt_jax.errors import UserError
+
+DINOV2_URL = "https://dl.fbaipublicfiles.com/dinov2/{model}/{file}"
+WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")  # in the order of preference
+TIMEOUT = 20.0  # seconds without an answer
+
+
+def torchhub_file(model: str, flag: str, *, local_files_only: bool = False) -> Path:
+    """The weights of a DINOv2 hub model such as `dinov2_vits14_reg`, where torch.hub keeps them."""
+    plain = model.removesuffix("_reg")
+    name = f"{plain}_reg4_pretrain.pth" if model != plain else f"{plain}_pretrain.pth"
+    home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    path = Path(home).expanduser() / "hub" / "checkpoints" / name
+    if path.exists():
+        return path
+    url = DINOV2_URL.format(model=plain, file=name)
+    reason = "--local-files-only forbids to download them"
+    if not local_files_only:
+        try:
+            _download(url, path)
+            return path
+        except OSError as error:  # urllib's errors are OSErrors
+            reason = f"cannot be downloaded ({getattr(error, 'reason', None) or error})"
+    raise UserError(
+        f"{flag}: the pretrained weights are not in the local cache and {reason}; put {url} at {path}, "
+        f"or start from random weights with torchhub::{model}:random"
+    )
+
+
+def _download(url: str, path: Path) -> None:
+    from tqdm import tqdm
+
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as response, replacing(path) as file:
+        size = int(response.headers.get("Content-Length") or 0)
+        with tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name) as bar:
+            got = 0
+            while block := response.read(1 << 20):
+                file.write(block)
+                got += len(block)
+                bar.update(len(block))
+        if size and got != size:
+            raise OSError(f"the connection broke after {got} of {size} bytes")
+
+
+def huggingface_folder(name: str, flag: str, *, weights: bool = True, local_files_only: bool = False) -> Path:
+    """The folder of a model: `name` itself where that is one, else a hub id's place in HuggingFace's cache.
+
+    With `weights` it holds them, as safetensors where the hub has these; without, at least `config.json`.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name.startswith((".", "/", "~")) or not 1 <= len(name.split("/")) <= 2:
+        raise UserError(f"{flag} {name}: no such folder")
+    kinds = [["config.json", files] for files in WEIGHTS] if weights else [["config.json"]]
+    reason = ""
+    for local in (True, False):  # what is in the cache needs no network
+        if local or not local_files_only:
+            for patterns in kinds:
+                found, reason = _snapshot(name, patterns, local)
+                if found and _complete(found, weights):
+                    return found
+    if local_files_only:
+        reason = "--local-files-only forbids to download it"
+    raise _not_there(name, flag, "config.json and model.safetensors" if weights else "config.json", reason)
+
+
+def huggingface_file(repo: str, filename: str, flag: str, *, local_files_only: bool = False) -> Path:
+    """One file of a hub repository, from HuggingFace's cache or the network."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, filename, local_files_only=True))
+    except (OSError, ValueError):
+        reason = "--local-files-only forbids to download it"
+    if not local_files_only:
+        try:
+            return Path(hf_hub_download(repo, filename))
+        except (OSError, ValueError) as error:
+            reason = _first_line(error)
+    raise _not_there(repo, flag, filename, reason)
+
+
+def _snapshot(name: str, patterns: list[str], local: bool) -> tuple[Path | None, str]:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local)), "it has no such files"
+    except (OSError, ValueError) as error:
+        return None, _first_line(error)
+
+
+def _complete(folder: Path, weights: bool) -> bool:
+    held = any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+    return (folder / "config.json").exists() and (held or not weights)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def _not_there(name: str, flag: str, files: str, reason: str) -> UserError:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return UserError(
+        f"{flag}: '{name}' is no folder, not in the cache {HF_HUB_CACHE}, and not to be had from the hub ({reason}); "
+        f"put {files} of https://huggingface.co/{name} into a folder and name that"
+    )

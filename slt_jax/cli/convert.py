@@ -1,0 +1,196 @@
+"""`slt-convert`, also `python -m convert`: look at weights, move them between formats, check them."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slt_jax.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="slt-convert", allow_abbrev=False, description="Weights between PyTorch v9, slt_jax and safetensors."
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    inspect = commands.add_parser("inspect", help="say what a file or folder is and list its tensors")
+    inspect.add_argument("source", metavar="FILE", type=Path)
+    inspect.add_argument("--summary", action="store_true", help="leave out the table of tensors")
+
+    for name, target, text in (
+        ("to-torch", "DST.pt", "write v9's .pt from a .pt, a work-dir, a folder of training states or safetensors"),
+        ("to-jax", "DST", "write a folder of training states, which --resume and slt_jax.load read, from a .pt"),
+        ("to-safetensors", "DST", "write the weights under torch's names"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("source", metavar="SRC", type=Path)
+        command.add_argument("target", metavar=target, type=Path)
+        command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of the weights written")
+        command.add_argument("--overwrite", action="store_true", help="replace what is there")
+        command.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="write nothing; print the +/- diff against the model (exit code 1 where they differ)",
+        )
+        model = command.add_mutually_exclusive_group()
+        model.add_argument(
+            "--model",
+            metavar="JSON",
+            help="the model as an object of configuration keys, for a file without its configuration and for --dry-run",
+        )
+        model.add_argument("--config", metavar="FILE", help="the same from the section model of a YAML or JSON file")
+        if name != "to-jax":
+            command.add_argument("--prefix", default="", help="put before every key written, as module.")
+        if name != "to-safetensors":
+            state = command.add_mutually_exclusive_group()
+            state.add_argument(
+                "--include-optimizer",
+                dest="weights_only",
+                action="store_false",
+                help="optimiser and scaler state too, where there is one (default)",
+            )
+            state.add_argument("--weights-only", action="store_true", help="leave out optimiser and scaler state")
+            command.set_defaults(weights_only=False)
+
+    verify = commands.add_parser("verify", help="compare two sets of weights, or this library with v9's own numbers")
+    verify.add_argument("sources", metavar="FILE", nargs="*", type=Path, help="two files or folders of any kind")
+    verify.add_argument("--case", metavar="DIR", type=Path, help="a folder with a checkpoint and what v9 computed")
+    verify.add_argument("--tolerance", type=float, help="largest difference allowed (weights: 0, --case: 1e-5)")
+    verify.add_argument("--rows", type=int, default=20, help="differing tensors to list (default: 20)")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 something differs, 2 a mistake in the input."""
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.command == "inspect":
+            return inspect_command(arguments)
+        if arguments.command == "verify":
+            return verify_command(arguments)
+        return convert_command(arguments)
+    except UserError as error:
+        print(f"slt-convert: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a long table has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def inspect_command(arguments: argparse.Namespace) -> int:
+    from convert.inspect import report
+    from convert.source import open_source
+
+    for line in report(open_source(arguments.source), with_keys=not arguments.summary):
+        print(line)
+    return 0
+
+
+def convert_command(arguments: argparse.Namespace) -> int:
+    import ml_dtypes  # noqa: F401  (gives NumPy bfloat16 by name)
+    import numpy as np
+
+    from convert import commands
+    from convert.source import open_source
+
+    source, target = open_source(arguments.source), arguments.target
+    model = model_section(arguments)
+    if arguments.dry_run:
+        lines = commands.model_differences(source, model)
+        for line in lines:
+            print(line)
+        print(f"{source.path} ({source.kind}) {'differs from' if lines else 'fits'} the model; nothing is written")
+        return 1 if lines else 0
+    commands.clear_target(target, overwrite=arguments.overwrite, folder=arguments.command == "to-jax")
+    dtype = np.dtype(arguments.dtype) if arguments.dtype else None
+    if arguments.command == "to-jax":
+        commands.to_jax(source, target, model=model, dtype=dtype, weights_only=arguments.weights_only)
+        print(f"{target}: written; --resume {target} continues it, slt_jax.load reads it")
+        return 0
+    if arguments.command == "to-safetensors":
+        ties = commands.to_safetensors(source, target, dtype=dtype, prefix=arguments.prefix)
+        left_out = f"; {len(ties)} tied tensors are once in it, its metadata names them" if ties else ""
+        print(f"{target}: written, {len(source.tensors) - len(ties)} tensors{left_out}")
+        return 0
+    commands.to_torch(source, target, dtype=dtype, prefix=arguments.prefix, weights_only=arguments.weights_only)
+    print(f"{target}: written, {len(source.tensors)} tensors")
+    for note in commands.notes_for_v9(source):
+        print(f"note: {note}")
+    return 0
+
+
+def model_section(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """The model that --model or --config describes."""
+    from slt_jax.config import read_config_file
+
+    if arguments.config:
+        return read_config_file(arguments.config).get("model", {})
+    if arguments.model is None:
+        return None
+    try:
+        section = json.loads(arguments.model)
+    except ValueError:
+        section = None
+    if not isinstance(section, dict):
+        raise UserError(f"--model {arguments.model}: is not a JSON object of model keys")
+    return section
+
+
+def verify_command(arguments: argparse.Namespace) -> int:
+    if arguments.case:
+        if arguments.sources:
+            raise UserError("verify takes --case DIR or two files, not both")
+        return verify_case_command(arguments.case, 1e-5 if arguments.tolerance is None else arguments.tolerance)
+    if len(arguments.sources) != 2:
+        raise UserError("verify takes two files or folders, or --case DIR")
+    from convert.commands import bar
+    from convert.inspect import table
+    from convert.source import open_source
+    from convert.verify import compare
+
+    first, second = map(open_source, arguments.sources)
+    tolerance = arguments.tolerance or 0.0
+    with bar("verify", sum(array.nbytes for array in first.tensors.values())) as progress:
+        result = compare(first, second, progress)
+    if result.prefix:
+        print(f"compared as a part: {result.prefix}*")
+    for line in result.mismatches:
+        print(line)
+    ranked = sorted((t for t in result.tensors if t.largest != 0), key=lambda t: -t.relative)
+    if ranked:
+        rows = [[t.key, f"{t.largest:.3e}", f"{t.relative:.3e}"] for t in ranked[: arguments.rows]]
+        for line in table(["key", "largest", "relative"], rows):
+            print(line)
+        if len(ranked) > arguments.rows:
+            print(f"... and {len(ranked) - arguments.rows} more")
+    worst = max(result.tensors, key=lambda t: (t.largest != t.largest, t.largest), default=None)
+    where = f"; largest difference {worst.largest:.3e} in {worst.key}" if ranked else ""
+    count, odd = len(result.tensors), len(result.mismatches)
+    print(f"{count} tensors compared, {count - len(ranked)} identical{where}; {odd} without a match")
+    return 0 if result.tensors and result.equal(tolerance) else 1
+
+
+def verify_case_command(folder: Path, tolerance: float) -> int:
+    from slt_jax.cli.command import keep_compiled_programs
+    from slt_jax.evaluation.v9_case import read_case, verify_case
+
+    case = read_case(folder)
+    keep_compiled_programs()
+    print(f"{'quantity':<20}{'relative error':<16}")
+    failed = []
+    for row in verify_case(case):
+        shown = "-" if row.error is None else f"{row.error:.2e}"
+        bad = row.error is not None and not row.error <= tolerance
+        print(f"{row.name:<20}{shown:<16}{'FAIL ' if bad else ''}{row.remark}".rstrip(), flush=True)
+        if bad:
+            failed.append(row.name)
+    print(f"{folder}: {'beyond' if failed else 'all within'} {tolerance:g}{': ' + ', '.join(failed) if failed else ''}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""A corpus of long videos becomes a data set that training reads: clips cut and extracted, tables, splits, a report."""
+
+import csv
+import hashlib
+import io
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from slt_jax.base.files import replacing, write_json
+from slt_jax.corpora.partition import partition, same_footage
+from slt_jax.corpora.subtitled import Corpus, CorpusClip, Drop, read_corpus
+from slt_jax.data.clips import StreamDirs, scan
+from slt_jax.data.contract import Examined, examine_all
+from slt_jax.data.metadata import ClipRow
+from slt_jax.errors import UserError
+
+SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+               "test": "test", "testing": "test"}  # fmt: skip
+MARKER = "prepare.json"  # says that the tables beside it may be replaced
+LONGEST_NAME = 200  # bytes of an id in a file name, which `_f000000.jpg` follows
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
+
+
+@dataclass(frozen=True)
+class PreparationRequest:
+    """What to prepare. Without `output` nothing is written; a dry run needs no videos."""
+
+    metadata: Path
+    videos: Path | None = None
+    output: Path | None = None
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 1234
+    workers: int = 1
+    fps: float = 25.0
+    keep_split: bool = False
+    dry_run: bool = False
+
+
+@dataclass
+class Prepared:
+    """`splits` hold what can be trained on."""
+
+    corpus: Corpus
+    splits: dict[str, list[CorpusClip]]
+    examined: dict[str, Examined] = field(default_factory=dict)
+    records: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # what extraction said of each clip
+    together: list[list[str]] = field(default_factory=list)  # videos in one split because they show the same
+    cut: list[str] = field(default_factory=list)  # videos that --keep-split left in several
+    written: list[Path] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        return sum(drop.reason == "extraction failed" for drop in self.corpus.drops)
+
+
+def prepare(request: PreparationRequest, extract: Callable[..., Sequence[Mapping[str, Any]]] | None = None) -> Prepared:
+    """Carry out a request; the same one again goes on where an earlier one was stopped.
+
+    `extract` stands for `slt_jax.media.extract_many.extract_videos`. Raises UserError for what the user can mend; a row
+    or a video that cannot be used is a `Drop` with its reason.
+    """
+    _check(request)
+    corpus = read_corpus(request.metadata)
+    videos = _find_videos(request.videos) if request.videos else None
+    if videos is not None:
+        _drop(corpus, "video not found", lambda clip: None if _video(clip, videos) else clip.video)
+    if not corpus.clips:
+        raise UserError(f"--metadata {request.metadata}: no row can be used, {_most_common(corpus.drops)}")
+    prepared = _own_splits(corpus, request.metadata) if request.keep_split else _new_splits(corpus, request)
+    if request.output is not None:
+        _claim(request)
+    if not request.dry_run:
+        _extract(request, prepared, videos, extract)
+    if request.output is not None:
+        _write(request, prepared)
+    return prepared
+
+
+def file_id(video_id: str) -> str:
+    """The id under which a clip's files are stored: the id itself wherever that can be part of a file name."""
+    name = _UNSAFE.sub("_", video_id).strip(" .")
+    if name == video_id and len(name.encode()) <= LONGEST_NAME:
+        return name
+    short = name.encode()[: LONGEST_NAME - 9].decode(errors="ignore")
+    return f"{short}_{hashlib.sha256(video_id.encode()).hexdigest()[:8]}"
+
+
+def _check(request: PreparationRequest) -> None:
+    given = ",".join(f"{share:g}" for share in request.shares)
+    if min(request.shares) < 0 or abs(sum(request.shares) - 1) > 1e-6 or not request.shares[0]:
+        raise UserError(f"--splits {given}: give the shares of train, val and test, which add up to 1, train above 0")
+    if request.seed < 0:
+        raise UserError(f"--seed {request.seed}: must be 0 or more")
+    if not request.dry_run:
+        for flag, path in (("--videos", request.videos), ("--output", request.output)):
+            if path is None:
+                raise UserError(f"{flag} is not given; only --dry-run goes without")
+
+
+def _find_videos(folder: Path) -> dict[str, Path]:
+    """Paths by the name without ending, and by the whole name."""
+    from slt_jax.media.jobs import find_videos
+
+    paths = [Path(job.video) for job in find_videos(folder)]
+    return {path.stem: path for path in paths} | {path.name: path for path in paths}
+
+
+def _video(clip: CorpusClip, videos: Mapping[str, Path]) -> Path | None:
+    return videos.get(clip.video) or videos.get(Path(clip.video).name)
+
+
+def _drop(corpus: Corpus, reason: str, detail: Callable[[CorpusClip], str | None]) -> None:
+    """Drop the clips for which `detail` has something to say."""
+    kept = []
+    for clip in corpus.clips:
+        said = detail(clip)
+        if said is None:
+            kept.append(clip)
+        else:
+            corpus.drops.append(Drop(clip.line, clip.video_id, reason, said))
+    corpus.clips[:] = kept
+    corpus.drops.sort(key=lambda drop: drop.line)
+
+
+def _new_splits(corpus: Corpus, request: PreparationRequest) -> Prepared:
+    texts, lengths = defaultdict(list), defaultdict(list)
+    for clip in corpus.clips:
+        texts[clip.video].append(clip.text)
+    groups = same_footage(texts)
+    name = {video: members[0] for members in groups for video in members}
+    for clip in corpus.clips:
+        lengths[name[clip.video]].append(clip.duration)
+    split_of = partition(lengths, dict(zip(SPLITS, request.shares, strict=True)), request.seed)
+    splits = {split: [clip for clip in corpus.clips if split_of[name[clip.video]] == split] for split in SPLITS}
+    return Prepared(corpus, splits, together=[members for members in groups if len(members) > 1])
+
+
+def _own_splits(corpus: Corpus, metadata: Path) -> Prepared:
+    """The splits of the file's own column, as far as it has them."""
+    if not any(clip.split.lower() in SPLIT_NAMES for clip in corpus.clips):
+        names = ", ".join(SPLITS)
+        raise UserError(f"--keep-split: the column split of {metadata} names no split ({names}); leave the flag out")
+    _drop(
+        corpus,
+        "no split of its own",
+        lambda clip: None if clip.split.lower() in SPLIT_NAMES else f"split {clip.split or 'empty'}",
+    )
+    splits = {split: [clip for clip in corpus.clips if SPLIT_NAMES[clip.split.lower()] == split] for split in SPLITS}
+    places = Counter(video for clips in splits.values() for video in {clip.video for clip in clips})
+    return Prepared(corpus, splits, cut=sorted(video for video, count in places.items() if count > 1))
+
+
+def _most_common(drops: Sequence[Drop]) -> str:
+    reasons = [drop.reason for drop in drops]
+    most = max(set(reasons), key=reasons.count)
+    return f"{reasons.count(most)} of {len(reasons)} for: {most}"
+
+
+def _claim(request: PreparationRequest) -> None:
+    """Refuse to write over tables that something else wrote, the source above all."""
+    meta = request.output / "meta.csv"
+    if request.output.exists() and not request.output.is_dir():
+        raise UserError(f"--output {request.output}: is a file; name a folder")
+    if meta.exists() and not (request.output / MARKER).is_file():
+        raise UserError(f"--output {request.output}: holds a meta.csv that this command did not write; name another")
+    settings = {"metadata": str(request.metadata), "splits": list(request.shares), "seed": request.seed,
+                "keep_split": request.keep_split, "fps": request.fps}  # fmt: skip
+    try:
+        write_json(request.output / MARKER, settings)
+    except OSError as error:
+        raise UserError(f"--output {request.output}: cannot be written ({error.strerror})") from None
+
+
+def _extract(request: PreparationRequest, prepared: Prepared, videos: Mapping[str, Path], extract) -> None:
+    from slt_jax.media.jobs import Job
+    from slt_jax.media.settings import ExtractionSettings
+
+    if extract is None:
+        from slt_jax.media.extract_many import extract_videos as extract
+    corpus = prepared.corpus
+    jobs = [Job(_video(clip, videos), file_id(clip.video_id), clip.start, clip.end) for clip in corpus.clips]
+    said = extract(jobs, request.output, ExtractionSettings(fps=request.fps), request.workers, resume=True)
+    by_clip = {clip.video_id: record for clip, record in zip(corpus.clips, said, strict=True)}
+    _drop(
+        corpus,
+        "extraction failed",
+        lambda clip: None if by_clip[clip.video_id]["status"] == "ok" else by_clip[clip.video_id]["reason"],
+    )
+    kept = {clip.video_id for clip in corpus.clips}
+    for split, clips in prepared.splits.items():
+        prepared.splits[split] = [clip for clip in clips if clip.video_id in kept]
+
+    folders = StreamDirs(*(request.output / name for name in ("face", "hand_l", "hand_r", "pose")))
+    prepared.records = {clip.video_id: by_clip[clip.video_id] for clip in corpus.clips}
+    expected = [
+        ClipRow(file_id(clip.video_id), clip.text, record["fps"], clip.duration, record["frames"])
+        for clip, record in zip(corpus.clips, prepared.records.values(), strict=True)
+    ]
+    with tqdm(total=len(expected), desc="checking", unit="clip", leave=False, disable=None) as bar:
+        found = examine_all(scan(folders, map(file_id, kept)), expected, lambda done, _: bar.update(done - bar.n))
+    prepared.examined = {clip.video_id: found[file_id(clip.video_id)] for clip in corpus.clips}
+
+
+def _write(request: PreparationRequest, prepared: Prepared) -> None:
+    from slt_jax.corpora.data_report import report_page
+
+    output, corpus = request.output, prepared.corpus
+    index = {split: output / "index" / f"{split}.csv" for split in SPLITS}
+    tables = {
+        output / "meta.csv": _meta_rows(prepared),
+        output / "dropped.csv": [("line", "id", "reason", "detail"), *(
+            (drop.line, drop.video_id, drop.reason, drop.detail) for drop in corpus.drops
+        )],
+        output / "repaired.csv": [("line", "id", "column", "found", "value", "source"), *(
+            (r.line, r.video_id, r.column, r.found, r.value, r.source) for r in corpus.repairs
+        )],
+    }  # fmt: skip
+    for split, clips in prepared.splits.items():
+        if clips:
+            tables[index[split]] = [("video_id",), *((file_id(clip.video_id),) for clip in clips)]
+        else:
+            index[split].unlink(missing_ok=True)  # of an earlier run with other shares
+    for path, rows in tables.items():
+        _write_table(path, rows)
+    page = output / "report.html"
+    with replacing(page) as file:
+        file.write(report_page(request.metadata.name, prepared).encode())
+    prepared.written = [*tables, page]
+
+
+def _meta_rows(prepared: Prepared) -> list[Sequence[Any]]:
+    """What training needs of every clip, then the corpus's own columns; ids as they are in file names."""
+    clips = prepared.corpus.clips
+    split_of = {clip.video_id: split for split, members in prepared.splits.items() for clip in members}
+    renamed = any(file_id(clip.video_id) != clip.video_id for clip in clips)
+    own = list(dict.fromkeys(name for clip in clips for name in clip.extra if not (renamed and name == "source_id")))
+    header = ["id", "text", "video", "start", "end", "duration", "split"]
+    header += ["fps", "frame_count"] * bool(prepared.examined) + ["source_id"] * renamed
+    rows = [[*header, *own]]
+    for clip in clips:
+        record = prepared.records.get(clip.video_id, {})
+        duration = record.get("duration") if clip.duration is None else clip.duration
+        times = ("" if time is None else f"{time:.3f}" for time in (clip.start, clip.end, duration))
+        row = [file_id(clip.video_id), clip.text, clip.video, *times, split_of[clip.video_id]]
+        if prepared.examined:
+            row += [f"{record['fps']:g}", prepared.examined[clip.video_id].frames]
+        row += [clip.video_id] * renamed
+        rows.append([*row, *(clip.extra.get(name, "") for name in own)])
+    return rows
+
+
+def _write_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=";", lineterminator="\n")
+    writer.writerows([" ".join(str(cell).split()) for cell in row] for row in rows)
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())

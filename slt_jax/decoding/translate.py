@@ -1,0 +1,106 @@
+"""The clips of a loader become texts: what `slt-eval` does with a whole split, and training with a few of its clips.
+
+decoder = compiled.structure.merge(params).decoder.model
+batches = BatchDecoder(partial(compiled.encode, params), decoder, mesh, Search(max_length=128))
+predictions = translate(loader, batches, tokenizer, limit=5)
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.sharding import Mesh
+
+from slt_jax.base.console import Progress
+from slt_jax.data.loader import Batch, Loader
+from slt_jax.data.text import decode
+from slt_jax.decoding.generate import generate_tokens
+from slt_jax.decoding.results import Prediction
+from slt_jax.decoding.scores import clip_chrf
+from slt_jax.runtime import hosts
+from slt_jax.runtime.sharding import place_batch
+
+
+@dataclass(frozen=True)
+class Search:
+    """How texts are searched for. `max_length` counts the start token; of several beams the first finished ones win."""
+
+    max_length: int
+    num_beams: int = 1
+    min_length: int = 2
+
+    def options(self) -> dict[str, Any]:
+        """For `generate_tokens`."""
+        return {
+            "max_length": self.max_length, "min_length": self.min_length, "num_beams": self.num_beams,
+            "early_stopping": self.num_beams > 1,
+        }  # fmt: skip
+
+
+@dataclass
+class BatchDecoder:
+    """A loaded batch to token ids.
+
+    `encode` maps the batch, placed on `mesh`, to encoded frames (B, T, d_model) and which of them are real (B, T).
+    With `warm_up` the first batch of a shape runs twice: its time is that of the second run, and what the first took
+    longer is added to `compile_seconds`.
+    """
+
+    encode: Callable[[Mapping[str, Array]], tuple[Array, Array]]
+    decoder: nnx.Module
+    mesh: Mesh
+    search: Search
+    warm_up: bool = False
+    compile_seconds: float = field(default=0.0, init=False)
+    _warm: set[tuple[int, ...]] = field(default_factory=set, init=False)
+
+    def __call__(self, batch: Batch) -> tuple[np.ndarray, float]:
+        """Token ids (B, <= max_length) and the seconds from host memory to host memory."""
+        shape = batch.arrays["face"].shape
+        if not self.warm_up or shape in self._warm:
+            return self._timed(batch)
+        _, first = self._timed(batch)
+        tokens, seconds = self._timed(batch)
+        self._warm.add(shape)
+        self.compile_seconds += max(first - seconds, 0.0)
+        return tokens, seconds
+
+    def _timed(self, batch: Batch) -> tuple[np.ndarray, float]:
+        start = time.perf_counter()
+        encoded, frames = self.encode(place_batch(batch.arrays, self.mesh))
+        tokens = np.asarray(generate_tokens(self.decoder, encoded, frames, **self.search.options()))
+        return tokens, time.perf_counter() - start
+
+
+def translate(
+    loader: Loader,
+    batches: BatchDecoder,
+    tokenizer,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[Prediction]:
+    """The clips of a loader in its order, each once, at most `limit`; rows that only fill a batch up are left out.
+
+    Ends early where `stopped()` says so.
+    """
+    predictions: list[Prediction] = []
+    loaded = loader.epoch()
+    for batch in progress.wait(loaded) if progress else loaded:
+        tokens, seconds = batches(batch)
+        valid, own = np.flatnonzero(batch.arrays["valid"]), []
+        for row, text in zip(valid, decode(tokenizer, tokens[valid]), strict=True):
+            reference, latency = batch.texts[row], 1000 * seconds / len(valid)
+            chrf = clip_chrf(reference, text)
+            own.append(Prediction(batch.video_ids[row], reference, text, latency, chrf))
+        predictions += own if hosts.count() == 1 else [Prediction(**p) for p in hosts.gathered(map(asdict, own))]
+        if progress:
+            progress.update(len(valid))
+        if stopped() or (limit is not None and len(predictions) >= limit):
+            break
+    return predictions[:limit]

@@ -1,0 +1,105 @@
+"""The clips of an evaluation: which they are, how long, and in batches of like length."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from slt_jax.config import DataConfig, ModelConfig, nearest
+from slt_jax.data.clips import ClipFiles
+from slt_jax.data.loader import Loader
+from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
+from slt_jax.data.quality import report_quality
+from slt_jax.data.splits import STREAM_FOLDERS, find_files, usable
+from slt_jax.data.text import IGNORE
+from slt_jax.errors import UserError
+
+SOURCES = (*STREAM_FOLDERS, "packs", "metadata_csv")
+NO_GROUP = "(empty)"
+
+
+@dataclass(frozen=True)
+class EvaluationClips:
+    """The clips of the index that can be read, in its order; `frames` and `skipped` (reasons) go by id."""
+
+    clips: list[ClipRow]
+    files: dict[str, ClipFiles]
+    frames: dict[str, int]
+    skipped: dict[str, str]
+
+    def groups(self, column: str) -> dict[str, str]:
+        """Every clip's value in a column of the metadata. Raises UserError where there is no such column."""
+        name = column.strip().lower()
+        rows = {clip.video_id: clip.columns() for clip in self.clips}
+        known = dict.fromkeys(key for row in rows.values() for key in row)
+        if name not in known:
+            has = nearest(name, known) if known else "; it has only ids and texts"
+            raise UserError(f"--split-by {column}: the metadata has no such column{has}")
+        return {video_id: row.get(name) or NO_GROUP for video_id, row in rows.items()}
+
+
+def open_clips(index: str | Path, data: DataConfig, landmarks: int) -> EvaluationClips:
+    """Read the CSVs, list the folders and look at every file; nothing is decoded.
+
+    Raises UserError naming the flag or file. Clips that cannot be read are errors without `skip_bad_clips`.
+    """
+    for key in (*(() if data.packs else STREAM_FOLDERS), "metadata_csv"):
+        if not getattr(data, key):
+            raise UserError(f"--{key.replace('_', '-')} is not given, and the checkpoint does not know it")
+    metadata = read_metadata(data.metadata_csv)
+    listed = select(read_index(index), metadata, f"--eval-index {index}")
+    files = find_files(data, [clip.video_id for clip in listed])
+    found = usable(listed, files, landmarks, f"--eval-index {index}", skip_bad_clips=data.skip_bad_clips)
+    report_quality(found.clips, files, strict=data.strict_quality)
+    return EvaluationClips(found.clips, files, found.frames, found.skipped)
+
+
+def length_buckets(frames: Mapping[str, int], sequence_length: int, batch_size: int) -> dict[int, list[str]]:
+    """The ids of the clips to show in each number of frames: a quarter, a half or all of `sequence_length`.
+
+    A clip is in the shortest that shows all its frames; one that is longer than all is sampled by the longest. Clips
+    that would not fill a batch go with the next longer ones: another program costs more than their padding.
+    """
+    lengths = sorted({math.ceil(sequence_length / part) for part in (4, 2, 1)})
+    buckets: dict[int, list[str]] = {length: [] for length in lengths}
+    for video_id, count in frames.items():
+        buckets[next((length for length in lengths if count <= length), lengths[-1])].append(video_id)
+    for shorter, longer in itertools.pairwise(lengths):
+        if len(buckets[shorter]) < batch_size:
+            buckets[longer] += buckets.pop(shorter)
+    return {length: ids for length, ids in buckets.items() if ids}
+
+
+def batch_rows(clips: int, batch_size: int, devices: int) -> int:
+    """Rows of each batch: no more batches than `batch_size` needs, with as few rows to fill up as can be."""
+    batches = math.ceil(clips / batch_size)
+    return math.ceil(math.ceil(clips / batches) / devices) * devices
+
+
+def bucket_loader(
+    clips: Sequence[ClipRow],
+    files: Mapping[str, ClipFiles],
+    data: DataConfig,
+    model: ModelConfig,
+    *,
+    length: int,
+    rows: int,
+) -> Loader:
+    """Batches of `rows` clips shown in `length` frames: no flips, sampled in the middle, references instead of labels.
+
+    A last batch that is not full is filled up with rows that are not `valid`.
+    """
+    return Loader(
+        clips,
+        files,
+        np.full((len(clips), 1), IGNORE, np.int32),
+        batch_size=rows,
+        sequence_length=length,
+        image_size=model.image_size,
+        num_landmarks=model.pose_landmarks,
+        num_workers=data.num_workers,
+        skip_bad_clips=data.skip_bad_clips,
+    )

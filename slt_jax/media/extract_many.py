@@ -1,0 +1,208 @@
+"""Many videos become streams: workers, resuming, a record of each clip.
+
+`extract_videos` is what `slt-extract`, `slt-translate` and the preparation of a corpus call.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from slt_jax.base.console import PLAIN_SECONDS, say
+from slt_jax.data.clips import STREAMS
+from slt_jax.errors import UserError
+from slt_jax.media.detect import Detector
+from slt_jax.media.extract import extract
+from slt_jax.media.jobs import ExtractionRecord, Job, check_jobs, files_on_disk, is_done
+from slt_jax.media.pool import run_jobs
+from slt_jax.media.settings import ExtractionSettings
+
+WORKING = ".extracting"  # folder under the output where clips lie until they are whole
+
+
+def extract_videos(
+    jobs: Sequence[Job],
+    out_root: str | Path,
+    settings: ExtractionSettings | None = None,
+    workers: int = 1,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    metadata: str | Path | None = None,
+    progress: bool = True,
+    make_detector: Callable[[], Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Extract `jobs` to `out_root`/face, hand_l, hand_r and pose; returns the records, in the order of the jobs.
+
+    A record has `video_id`, `video`, `status` ("ok", or "failed" with `reason`), and of a clip that is ok `frames`,
+    `fps`, `duration`, `sources` and more (docs/video.md); all records are in `metadata` (`out_root`/metadata.jsonl).
+    A video that cannot be used is a failed record, never an exception. With `resume`, clips that are whole on disk
+    and were made by these settings from these files are left as they are (their record is returned). With
+    `overwrite` all are made anew; with neither, clips on disk are a UserError. `workers` processes are spawned (so
+    the caller's module must be guarded by `if __name__ == "__main__"`), 0 works in this one.
+    """
+    settings, out_root, jobs = settings or ExtractionSettings(), Path(out_root), check_jobs(jobs)
+    if workers < 0:
+        raise UserError(f"--workers {workers}: must be 0 or more")
+    _make_folders(out_root)
+    record = ExtractionRecord(metadata or out_root / "metadata.jsonl")
+    files = files_on_disk(out_root, [job.video_id for job in jobs])
+    there = [job.video_id for job in jobs if any(files[job.video_id].values())]
+    if there and not (resume or overwrite):
+        raise UserError(
+            f"--output {out_root}: holds {len(there)} of these clips already ({there[0]}); "
+            "--resume keeps those that are whole, --overwrite makes all anew"
+        )
+    todo = [
+        job for job in jobs
+        if not (resume and is_done(record.clips.get(job.video_id), job.key(settings), files[job.video_id]))
+    ]  # fmt: skip
+    if workers > 1:  # the longest first, so that no worker is left alone with one at the end
+        todo.sort(key=_size, reverse=True)
+    working = _working_folder(out_root)
+    make_detector = make_detector or partial(Detector, settings.min_confidence)
+    work = partial(_extract_clip, working, settings)
+    try:
+        with _Progress(todo, len(jobs), progress) as shown:
+            for job, said in run_jobs(todo, make_detector, work, workers, shown.frames):
+                # A clip is whole on disk before its record says so; until then another run would do it again.
+                if said["status"] == "ok":
+                    _put_in_place(working / job.video_id, out_root, files[job.video_id])
+                said = {"video_id": job.video_id, "video": str(job.video), "key": job.key(settings)} | said
+                record.add(said)
+                shown.done(job, said)
+    except OSError as error:
+        raise UserError(f"--output {out_root}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+        _remove_if_empty(out_root / WORKING)
+        record.close()
+    return [record.clips[job.video_id] for job in jobs]
+
+
+def _size(job: Job) -> float:
+    """Seconds of a part, bytes of a whole video."""
+    if job.start is not None and job.end is not None:
+        return job.end - job.start
+    return os.path.getsize(job.video) if os.path.exists(job.video) else 0
+
+
+def _extract_clip(working: Path, settings: ExtractionSettings, detector, job: Job, progress) -> dict[str, Any]:
+    """Extract one clip into a folder of its own; what is wrong with a video is part of the record."""
+    folder = working / job.video_id
+    try:
+        said = extract(
+            job.video, job.video_id, folder, settings, detector, start=job.start, end=job.end, progress=progress
+        )
+    except UserError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        return {"status": "failed", "reason": str(error)}
+    except BrokenPipeError:  # nobody listens to this process any more
+        raise
+    except Exception as error:  # whatever a decoder or a model makes of one video, the others go on
+        shutil.rmtree(folder, ignore_errors=True)
+        return {"status": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+    counts = {stream: len(os.listdir(folder / stream)) for stream in (*STREAMS, "pose")}
+    return {"status": "ok"} | said | {"files": counts}
+
+
+def _put_in_place(folder: Path, out_root: Path, old: dict[str, list[str]]) -> None:
+    """Rename a whole clip to where it belongs; files of an earlier extraction go first, the pose file comes last."""
+    for stream in ("pose", *STREAMS):
+        for name in old[stream]:
+            (out_root / stream / name).unlink(missing_ok=True)
+    for stream in (*STREAMS, "pose"):
+        for name in os.listdir(folder / stream):
+            os.replace(folder / stream / name, out_root / stream / name)
+    shutil.rmtree(folder)
+
+
+def _working_folder(out_root: Path) -> Path:
+    """A folder of this process alone; those of processes of this machine that are gone are removed."""
+    host = socket.gethostname()
+    for left in (out_root / WORKING).glob(f"{host}-*"):
+        number = left.name.removeprefix(f"{host}-")
+        if number.isdigit() and not _runs(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    return out_root / WORKING / f"{host}-{os.getpid()}"
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return process != os.getpid()
+
+
+def _make_folders(out_root: Path) -> None:
+    try:
+        for stream in (*STREAMS, "pose"):
+            (out_root / stream).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {out_root}: cannot be made ({error.strerror})") from None
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # another run may work there
+        folder.rmdir()
+
+
+class _Progress:
+    """Two bars on a terminal, videos and frames; elsewhere a line for each video."""
+
+    def __init__(self, todo: Sequence[Job], total: int, wanted: bool):
+        self._shown, self._left, self._total = wanted, len(todo), total
+        self._said = time.monotonic()
+        self._frames: dict[str, tuple[int, int]] = {}
+        bars = wanted and sys.stderr.isatty() and bool(todo)
+        skipped = total - len(todo)
+        if wanted and skipped:
+            say(f"{skipped} of {total} clips are there already")
+        self._videos = tqdm(total=total, initial=skipped, desc="videos", unit="video") if bars else None
+        self._bar = tqdm(desc="frames", unit="frame") if bars else None
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for bar in (self._bar, self._videos):
+            if bar is not None:
+                bar.close()
+
+    def frames(self, job: Job, done: int, expected: int) -> None:
+        before = self._frames.get(job.video_id, (0, 0))[0]
+        self._frames[job.video_id] = done, expected
+        if self._bar is not None:
+            self._bar.total = sum(known for _, known in self._frames.values())
+            self._bar.update(done - before)
+        elif self._shown and time.monotonic() - self._said >= PLAIN_SECONDS:
+            self._said = time.monotonic()
+            say(f"{job.video_id}: frame {done} of about {expected}")
+
+    def done(self, job: Job, said: dict[str, Any]) -> None:
+        frames = said.get("frames", self._frames.get(job.video_id, (0, 0))[0])
+        self.frames(job, frames, frames)
+        self._left -= 1
+        if self._videos is not None:
+            self._videos.update()
+        if self._shown and (said["status"] != "ok" or self._videos is None):
+            place = f"{self._total - self._left}/{self._total}"
+            say(f"{place} {job.video_id}: {said.get('reason') or summary(said)}")
+
+
+def summary(said: dict[str, Any]) -> str:
+    """A clip in a few words."""
+    hands = (sum(n for source, n in said["sources"][s].items() if source != "none") for s in ("hand_l", "hand_r"))
+    left, right = (f"{100 * seen / said['frames']:.0f} %" for seen in hands)
+    return f"{said['frames']} frames in {said['duration']:.1f} s, left hand {left}, right hand {right}"

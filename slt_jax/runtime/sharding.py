@@ -1,0 +1,127 @@
+"""Where arrays live: batches split over devices, parameters and optimiser state on each of them or split as well."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from slt_jax.errors import UserError
+from slt_jax.runtime import hosts
+from slt_jax.runtime.tensor_parallel import model_dimension
+
+
+def device_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices (or the given ones) as `data` x `model`; a single device is the same code.
+
+    The devices of a process follow each other along `data`, so that its rows of a batch are one block of it. Raises
+    UserError where the devices do not divide.
+    """
+    devices = sorted(jax.devices() if devices is None else devices, key=lambda device: device.process_index)
+    count, processes = len(devices), len({device.process_index for device in devices})
+    if count % model_parallel:
+        raise UserError(
+            f"--model-parallel {model_parallel} does not divide the {count} devices; use a divisor of {count}"
+        )
+    if count // processes % model_parallel:
+        raise UserError(
+            f"--model-parallel {model_parallel} does not divide the {count // processes} devices of a process, which "
+            f"must share the matrices; use a divisor of {count // processes}"
+        )
+    grid = np.array(devices).reshape(count // model_parallel, model_parallel)
+    return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def check_batch_size(flag: str, batch_size: int, mesh: Mesh) -> None:
+    parts = mesh.shape["data"]
+    if batch_size % parts:
+        raise UserError(f"{flag} {batch_size} does not divide over {parts} devices; use a multiple of {parts}")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def place_batch(arrays: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
+    """This process's rows of a batch as global arrays, split over `data` along the first axis."""
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    return {name: jax.make_array_from_process_local_data(rows, array) for name, array in arrays.items()}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the arrays of a train state live; hashable, so that it can be compiled in.
+
+    Over `model` the matrices of the decoder and of the temporal encoder are split, see `tensor_parallel`. With `fsdp`
+    every parameter, with its optimiser slots, is split over `data` too, along its largest dimension that divides.
+    """
+
+    mesh: Mesh
+    fsdp: bool = False
+
+    def spec(self, path: str, shape: Sequence[int]) -> PartitionSpec:
+        """How the parameter at `path` is split."""
+        axes: list[str | None] = [None] * len(shape)
+        dimension = model_dimension(path)
+        if dimension is not None and self.mesh.shape["model"] > 1 and shape[dimension] % self.mesh.shape["model"] == 0:
+            axes[dimension] = "model"
+        if self.fsdp:
+            parts = self.mesh.shape["data"]
+            free = [n for n, size in enumerate(shape) if axes[n] is None and size >= parts and size % parts == 0]
+            if free:
+                axes[max(free, key=lambda n: shape[n])] = "data"
+        while axes and axes[-1] is None:  # so that equal placements are equal objects, to `jax.jit` too
+            axes.pop()
+        return PartitionSpec(*axes)
+
+    def params(self, params: Mapping[str, Any]) -> dict[str, NamedSharding]:
+        """The places of parameters, gradients or slots, arrays or only their shapes."""
+        return {path: NamedSharding(self.mesh, self.spec(path, array.shape)) for path, array in params.items()}
+
+    def state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The places of a train state, of arrays or only of their shapes, in the same nested mappings."""
+        everywhere = replicated(self.mesh)
+        slots = state["optimizer"].items()
+        return {
+            "trained": self.params(state["trained"]),
+            "frozen": self.params(state["frozen"]),
+            "optimizer": {k: self.params(slot) if isinstance(slot, Mapping) else everywhere for k, slot in slots},
+            "scaler": dict.fromkeys(state["scaler"], everywhere),
+            "step": everywhere,
+        }
+
+    def keep(self, params: Mapping[str, Array]) -> dict[str, Array]:
+        """Inside `jax.jit`: the same arrays, in their places."""
+        if self.mesh.size == 1:
+            return dict(params)
+        return jax.lax.with_sharding_constraint(dict(params), self.params(params))
+
+    def rows(self, array: Array) -> Array:
+        """Inside `jax.jit`: the same results, the rows of a batch where those of its inputs are."""
+        return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec("data")))
+
+    def gather(self, params: Mapping[str, Array]) -> dict[str, Array]:
+        """Parameters as a model computes with them: whole, but for what `model` splits. Inside `jax.jit` or outside.
+
+        Without this XLA would leave the parameters split over `data`, and move the activations instead.
+        """
+        if not self.fsdp or self.mesh.size == 1:
+            return dict(params)
+        return _constrain(dict(params), Layout(self.mesh))
+
+    def own_decoder(self, params: Mapping[str, Array]) -> dict[str, Array]:
+        """Gathered parameters, of several processes with a decoder that each has on its devices alone."""
+        if hosts.count() == 1:
+            return dict(params)
+        decoder = {path: array for path, array in params.items() if path.startswith("decoder.")}
+        places = Layout(self.mesh.local_mesh).params(decoder)
+        return dict(params) | jax.device_put(hosts.fetch(decoder), places)
+
+
+@partial(jax.jit, static_argnums=1)
+def _constrain(params: dict[str, Array], layout: Layout) -> dict[str, Array]:
+    return jax.lax.with_sharding_constraint(params, layout.params(params))

@@ -1,0 +1,201 @@
+"""From a video file to text: extraction, the model that a checkpoint holds, and a window of the video at a time."""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from convert.checkpoint import blueprint, load_params
+from slt_jax.data.clips import STREAMS, ClipFiles, Frames, StreamDirs, read_clip, scan
+from slt_jax.data.landmarks import BY_NUMBER, SETS
+from slt_jax.data.packs import open_pack
+from slt_jax.data.text import decode
+from slt_jax.decoding.inference import Translator
+from slt_jax.decoding.translate import Search
+from slt_jax.errors import UserError
+from slt_jax.evaluation.tokenizer import tokenizer_of
+from slt_jax.media.extract_many import Job, extract_videos
+from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
+from slt_jax.media.windows import STILL, at_pauses, even, hand_motion
+from slt_jax.training.start import trained_with_v9_masks
+from slt_jax.training.state_store import open_checkpoint
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What was said from `start` to `end`, in seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
+class TrainingStreams:
+    """What the streams were like that a model was trained on; None where its training data is not at hand."""
+
+    landmarks: str | None
+    pose: str | None
+    fps: float | None
+
+
+@dataclass(frozen=True)
+class VideoTranslator:
+    """A checkpoint that is ready to translate videos."""
+
+    translator: Translator
+    tokenizer: Any
+    search: Search
+    v9_hand_masks: bool
+    streams: TrainingStreams
+
+    def defaults(self) -> dict[str, Any]:
+        """The settings of an extraction that this model was trained for, as far as they are known."""
+        landmarks = self.streams.landmarks or BY_NUMBER.get(str(self.translator.config.pose_landmarks))
+        known = {"landmarks": landmarks, "pose": self.streams.pose, "fps": self.streams.fps or DEFAULT_FPS,
+                 "crop_size": max(self.translator.config.image_size, 224)}  # fmt: skip
+        return {name: value for name, value in known.items() if value is not None}
+
+    def check(self, settings: ExtractionSettings) -> list[str]:
+        """What about `settings` differs from the training data. Raises UserError where the model cannot read it."""
+        wanted, given = self.translator.config.pose_landmarks, len(SETS[settings.landmarks])
+        if wanted != given:
+            known = ", ".join(name for name, points in SETS.items() if len(points) == wanted) or "none"
+            raise UserError(
+                f"--landmarks {settings.landmarks}: has {given} points, the model was trained with {wanted}; "
+                f"sets of that size: {known}"
+            )
+        pairs = (("--landmarks", settings.landmarks, self.streams.landmarks), ("--pose", settings.pose,
+                 self.streams.pose))  # fmt: skip
+        return [
+            f"{flag} {given}: the model was trained on {trained} poses; expect worse text"
+            for flag, given, trained in pairs if trained is not None and trained != given
+        ]  # fmt: skip
+
+    def translate(
+        self,
+        video: str | Path,
+        settings: ExtractionSettings,
+        *,
+        window: float | None = None,
+        workers: int = 1,
+        progress: bool = False,
+        make_detector: Callable[[], Any] | None = None,
+    ) -> Iterator[Segment]:
+        """The segments of `video`, one after the other; `window` seconds each, None cuts at pauses.
+
+        A video that fits the model is one segment. Raises UserError where it cannot be read or nobody is in it.
+        """
+        with tempfile.TemporaryDirectory(prefix="slt-translate-") as folder:
+            job = Job(video, "video")
+            (record,) = extract_videos([job], folder, settings, workers, progress=progress, make_detector=make_detector)
+            if record["status"] != "ok":
+                raise UserError(record["reason"])
+            dirs = StreamDirs(*(os.path.join(folder, stream) for stream in (*STREAMS, "pose")))
+            files = scan(dirs, ["video"])["video"]
+            with np.load(files.pose) as archive:
+                arrays = dict(archive)
+            fps, longest = record["fps"], self.translator.config.sequence_length
+            if window is not None:
+                longest = min(max(round(window * fps), 1), longest)
+            motion = hand_motion(arrays)
+            cuts = even(record["frames"], longest) if window else at_pauses(motion, fps, longest)
+            for first, end in cuts:
+                if len(cuts) == 1 or motion[first:end].max() > STILL:  # else nobody says anything there
+                    clip = self._read(part_of(files, arrays, first, end, Path(folder)))
+                    yield Segment(round(first / fps, 3), round(end / fps, 3), self._text(clip))
+
+    def _read(self, files: ClipFiles) -> dict[str, np.ndarray]:
+        config = self.translator.config
+        return read_clip(files, sequence_length=config.sequence_length, image_size=config.image_size,
+                         num_landmarks=config.pose_landmarks)  # fmt: skip
+
+    def _text(self, clip: Mapping[str, np.ndarray]) -> str:
+        batch = {name: array[None] for name, array in clip.items()}
+        if self.v9_hand_masks:
+            batch |= {mask: ~batch[mask] for mask in ("miss_mask_hl", "miss_mask_hr")}
+        tokens = self.translator.generate(batch, **self.search.options())
+        return decode(self.tokenizer, tokens)[0]
+
+
+def open_translator(path: str | Path, *, num_beams: int = 4, tokenizer: str | None = None) -> VideoTranslator:
+    """The model of a `.pt`, a work-dir or a folder of Orbax states, with its tokenizer.
+
+    Raises UserError where one of them cannot be read or they do not fit.
+    """
+    if num_beams < 1:
+        raise UserError(f"--num-beams {num_beams}: must be at least 1")
+    checkpoint = open_checkpoint(path)
+    plan = blueprint(checkpoint)
+    if plan.decoder is None:
+        raise UserError(f"--checkpoint {path}: holds an encoder without a decoder, which cannot translate")
+    _, entries = plan.structure()
+    data = checkpoint.config.get("data")
+    data = data if isinstance(data, Mapping) else {}
+    loaded = tokenizer_of(Path(path), plan, tokenizer, data.get("tokenizer"))
+    streams = training_streams(data.get("pose_dir"), data.get("packs"))
+    if streams.pose is None and "architecture" not in checkpoint.rest:
+        streams = dataclasses.replace(streams, pose="raw")  # v9's file, and v9's extraction knew no other
+    translator = Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))
+    search = Search(max_length=data.get("max_target_length") or 128, num_beams=num_beams)
+    return VideoTranslator(translator, loaded, search, trained_with_v9_masks(checkpoint.config), streams)
+
+
+def training_streams(pose_dir: str | None, packs: str | None = None) -> TrainingStreams:
+    """What one pose file of `packs` or `pose_dir` says of itself; raw poses where slt-extract did not write it."""
+    try:
+        first = _first_pose(pose_dir, packs)
+        if first is None:
+            return TrainingStreams(None, None, None)
+        with first, np.load(first, allow_pickle=False) as archive:
+            if "landmark_set" not in archive.files:
+                return TrainingStreams(None, "raw", None)
+            return TrainingStreams(str(archive["landmark_set"]), str(archive["pose_space"]), float(archive["fps"]))
+    except (OSError, ValueError, KeyError):
+        return TrainingStreams(None, None, None)
+
+
+def _first_pose(pose_dir: str | None, packs: str | None) -> BinaryIO | None:
+    if packs:
+        pack = open_pack(packs)
+        first = next((files for files in pack.files(pack.clips).values() if files.pose), None)
+        return first and first.loaded().open_pose()
+    with os.scandir(pose_dir or "") as entries:
+        return next((open(entry.path, "rb") for entry in entries if entry.name.endswith(".npz")), None)
+
+
+def part_of(files: ClipFiles, arrays: Mapping[str, np.ndarray], first: int, end: int, folder: Path) -> ClipFiles:
+    """The frames `first` to `end` of a clip as a clip of their own; its pose file is written into `folder`."""
+    streams = {}
+    for stream in STREAMS:
+        frames: Frames = getattr(files, stream)
+        chosen = np.flatnonzero((frames.numbers >= first) & (frames.numbers < end))
+        names = tuple(os.path.basename(frames.path(files.video_id, int(place))) for place in chosen)
+        streams[stream] = Frames(frames.directory, frames.numbers[chosen] - first, names)
+    pose = folder / "part.npz"
+    kept = {name: arrays[name][first:end] for name in ("pose", "miss_hand_l", "miss_hand_r")}
+    np.savez(pose, **kept)
+    return ClipFiles(files.video_id, **streams, pose=str(pose))
+
+
+def srt(segments: list[Segment]) -> str:
+    """Segments as an SRT file; those without text are left out."""
+    said = [segment for segment in segments if segment.text]
+    return "\n".join(
+        f"{number}\n{_clock(segment.start)} --> {_clock(segment.end)}\n{segment.text}\n"
+        for number, segment in enumerate(said, 1)
+    )
+
+
+def _clock(seconds: float) -> str:
+    milliseconds = round(1000 * seconds)
+    hours, rest = divmod(milliseconds, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d},{rest % 1000:03d}"

@@ -1,0 +1,85 @@
+"""The one table of streams: what a model sees of a signer, and what each part of it is called wherever it appears.
+
+Folders, flags, batches, masks, mirrors, the encoder, freezing, packs, pictures, export and conversion read this table.
+Another stream is another row.
+"""
+
+from dataclasses import dataclass
+
+from slt_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One row. Names that v9 gave are written out; those that follow from them are properties."""
+
+    name: str  # in files, batches and packs: the folder `hand_l/`, the array `batch["hand_l"]`
+    key: str  # in the configuration and on the command line: `hand_left_dir`, --hand-left-dir
+    projector: str  # attribute of the encoder, and so in state-dict keys: `encoder.hand_left_projector.*`
+    mask: str  # the batch's bool array that says what of the stream is (not) there; "" without one
+    mirror: str  # `name` of the stream that takes its place in a mirror
+    aliases: tuple[str, ...]  # what --mix-stream also takes
+    backbone: str = ""  # attribute of the encoder; "" for landmarks, which no backbone sees
+    pair: str = ""  # streams of one pair are hidden together where one of them is missing
+
+    @property
+    def images(self) -> bool:
+        """Whether its frames are pictures; else landmarks (x, y, confidence)."""
+        return bool(self.backbone)
+
+    @property
+    def folder_key(self) -> str:
+        """The key of its folder in section `data`."""
+        return f"{self.key}_dir"
+
+    @property
+    def backbone_key(self) -> str:
+        """The key of its backbone in section `model`."""
+        return f"{self.key}_backbone"
+
+    @property
+    def freeze_key(self) -> str:
+        return f"freeze_{self.backbone_key}"
+
+    @property
+    def head(self) -> str:
+        """The projected stream among the exported encoder's outputs."""
+        return f"{self.key}_head"
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The arrays of a batch that belong together: the stream and its mask."""
+        return (self.name, self.mask) if self.mask else (self.name,)
+
+
+STREAMS = (
+    Stream("face", "face", "face_projector", "", "face", ("face",), backbone="face_backbone"),
+    Stream(
+        "hand_l", "hand_left", "hand_left_projector", "miss_mask_hl", "hand_r",
+        ("hand-left", "hand_left", "hand_l", "hand-l", "hl"), backbone="hand_backbone_left", pair="hands",
+    ),
+    Stream(
+        "hand_r", "hand_right", "hand_right_projector", "miss_mask_hr", "hand_l",
+        ("hand-right", "hand_right", "hand_r", "hand-r", "hr"), backbone="hand_backbone_right", pair="hands",
+    ),
+    Stream("pose", "pose", "pose_projector", "pose_conf_mask", "pose", ("pose",)),
+)  # fmt: skip
+IMAGES = tuple(stream for stream in STREAMS if stream.images)
+BY_NAME = {stream.name: stream for stream in STREAMS}
+
+
+def parse_mix_stream(text: str) -> tuple[str, float]:
+    """`hand-left:0.5` -> ("hand_l", 0.5); without a probability it is 1. Raises UserError naming the flag."""
+    name, colon, number = text.strip().partition(":")
+    wanted = name.strip().lower()
+    stream = next((stream for stream in STREAMS if wanted in stream.aliases), None)
+    if stream is None:
+        *others, last = (stream.aliases[0] for stream in STREAMS)
+        raise UserError(f"--mix-stream {text}: unknown stream {name!r}; choose {', '.join(others)} or {last}")
+    try:
+        p = float(number) if colon else 1.0
+    except ValueError:
+        p = 0.0
+    if not 0 < p <= 1:
+        raise UserError(f"--mix-stream {text}: the probability must be in (0, 1]")
+    return stream.name, p

@@ -1,0 +1,175 @@
+"""Training state on disk: Orbax for resuming exactly, `.pt` for exchange with v9."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from convert.checkpoint import Blueprint, Checkpoint, plan_model, read_checkpoint
+from convert.optimizer import to_torch
+from convert.state_dict import Entry, to_state
+from convert.torch_file import write_pt
+from slt_jax.config import build_config
+from slt_jax.errors import UserError
+from slt_jax.runtime import hosts
+from slt_jax.training import scaler
+from slt_jax.training.optim import Optimizer
+from slt_jax.training.position import Position
+from slt_jax.training.step import TrainState
+from slt_jax.training.workdir import state_folder
+
+logger = logging.getLogger(__name__)
+
+
+class StateStore:
+    """The numbered states under a folder; the last two are kept, a save that is cut off leaves no trace."""
+
+    def __init__(self, folder: Path, *, read_only: bool = False):
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, read_only=read_only, create=not read_only)
+        self.folder = folder
+        handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+
+    def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
+        """Write `state` in the background and `notes` (JSON) beside it; waits for a save still under way."""
+        number = (self.latest() or 0) + 1
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(dict(notes)))
+        self._manager.save(number, args=items)
+
+    def latest(self) -> int | None:
+        """The number of the newest whole state, or None."""
+        return self._manager.latest_step()
+
+    def restore(self, like: TrainState | None = None) -> tuple[TrainState, dict[str, Any]]:
+        """The newest whole state with its notes, saved with any number of devices.
+
+        In the shapes and places of `like` (see `abstract_state`); without it as numpy arrays.
+        """
+        return self._newest(lambda number: self._restore(number, like))
+
+    def notes(self) -> dict[str, Any]:
+        """What was noted beside the newest state."""
+        items = ocp.args.Composite(notes=ocp.args.JsonRestore())
+        return self._newest(lambda number: self._manager.restore(number, args=items)["notes"])
+
+    def _newest(self, read: Callable[[int], Any]) -> Any:
+        """What `read` makes of the newest state, or where that is damaged of the one before it."""
+        for number in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return read(number)
+            except UserError:
+                raise
+            except Exception as error:  # Orbax and TensorStore raise what they like on damaged files
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+                logger.warning("%s: is damaged and passed over (%s)", self.folder / str(number), reason)
+        raise UserError(f"--resume {self.folder}: none of its states can be read")
+
+    def _restore(self, number: int, like: TrainState | None) -> tuple[TrainState, dict[str, Any]]:
+        saved_as = self._manager.item_metadata(number)["state"]
+        if like is None:  # numpy arrays: where they lived when they were saved says nothing about this machine
+            like = jax.tree.map(lambda array: np.broadcast_to(np.zeros((), array.dtype), array.shape), saved_as)
+        else:
+            saved, wanted = _shapes(saved_as), _shapes(like)
+            wrong = [path for path in sorted(saved.keys() | wanted.keys()) if saved.get(path) != wanted.get(path)]
+            if wrong:
+                found, expected = (shapes.get(wrong[0], "absent") for shapes in (saved, wanted))
+                raise UserError(
+                    f"--resume {self.folder / str(number)}: does not fit the model and the optimiser that the "
+                    f"configuration describes; {len(wrong)} arrays differ, the first is {wrong[0]}: {found} in the "
+                    f"state, {expected} in the model"
+                )
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), notes=ocp.args.JsonRestore())
+        restored = self._manager.restore(number, args=items)
+        return restored["state"], restored["notes"]
+
+    def wait(self) -> None:
+        self._manager.wait_until_finished()
+
+    def __enter__(self) -> "StateStore":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _shapes(tree: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """{dotted path: shape} of arrays, or of what only describes them, in nested mappings."""
+    found = {}
+    for name, value in tree.items():
+        below = _shapes(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value.shape}
+        found |= {path: tuple(shape) for path, shape in below.items()}
+    return found
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """A `.pt`, a work-dir (its best weights) or a folder of Orbax states as a checkpoint.
+
+    Raises UserError in one line where there is no such thing or it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return read_checkpoint(path)
+    for file in (path / "best.pt", path / "last.pt"):
+        if file.exists():
+            return read_checkpoint(file)
+    folder = state_folder(path)
+    if folder is None:
+        raise UserError(f"{path}: is neither a work-dir nor a folder of saved states")
+    state, notes, plan = saved_model(folder)
+    _, entries = plan.structure()
+    rest = {name: notes[name] for name in ("config", "architecture") if name in notes}
+    return Checkpoint(folder, to_state(state["trained"] | state["frozen"], entries), rest)
+
+
+def saved_model(folder: Path) -> tuple[TrainState, dict[str, Any], Blueprint]:
+    """The newest state under `folder` with its notes, and the model that they describe."""
+    with StateStore(folder, read_only=True) as store:
+        state, notes = store.restore()
+    model, record = build_config(notes["config"]).model, notes.get("architecture")
+    return state, notes, Blueprint.from_record(model, record) if record else plan_model(model)
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Writes v9's `.pt` files."""
+
+    plan: Blueprint
+    entries: list[Entry]
+    optimizer: Optimizer
+    initial_lr: float
+    config: dict[str, Any]
+
+    def write(self, path: Path, state: TrainState, position: Position, *, lr: float, val_loss: float) -> None:
+        """One checkpoint after the epoch that `position` tells, by process 0; `lr` is that of the next one."""
+        whole = hosts.fetch(state)
+        if hosts.primary():
+            write_pt(path, self.content(whole, position, lr=lr, val_loss=val_loss))
+
+    def content(self, state: TrainState, position: Position, *, lr: float, val_loss: float) -> dict[str, Any]:
+        """What `write` writes."""
+        host = jax.device_get(state)
+        params: dict[str, np.ndarray] = host["trained"] | host["frozen"]
+        optimizer_state = to_torch(
+            host["optimizer"], list(host["trained"]), self.optimizer, lr, self.initial_lr, self.entries
+        )
+        return {
+            "epoch": position.epoch,
+            "model_state": to_state(params, self.entries),
+            "optimizer_state": optimizer_state,
+            "val_loss": val_loss,
+            "best_val": position.best_val,
+            "best_scores": position.best_scores,
+            "since_best": position.since_best,
+            "scaler_state": scaler.to_torch(host["scaler"]),
+            "config": self.config,
+            "architecture": self.plan.record(),
+        }
