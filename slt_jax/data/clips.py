@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from slt_jax.data.schema import CLIP_ARRAYS, BatchSizes, Features, shapes
 from slt_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -174,7 +175,8 @@ def read_clip(
     miss_mask_hr bool (T,), True = hand missing; pose_conf_mask bool (T, L), True = keep the landmark.
     """
     if out is None:
-        out = {name: array[0] for name, array in empty(1, sequence_length, image_size, num_landmarks).items()}
+        sizes = BatchSizes(1, sequence_length, image_size, num_landmarks)
+        out = {name: array[0] for name, array in empty(sizes).items()}
     files = files.loaded()
     pose, missing = read_pose(files, num_landmarks)
     total = max(len(pose), files.last_frame() + 1)
@@ -200,23 +202,10 @@ def read_clip(
     return out
 
 
-def empty(
-    rows: int,
-    length: int,
-    size: int,
-    landmarks: int,
-    allocate=np.empty,
-    features: Mapping[str, tuple[int, np.dtype]] | None = None,
-) -> dict[str, np.ndarray]:
-    """Room for `rows` clips, not initialised; `features`: their width and type, a stream, in place of images."""
-    if features is None:
-        arrays = {stream: allocate((rows, length, size, size, 3), np.uint8) for stream in STREAMS}
-    else:
-        arrays = {stream: allocate((rows, length, features[stream][0]), features[stream][1]) for stream in STREAMS}
-    arrays |= {mask: np.empty((rows, length), bool) for mask in ("pad_mask", "miss_mask_hl", "miss_mask_hr")}
-    arrays["pose"] = np.empty((rows, length, 3 * landmarks), np.float32)
-    arrays["pose_conf_mask"] = np.empty((rows, length, landmarks), bool)
-    return arrays
+def empty(sizes: BatchSizes, *, features: Features | None = None, allocate=np.empty) -> dict[str, np.ndarray]:
+    """Room for the files of clips, not initialised; `features` stand in place of images."""
+    arrays = shapes(sizes, CLIP_ARRAYS, features)
+    return {name: allocate(shape, dtype) for name, (shape, dtype) in arrays.items()}
 
 
 def read_pose(files: ClipFiles, num_landmarks: int) -> tuple[np.ndarray, dict[str, np.ndarray | None]]:

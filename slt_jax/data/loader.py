@@ -7,6 +7,7 @@ epoch can be resumed at any of its batches. Clips are decoded straight into the 
 import dataclasses
 import functools
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from slt_jax.data import workers
 from slt_jax.data.clips import MIN_CONFIDENCE, BadClip, ClipFiles, empty, flip_permutation, read_clip
 from slt_jax.data.feature_cache import Features
 from slt_jax.data.metadata import ClipRow
+from slt_jax.data.schema import CLIP_ARRAYS, BatchSizes, shapes
 from slt_jax.data.text import IGNORE
 from slt_jax.errors import UserError
 
@@ -73,7 +75,8 @@ class _Batches:
         clips, real = self._rows(epoch, number)
         size = len(clips)
         features = self.features and self.features.kinds
-        arrays = empty(size, self.lengths[clips[0]], self.image_size, self.num_landmarks, workers.allocate, features)
+        sizes = BatchSizes(size, int(self.lengths[clips[0]]), self.image_size, self.num_landmarks)
+        arrays = empty(sizes, features=features, allocate=workers.allocate)
         arrays |= {"flip": np.zeros(size, bool), "valid": real.copy(), "labels": self.labels[clips].copy()}
         rows = [row for row in range(size) if row == 0 or real[row - 1]]  # the real rows and the first that fills up
         read = functools.partial(self._read, epoch, arrays, clips)
@@ -220,11 +223,10 @@ class Loader:
     def batch_bytes(self) -> int:
         """Host memory of one batch of this process, of the longest clips."""
         source = self._source
-        if source.features:
-            frame = sum(width * dtype.itemsize for width, dtype in source.features.kinds.values())
-        else:
-            frame = 9 * source.image_size**2  # three streams of three colours
-        return source.batch_size // source.shard_count * source.sequence_length * (frame + 13 * source.num_landmarks)
+        rows = source.batch_size // source.shard_count
+        sizes = BatchSizes(rows, source.sequence_length, source.image_size, source.num_landmarks)
+        arrays = shapes(sizes, CLIP_ARRAYS, source.features and source.features.kinds).values()
+        return sum(math.prod(shape) * dtype.itemsize + workers.ALIGNMENT for shape, dtype in arrays)
 
     @property
     def files(self) -> Sequence[ClipFiles]:

@@ -26,7 +26,7 @@ import numpy as np
 from slt_jax.errors import UserError
 
 PREFETCH = 2  # elements computed ahead, by each process
-_ALIGNMENT = 64  # of arrays, so that a CPU device can use them where they are
+ALIGNMENT = 64  # of arrays, so that a CPU device can use them where they are
 
 _to_close: weakref.WeakSet = weakref.WeakSet()
 
@@ -166,7 +166,7 @@ def allocate(shape: tuple[int, ...], dtype) -> np.ndarray:
     if _slot is None or _used + size > len(_slot):
         return np.empty(shape, dtype)
     array = _view(_slot, _used, shape, dtype)
-    _used += -(-size // _ALIGNMENT) * _ALIGNMENT
+    _used += -(-size // ALIGNMENT) * ALIGNMENT
     return array
 
 

@@ -1,0 +1,94 @@
+"""The arrays of a batch, described once: the loader fills them, programs are compiled for them, models read them.
+
+The streams come from the table in slt_jax/streams.py, each with its mask. Axes are named B (clips), T (frames), H and W
+(pixels), L (landmarks), 3L (x, y and confidence of each landmark) and S (target tokens).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from slt_jax.config import Config
+from slt_jax.streams import STREAMS, Stream
+
+Features = Mapping[str, tuple[int, np.dtype]]  # width and type of the features of a stream, by its name
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    clips: int
+    frames: int
+    image: int  # height and width
+    landmarks: int
+    tokens: int = 0
+
+    def axis(self, name: str | int) -> int:
+        """How long an axis is; a number stands for itself."""
+        lengths = {"B": self.clips, "T": self.frames, "H": self.image, "W": self.image, "S": self.tokens}
+        lengths |= {"L": self.landmarks, "3L": 3 * self.landmarks}
+        return name if isinstance(name, int) else lengths[name]
+
+
+@dataclass(frozen=True)
+class BatchArray:
+    """One array of a batch; `stream` is the row of the table that it belongs to, None where it is of the whole clip."""
+
+    name: str
+    axes: tuple[str | int, ...]
+    dtype: np.dtype
+    stream: Stream | None = None
+
+    @property
+    def images(self) -> bool:
+        """Whether these are the pictures of a stream, which features may replace."""
+        return self.stream is not None and self.stream.images and self.name == self.stream.name
+
+    def shape(self, sizes: BatchSizes) -> tuple[int, ...]:
+        return tuple(sizes.axis(name) for name in self.axes)
+
+
+def _of_stream(stream: Stream) -> list[BatchArray]:
+    """The stream and its mask: of pictures, True = missing (B, T); of landmarks, True = keep (B, T, L)."""
+    axes, dtype = (("H", "W", 3), np.uint8) if stream.images else (("3L",), np.float32)
+    arrays = [BatchArray(stream.name, ("B", "T", *axes), np.dtype(dtype), stream)]
+    if stream.mask:
+        axes = ("B", "T") if stream.images else ("B", "T", "L")
+        arrays.append(BatchArray(stream.mask, axes, np.dtype(bool), stream))
+    return arrays
+
+
+PAD_MASK = "pad_mask"
+# What a clip's files become and the encoder reads; True in `pad_mask` = a real frame.
+CLIP_ARRAYS = (
+    *(array for stream in STREAMS for array in _of_stream(stream)),
+    BatchArray(PAD_MASK, ("B", "T"), np.dtype(bool)),
+)
+# What the loader adds: rows to be mirrored, rows that are clips and not filling, target tokens (-100 = ignore).
+ROW_ARRAYS = (
+    BatchArray("flip", ("B",), np.dtype(bool)),
+    BatchArray("valid", ("B",), np.dtype(bool)),
+    BatchArray("labels", ("B", "S"), np.dtype(np.int32)),
+)
+BATCH_ARRAYS = (*CLIP_ARRAYS, *ROW_ARRAYS)
+
+
+def shapes(
+    sizes: BatchSizes, arrays: tuple[BatchArray, ...] = BATCH_ARRAYS, features: Features | None = None
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """{name: (shape, dtype)} of `arrays`. With `features`, those stand in place of the pictures: (B, T, width)."""
+    found = {}
+    for array in arrays:
+        found[array.name] = array.shape(sizes), array.dtype
+        if features is not None and array.images:
+            width, dtype = features[array.name]
+            found[array.name] = (sizes.clips, sizes.frames, width), dtype
+    return found
+
+
+def full_sizes(config: Config, clips: int) -> BatchSizes:
+    """Of a batch of `clips` clips of full length under a configuration."""
+    model = config.model
+    return BatchSizes(
+        clips, model.sequence_length, model.image_size, model.pose_landmarks, config.data.max_target_length
+    )
