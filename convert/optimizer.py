@@ -5,22 +5,45 @@ counted but without state.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from convert.state_dict import Entry, parameters
 from slt_jax.errors import UserError
-from slt_jax.training.optim import Optimizer
 
 # What torch 2.13 writes beside the settings below.
 COMMON = {"maximize": False, "foreach": None, "differentiable": False, "fused": None}
 
 
+class OptimizerSettings(Protocol):
+    """What must be known of an optimiser to write its state; the one of `slt_jax.training` has it all."""
+
+    @property
+    def kind(self) -> str:
+        """adamw, adam or sgd."""
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The arrays kept per parameter, under torch's names."""
+
+    @property
+    def weight_decay(self) -> float: ...
+
+    @property
+    def momentum(self) -> float: ...
+
+    @property
+    def betas(self) -> tuple[float, float]: ...
+
+    @property
+    def epsilon(self) -> float: ...
+
+
 def to_torch(
     state: Mapping[str, Any],
     trained: Collection[str],
-    optimizer: Optimizer,
+    optimizer: OptimizerSettings,
     lr: float,
     initial_lr: float,
     entries: list[Entry],
@@ -42,7 +65,7 @@ def to_torch(
     return {"state": slots, "param_groups": [group]}
 
 
-def _group(optimizer: Optimizer) -> dict[str, Any]:
+def _group(optimizer: OptimizerSettings) -> dict[str, Any]:
     if optimizer.kind == "sgd":
         own = {"momentum": optimizer.momentum, "dampening": 0, "nesterov": False}
     else:
@@ -60,7 +83,7 @@ def from_torch(
     saved: Mapping[str, Any],
     state: Mapping[str, Any],
     trained: Collection[str],
-    optimizer: Optimizer,
+    optimizer: OptimizerSettings,
     entries: list[Entry],
 ) -> dict[str, Any]:
     """`state` (freshly initialised) of the `trained` paths, filled from torch's optimiser state.

@@ -1,4 +1,7 @@
-"""Anything that holds weights, opened: what it is, its tensors under torch's names, and what lies beside them."""
+"""A file that holds weights, opened: what it is, its tensors under torch's names, and what lies beside them.
+
+Folders of training states are opened by `slt_jax.training.interchange`, which knows how training keeps them.
+"""
 
 import dataclasses
 import json
@@ -7,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from convert.checkpoint import STATES, Checkpoint
@@ -16,12 +18,7 @@ from convert.infer import encoder_only, with_encoder_prefix
 from convert.safetensors_file import read_ties
 from convert.state_dict import strip_prefixes
 from convert.torch_file import read_pt
-from slt_jax.config import build_config
 from slt_jax.errors import UserError
-from slt_jax.training.optim import build_optimizer, learning_rate
-from slt_jax.training.position import Position
-from slt_jax.training.state_store import Exporter, saved_model
-from slt_jax.training.workdir import state_folder
 
 # Entries of training runs other than v9's.
 OTHER_STATES = ("teacher", "model", "student")
@@ -47,7 +44,10 @@ class Source:
 
 
 def open_source(path: str | Path) -> Source:
-    """Open a file or folder. Raises UserError in one line where it is nothing that holds weights."""
+    """Open a weight file, a HuggingFace folder, or a work-dir by its `best.pt` or `last.pt`.
+
+    Raises UserError in one line where it is nothing that holds weights.
+    """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
@@ -57,8 +57,6 @@ def open_source(path: str | Path) -> Source:
         if (path / name).exists():
             source = _open_file(path / name)
             return dataclasses.replace(source, kind=f"work-dir of slt_jax or v9; its {name}: {source.kind}")
-    if folder := state_folder(path):
-        return _open_states(folder)
     if is_folder_of_weights(path):
         return Source(path, f"HuggingFace folder{_model_type(path)}", read_folder(path), {})
     raise UserError(
@@ -109,22 +107,6 @@ def _model_type(folder: Path) -> str:
         return f" of a {json.loads((folder / 'config.json').read_text(encoding='utf-8'))['model_type']} model"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-
-
-def _open_states(folder: Path) -> Source:
-    """The newest state under `folder`, as the checkpoint that training would have written."""
-    state, notes, plan = saved_model(folder)
-    config, position = build_config(notes["config"]), Position.from_notes(notes)
-    _, entries = plan.structure()
-    exporter = Exporter(plan, entries, build_optimizer(config.optim), config.optim.lr, notes["config"])
-    content = exporter.content(
-        jax.device_get(state),
-        position,
-        val_loss=position.best_val,
-        lr=learning_rate(config.optim, config.training.epochs, position.epoch),
-    )
-    tensors = content.pop("model_state")
-    return Source(folder, "folder of training states (Orbax) of slt_jax: encoder and decoder", tensors, content)
 
 
 def find_ties(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:

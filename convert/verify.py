@@ -1,6 +1,6 @@
 """`verify A B`: two sets of weights tensor by tensor."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from convert.infer import BACKBONES
 from convert.source import Source
 from convert.state_dict import differences
+from convert.target import Progress, adding_up
 
 PREFIXES = (*(f"encoder.{name}." for name in BACKBONES), "encoder.", "decoder.model.")
 
@@ -34,7 +35,7 @@ class Comparison:
         return not self.mismatches and all(tensor.within(tolerance) for tensor in self.tensors)
 
 
-def compare(first: Source, second: Source, progress: Callable[[int], None] | None = None) -> Comparison:
+def compare(first: Source, second: Source, progress: Progress | None = None) -> Comparison:
     """Compare under torch's names without wrapper prefixes; a part of a model is compared with that part of it."""
     a, b = first.checkpoint.state, second.checkpoint.state
     a, b, prefix = _aligned(a, b)
@@ -46,12 +47,13 @@ def compare(first: Source, second: Source, progress: Callable[[int], None] | Non
         .replace(", file [", ", second [")
         for line in differences(*shapes)
     ]
+    shared = [key for key in a if key in b and a[key].shape == b[key].shape]
+    compared = adding_up(progress, sum(a[key].nbytes for key in shared))
     tensors = []
-    for key in a:
-        if key in b and a[key].shape == b[key].shape:
-            tensors.append(_difference(key, a[key], b[key]))
-            if progress:
-                progress(a[key].nbytes)
+    for key in shared:
+        tensors.append(_difference(key, a[key], b[key]))
+        if compared:
+            compared(a[key].nbytes)
     return Comparison(tensors, mismatches, prefix)
 
 

@@ -4,11 +4,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from slt_jax.errors import UserError
+
+LARGE = 64 << 20  # bytes from which on a bar is shown
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,9 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def inspect_command(arguments: argparse.Namespace) -> int:
     from convert.inspect import report
-    from convert.source import open_source
+    from slt_jax.training.interchange import open_weights
 
-    for line in report(open_source(arguments.source), with_keys=not arguments.summary):
+    for line in report(open_weights(arguments.source), with_keys=not arguments.summary):
         print(line)
     return 0
 
@@ -94,31 +97,37 @@ def convert_command(arguments: argparse.Namespace) -> int:
     import ml_dtypes  # noqa: F401  (gives NumPy bfloat16 by name)
     import numpy as np
 
-    from convert import commands
-    from convert.source import open_source
+    from convert.target import check_target_file, model_differences, to_safetensors, to_torch
+    from slt_jax.training.interchange import clear_target_folder, notes_for_v9, open_weights, to_states
 
-    source, target = open_source(arguments.source), arguments.target
+    source, target = open_weights(arguments.source), arguments.target
     model = model_section(arguments)
     if arguments.dry_run:
-        lines = commands.model_differences(source, model)
+        lines = model_differences(source, model)
         for line in lines:
             print(line)
         print(f"{source.path} ({source.kind}) {'differs from' if lines else 'fits'} the model; nothing is written")
         return 1 if lines else 0
-    commands.clear_target(target, overwrite=arguments.overwrite, folder=arguments.command == "to-jax")
+    clear = clear_target_folder if arguments.command == "to-jax" else check_target_file
+    clear(target, overwrite=arguments.overwrite)
     dtype = np.dtype(arguments.dtype) if arguments.dtype else None
     if arguments.command == "to-jax":
-        commands.to_jax(source, target, model=model, dtype=dtype, weights_only=arguments.weights_only)
+        with bar(f"reading {source.path.name}") as progress:
+            to_states(source, target, model=model, dtype=dtype, weights_only=arguments.weights_only, progress=progress)
         print(f"{target}: written; --resume {target} continues it, slt_jax.load reads it")
         return 0
     if arguments.command == "to-safetensors":
-        ties = commands.to_safetensors(source, target, dtype=dtype, prefix=arguments.prefix)
+        with bar(target.name) as progress:
+            ties = to_safetensors(source, target, dtype=dtype, prefix=arguments.prefix, progress=progress)
         left_out = f"; {len(ties)} tied tensors are once in it, its metadata names them" if ties else ""
         print(f"{target}: written, {len(source.tensors) - len(ties)} tensors{left_out}")
         return 0
-    commands.to_torch(source, target, dtype=dtype, prefix=arguments.prefix, weights_only=arguments.weights_only)
+    with bar(target.name) as progress:
+        to_torch(
+            source, target, dtype=dtype, prefix=arguments.prefix, weights_only=arguments.weights_only, progress=progress
+        )
     print(f"{target}: written, {len(source.tensors)} tensors")
-    for note in commands.notes_for_v9(source):
+    for note in notes_for_v9(source):
         print(f"note: {note}")
     return 0
 
@@ -147,14 +156,13 @@ def verify_command(arguments: argparse.Namespace) -> int:
         return verify_case_command(arguments.case, 1e-5 if arguments.tolerance is None else arguments.tolerance)
     if len(arguments.sources) != 2:
         raise UserError("verify takes two files or folders, or --case DIR")
-    from convert.commands import bar
     from convert.inspect import table
-    from convert.source import open_source
     from convert.verify import compare
+    from slt_jax.training.interchange import open_weights
 
-    first, second = map(open_source, arguments.sources)
+    first, second = map(open_weights, arguments.sources)
     tolerance = arguments.tolerance or 0.0
-    with bar("verify", sum(array.nbytes for array in first.tensors.values())) as progress:
+    with bar("verify") as progress:
         result = compare(first, second, progress)
     if result.prefix:
         print(f"compared as a part: {result.prefix}*")
@@ -190,6 +198,26 @@ def verify_case_command(folder: Path, tolerance: float) -> int:
             failed.append(row.name)
     print(f"{folder}: {'beyond' if failed else 'all within'} {tolerance:g}{': ' + ', '.join(failed) if failed else ''}")
     return 1 if failed else 0
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over bytes, on a terminal and for large files only."""
+    from tqdm import tqdm
+
+    shown: list[tqdm] = []
+
+    def progress(done: int, total: int) -> None:
+        if not shown:
+            quiet = None if total >= LARGE else True  # None: shown on a terminal only
+            shown.append(tqdm(total=total, desc=title, unit="B", unit_scale=True, leave=False, disable=quiet))
+        shown[0].update(done - shown[0].n)
+
+    try:
+        yield progress
+    finally:
+        for one in shown:
+            one.close()
 
 
 if __name__ == "__main__":

@@ -1,30 +1,24 @@
-"""Bars over large files end where the file does: what is counted adds up to what was announced."""
-
-from contextlib import contextmanager
+"""Progress over large files ends where the file does: what is counted adds up to what was announced."""
 
 import pytest
 
-from convert import commands, write_pt
+from convert import write_pt
 from convert.source import open_source
+from convert.target import to_torch
+from slt_jax.training.interchange import to_states
 from tests.convert.models import settings, tiny
 
 
-@pytest.mark.parametrize("command", ["to_torch", "to_jax"])
-def test_a_bar_counts_every_byte_once(command, tmp_path, monkeypatch):
+@pytest.mark.parametrize("write", [to_torch, to_states])
+def test_progress_counts_every_byte_once(write, tmp_path):
     _, state = tiny(vocab_size=3000)
     assert any(key.endswith("lm_head.weight") for key in state)  # tied: in the file once, under four names
     write_pt(tmp_path / "v9.pt", {"epoch": 0, "model_state": state, "config": {"model": settings(vocab_size=3000)}})
-    announced, counted = [], []
-
-    @contextmanager
-    def bar(title, total):
-        announced.append(total)
-        yield counted.append
-
-    monkeypatch.setattr(commands, "bar", bar)
+    seen = []
     source = open_source(tmp_path / "v9.pt")
-    options = {"prefix": ""} if command == "to_torch" else {"model": None}
-    getattr(commands, command)(source, tmp_path / "out", dtype=None, weights_only=True, **options)
-    assert len(announced) == 1
+    write(source, tmp_path / "out", weights_only=True, progress=lambda done, total: seen.append((done, total)))
+    done, total = zip(*seen, strict=True)
+    assert len(set(total)) == 1
+    assert list(done) == sorted(set(done))
     # A .pt holds a few hundred bytes besides the arrays: its pickle.
-    assert announced[0] == pytest.approx(sum(counted), rel=0.2 if command == "to_torch" else 0)
+    assert total[0] == pytest.approx(done[-1], rel=0.2 if write is to_torch else 0)

@@ -1,0 +1,84 @@
+"""What weights are written as: a `.pt` in v9's layout or a safetensors file."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes  # noqa: F401  (gives NumPy bfloat16 by name)
+import numpy as np
+
+from convert.checkpoint import blueprint
+from convert.safetensors_file import write_safetensors
+from convert.source import Source, cast, find_ties
+from convert.state_dict import differences
+from convert.torch_file import write_pt
+from slt_jax.errors import UserError
+
+TRAINING = ("optimizer_state", "scaler_state")
+
+# Called with the bytes done so far and the bytes there are.
+Progress = Callable[[int, int], None]
+
+
+def to_torch(
+    source: Source,
+    target: Path,
+    *,
+    dtype: np.dtype | None = None,
+    prefix: str = "",
+    weights_only: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write a `.pt` in v9's layout: the weights, and what lies beside them in `source`, or by themselves."""
+    state = {prefix + key: array for key, array in cast(source.tensors, dtype).items()}
+    rest = {key: value for key, value in source.rest.items() if not (weights_only and key in TRAINING)}
+    content = {"epoch": 0, "model_state": state} | rest if rest else state
+    write_pt(target, content, progress=adding_up(progress, total_bytes(state, rest)))
+
+
+def to_safetensors(
+    source: Source, target: Path, *, dtype: np.dtype | None = None, prefix: str = "", progress: Progress | None = None
+) -> dict[str, str]:
+    """Write the weights; returns the tied names, which the file holds in its metadata."""
+    state = {prefix + key: array for key, array in cast(source.tensors, dtype).items()}
+    ties = find_ties(state)
+    total = total_bytes({key: array for key, array in state.items() if key not in ties})
+    write_safetensors(target, state, ties, adding_up(progress, total))
+    return ties
+
+
+def model_differences(source: Source, model: Mapping | None) -> list[str]:
+    """The +/- diff between the file and the model that `model` (or the file's own configuration) describes."""
+    checkpoint = source.checkpoint
+    _, entries = blueprint(checkpoint, model).structure()
+    found = {key: tuple(array.shape) for key, array in checkpoint.state.items()}
+    return differences({entry.key: entry.shape for entry in entries}, found)
+
+
+def check_target_file(target: Path, *, overwrite: bool) -> None:
+    """Raises UserError where `target` exists and must not be replaced by a file."""
+    if target.exists() and not overwrite:
+        raise UserError(f"{target}: exists; --overwrite replaces it")
+    if target.is_dir():
+        raise UserError(f"{target}: is a folder; name another place")
+
+
+def adding_up(progress: Progress | None, total: int) -> Callable[[int], None] | None:
+    """`progress` for a caller who knows only how many bytes each piece had."""
+    if progress is None:
+        return None
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    return add
+
+
+def total_bytes(*trees: Any) -> int:
+    """Bytes of all arrays; tied ones, which a file holds once, count once."""
+    arrays = [leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, np.ndarray)]
+    return sum({(array.ctypes.data, array.nbytes): array.nbytes for array in arrays}.values())

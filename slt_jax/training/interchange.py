@@ -1,0 +1,146 @@
+"""Training states to and from the files that others read: a `.pt` becomes a state, a state is opened like a `.pt`."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from convert.checkpoint import Blueprint, blueprint, load_params
+from convert.compatibility import v9_notes
+from convert.inspect import optimizer_kind
+from convert.optimizer import from_torch
+from convert.source import Source, cast, open_source
+from convert.target import Progress, adding_up, total_bytes
+from slt_jax.config import SECTIONS, Config, build_config
+from slt_jax.errors import UserError
+from slt_jax.models.freeze import trained_paths
+from slt_jax.training.optim import build_optimizer, learning_rate
+from slt_jax.training.position import Position
+from slt_jax.training.scaler import scaler_state
+from slt_jax.training.start import assemble, trained_with_v9_masks
+from slt_jax.training.state_store import Exporter, StateStore, saved_model
+from slt_jax.training.workdir import state_folder
+
+
+def open_weights(path: str | Path) -> Source:
+    """Open a file or folder of any kind, training states included.
+
+    Raises UserError in one line where it is nothing that holds weights.
+    """
+    path = Path(path)
+    exported = any((path / name).exists() for name in ("best.pt", "last.pt"))
+    folder = None if exported else state_folder(path)
+    return open_source(path) if folder is None else _open_states(folder)
+
+
+def _open_states(folder: Path) -> Source:
+    """The newest state under `folder`, as the checkpoint that training would have written."""
+    state, notes, plan = saved_model(folder)
+    config, position = build_config(notes["config"]), Position.from_notes(notes)
+    _, entries = plan.structure()
+    exporter = Exporter(plan, entries, build_optimizer(config.optim), config.optim.lr, notes["config"])
+    content = exporter.content(
+        jax.device_get(state),
+        position,
+        val_loss=position.best_val,
+        lr=learning_rate(config.optim, config.training.epochs, position.epoch),
+    )
+    tensors = content.pop("model_state")
+    return Source(folder, "folder of training states (Orbax) of slt_jax: encoder and decoder", tensors, content)
+
+
+def to_states(
+    source: Source,
+    target: Path,
+    *,
+    model: Mapping | None = None,
+    dtype: np.dtype | None = None,
+    weights_only: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write a folder of training states: `--resume` continues from it and `slt_jax.load` reads it."""
+    from slt_jax.training.run import notes  # brings the data loader with it
+
+    checkpoint = source.checkpoint
+    plan = blueprint(checkpoint, model)
+    if plan.decoder is None:
+        raise UserError(f"{source.path}: holds an encoder without a decoder, which is not a state of training")
+    structure, entries = plan.structure()
+    params = load_params(dataclasses.replace(checkpoint, state=cast(checkpoint.state, dtype)), entries)
+    config = training_config(source, plan)
+    optimizer = build_optimizer(config.optim)
+    state = assemble(params, trained_paths(config.model, list(params), structure.buffers), optimizer)
+    if not weights_only:
+        state["scaler"] = scaler_state(source.rest.get("scaler_state"))
+        if saved := source.rest.get("optimizer_state"):
+            state["optimizer"] = from_torch(saved, state["optimizer"], list(state["trained"]), optimizer, entries)
+    state["step"] = np.int32(np.max(state["optimizer"]["step"], initial=0))
+    rest = source.rest
+    position = Position.from_checkpoint(rest | {"epoch": 0} if weights_only else rest)
+    read = adding_up(progress, total_bytes(state))
+    state = jax.tree.map(lambda leaf: _in_memory(leaf, read), state)
+    store = StateStore(target)
+    try:
+        store.save(state, notes(config, plan, position))
+        store.wait()
+    finally:
+        store.close()
+
+
+def clear_target_folder(target: Path, *, overwrite: bool) -> None:
+    """Make room for a folder of training states at `target`; with `overwrite` such a folder is removed.
+
+    Raises UserError where something else lies there.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(f"{target}: exists; --overwrite replaces it")
+    if not target.is_dir():
+        raise UserError(f"{target}: is a file; name another place")
+    if state_folder(target) != target:
+        raise UserError(f"{target}: is not a folder of training states, so it is not removed; name another place")
+    shutil.rmtree(target)
+
+
+def notes_for_v9(source: Source) -> list[str]:
+    """`v9_notes` of a checkpoint that slt_jax wrote; v9 loads its own."""
+    if not source.written_here:
+        return []
+    plan = blueprint(source.checkpoint)
+    return v9_notes(training_config(source, plan), plan)
+
+
+def training_config(source: Source, plan: Blueprint) -> Config:
+    """The configuration of the run that wrote a checkpoint, as far as the file tells."""
+    saved = source.checkpoint.config
+    tree = {}
+    for name, section in SECTIONS.items():
+        given = saved.get(name) if isinstance(saved.get(name), Mapping) else {}
+        tree[name] = {key: value for key, value in given.items() if key in section.__dataclass_fields__}
+    if isinstance(optimizer := source.rest.get("optimizer_state"), Mapping):
+        group = optimizer["param_groups"][0]
+        tree["optim"] |= {
+            "optimizer": optimizer_kind(optimizer),
+            "lr": float(group.get("initial_lr", group["lr"])),
+            "weight_decay": float(group["weight_decay"]),
+            "momentum": float(group.get("momentum", 0.0)),
+        }
+    tree["data"]["v9_hand_masks"] = trained_with_v9_masks(saved)
+    config = build_config({name: values for name, values in tree.items() if name != "model"})
+    return dataclasses.replace(config, model=plan.config)
+
+
+def _in_memory(leaf: Any, read: Callable[[int], None] | None) -> jax.Array:
+    """A leaf in memory; one of the file's is only mapped so far."""
+    if not isinstance(leaf, np.ndarray):
+        return jnp.asarray(leaf)
+    array = jnp.array(leaf).block_until_ready()
+    if read:
+        read(leaf.nbytes)
+    return array
