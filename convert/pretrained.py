@@ -12,11 +12,12 @@ from flax import nnx
 from convert.dinov2 import BackboneWeights, read_backbone
 from convert.huggingface import PREFIX, decoder_state, has_own_head, read_folder
 from convert.state_dict import Entry, table, to_params
-from slt_jax.config import ModelConfig
+from slt_jax.config import BackboneSpec, FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
-from slt_jax.models.backbones import STREAM_KEYS, BackboneSizes, stream_backbones
+from slt_jax.models.backbones import STREAM_KEYS, BackboneSizes, build_backbone, parse_backbone, stream_backbones
 from slt_jax.models.decoders import decoder_folder
-from slt_jax.models.params import describe
+from slt_jax.models.freeze import Frozen, frozen_names
+from slt_jax.models.params import describe, resolve
 from slt_jax.models.vit import VisionTransformer
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,35 @@ def load_backbone(path: Path, model: str | None = None, *, dtype=jnp.float32) ->
         logger.warning("%s: %s", path, weights.note)
     structure, found = describe(lambda: VisionTransformer(weights.sizes, dtype=dtype, rngs=nnx.Rngs(0)))
     return structure.merge(jax.tree.map(jnp.asarray, _fit(weights.state, table(found), path)))
+
+
+def load_dinov2_backbone(
+    spec: BackboneSpec = None,
+    freeze: FreezeSpec = None,
+    *,
+    local_files_only: bool = False,
+    dtype=jnp.float32,
+    seed: int = 0,
+) -> nnx.Module:
+    """A backbone with its weights: maps images (N, H, W, 3), float, normalised, to features (N, embed_dim).
+
+    `spec` as in `slt_jax.models.backbones` (None: the pretrained ViT-S/14). `freeze` is v9's vocabulary (see
+    slt_jax.models.freeze): the variables it names are `Frozen` instead of `nnx.Param`, so that `nnx.grad` and
+    `nnx.Optimizer(..., wrt=nnx.Param)` leave them alone. Raises UserError where there are no weights.
+    """
+    backbone = parse_backbone(spec, "backbone")
+    path = backbone.weights("backbone", local_files_only=local_files_only)
+    if path is None:
+        module = build_backbone(backbone.sizes, dtype=dtype, rngs=nnx.Rngs(seed))
+    else:
+        module = load_backbone(path, backbone.model, dtype=dtype)
+    paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(nnx.state(module))}
+    frozen = frozen_names(backbone.freeze, paths, "freeze") | frozen_names(freeze, paths, "freeze")
+    for name in frozen:
+        *parents, last = paths[name]
+        owner = resolve(module, parents)
+        setattr(owner, last, Frozen(getattr(owner, last).get_value()))
+    return module
 
 
 def _wanted(entries: list[Entry], prefix: str, given: Collection[str]) -> list[Entry]:

@@ -3,13 +3,17 @@
 from slt_jax.config import ModelConfig
 from slt_jax.errors import UserError
 
-__all__ = ["ModelConfig", "Translator", "UserError", "load"]
+__all__ = ["ModelConfig", "Translator", "UserError", "load", "load_dinov2_backbone"]
 
 
 def __getattr__(name: str):
-    # `load` brings JAX and transformers with it: imported when asked for.
+    # These bring JAX and transformers with them: imported when asked for.
     if name in ("Translator", "load"):
         from slt_jax import api
 
         return getattr(api, name)
+    if name == "load_dinov2_backbone":
+        from convert import pretrained
+
+        return pretrained.load_dinov2_backbone
     raise AttributeError(f"module 'slt_jax' has no attribute '{name}'")

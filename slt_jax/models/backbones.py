@@ -26,7 +26,6 @@ from slt_jax.base.hub import huggingface_file, huggingface_folder, torchhub_file
 from slt_jax.config import BackboneSpec, FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
 from slt_jax.models.custom import build_custom, import_class
-from slt_jax.models.params import resolve
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.vit import VIT_SIZES, VisionTransformer, ViTConfig
 
@@ -100,43 +99,6 @@ def backbone_width(sizes: BackboneSizes) -> int:
     if isinstance(sizes, ViTConfig):
         return sizes.embed_dim
     return nnx.eval_shape(lambda: build_backbone(sizes, rngs=nnx.Rngs(0))).embed_dim
-
-
-def load_dinov2_backbone(
-    spec: BackboneSpec = None,
-    freeze: FreezeSpec = None,
-    *,
-    local_files_only: bool = False,
-    dtype=jnp.float32,
-    seed: int = 0,
-) -> nnx.Module:
-    """A backbone with its weights: maps images (N, H, W, 3), float, normalised, to features (N, embed_dim).
-
-    `spec` as at the top of this file (None: the pretrained ViT-S/14). `freeze` is v9's vocabulary (see
-    slt_jax.models.freeze): the variables it names are `Frozen` instead of `nnx.Param`, so that `nnx.grad` and
-    `nnx.Optimizer(..., wrt=nnx.Param)` leave them alone. Raises UserError where there are no weights.
-    """
-    # The modules that read weights lie above this one; only this function, for use outside training, looks up.
-    from convert.pretrained import load_backbone
-    from slt_jax.models.freeze import frozen_names
-
-    backbone = parse_backbone(spec, "backbone")
-    path = backbone.weights("backbone", local_files_only=local_files_only)
-    if path is None:
-        module = build_backbone(backbone.sizes, dtype=dtype, rngs=nnx.Rngs(seed))
-    else:
-        module = load_backbone(path, backbone.model, dtype=dtype)
-    paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(nnx.state(module))}
-    frozen = frozen_names(backbone.freeze, paths, "freeze") | frozen_names(freeze, paths, "freeze")
-    for name in frozen:
-        *parents, last = paths[name]
-        owner = resolve(module, parents)
-        setattr(owner, last, Frozen(getattr(owner, last).get_value()))
-    return module
-
-
-class Frozen(nnx.Variable):
-    """A parameter that is not trained."""
 
 
 def free_vit(sizes: dict) -> ViTConfig:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from slt_jax.config import FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
@@ -18,6 +19,10 @@ STREAMS = {
     "freeze_hand_left_backbone": "encoder.hand_backbone_left.",
     "freeze_hand_right_backbone": "encoder.hand_backbone_right.",
 }
+
+
+class Frozen(nnx.Variable):
+    """A parameter that is not trained."""
 
 
 def trained_paths(config: ModelConfig, paths: Collection[str], buffers: Collection[str]) -> list[str]:

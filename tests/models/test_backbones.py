@@ -15,9 +15,10 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 from convert import write_pt
 from convert.checkpoint import Blueprint, blueprint, plan_model, read_checkpoint
 from convert.state_dict import table, to_state
+from slt_jax import load_dinov2_backbone
 from slt_jax.config import build_section
 from slt_jax.errors import UserError
-from slt_jax.models.backbones import HUB_MODELS, CustomBackbone, load_dinov2_backbone, parse_backbone
+from slt_jax.models.backbones import HUB_MODELS, CustomBackbone, parse_backbone
 from slt_jax.models.params import describe, leaves, split_model
 from slt_jax.models.vit import VIT_SIZES, VisionTransformer, ViTConfig
 from slt_jax.training.start import fresh_params

@@ -15,10 +15,10 @@ from flax import nnx
 from convert import write_pt
 from convert.checkpoint import blueprint, load_params, plan_model, read_checkpoint
 from convert.state_dict import table, to_params, to_state
+from slt_jax import load_dinov2_backbone
 from slt_jax.config import build_section
 from slt_jax.decoding.inference import Translator
 from slt_jax.errors import UserError
-from slt_jax.models.backbones import load_dinov2_backbone
 from slt_jax.models.cnn import SmallCNN
 from slt_jax.models.decoders import decoder_settings
 from slt_jax.models.freeze import trained_paths

@@ -7,11 +7,11 @@ import pytest
 from flax import nnx
 
 from convert.checkpoint import plan_model
+from slt_jax import load_dinov2_backbone
 from slt_jax.cli.train import configure, parse
 from slt_jax.config import build_section
 from slt_jax.errors import UserError
-from slt_jax.models.backbones import Frozen, load_dinov2_backbone
-from slt_jax.models.freeze import STREAMS, frozen_names, trained_paths, training_table
+from slt_jax.models.freeze import STREAMS, Frozen, frozen_names, trained_paths, training_table
 from slt_jax.models.multistream import frame_features
 from slt_jax.models.params import split_model
 from slt_jax.training.optim import Optimizer
