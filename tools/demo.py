@@ -8,7 +8,8 @@ from pathlib import Path
 from slt_jax.cli.evaluate import main as evaluate
 from slt_jax.cli.flags import corpus_flags
 from slt_jax.cli.train import main as train
-from slt_jax.synthetic.generator import contact_sheet, generate
+from slt_jax.synthetic.contact_sheet import contact_sheet
+from slt_jax.synthetic.generator import generate
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/demo.yml"
 SHOWN = 5

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from slt_jax.errors import UserError
-from slt_jax.synthetic.generator import LEVELS, contact_sheet, generate
+from slt_jax.synthetic.contact_sheet import contact_sheet
+from slt_jax.synthetic.generator import LEVELS, generate
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
-from slt_jax.corpora.prepare import PreparationRequest, Prepared, prepare
+from slt_jax.corpora.prepare import PreparationRequest, prepare
+from slt_jax.corpora.prepared import Prepared
 from slt_jax.errors import UserError
 
 NAME = "prepare_dataset"

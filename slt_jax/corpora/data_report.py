@@ -5,14 +5,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slt_jax.corpora.histogram import histogram
+from slt_jax.corpora.prepared import Prepared
 from slt_jax.corpora.subtitled import CorpusClip
 from slt_jax.data.contract import HANDS
-
-if TYPE_CHECKING:
-    from slt_jax.corpora.prepare import Prepared
 
 LISTED = 200  # bad clips on the page
 EXAMPLES = 3
@@ -55,7 +53,7 @@ svg .axis { stroke: var(--line); }
 """
 
 
-def report_page(name: str, prepared: "Prepared") -> str:
+def report_page(name: str, prepared: Prepared) -> str:
     """The page as text; the same data set gives the same page."""
     corpus = prepared.corpus
     splits = {split: clips for split, clips in prepared.splits.items() if clips}
@@ -95,7 +93,7 @@ def report_page(name: str, prepared: "Prepared") -> str:
     return f'<!doctype html>\n<html lang="en">\n{head}\n' + "\n".join(parts) + "\n</html>\n"
 
 
-def _remarks(prepared: "Prepared") -> Iterator[str]:
+def _remarks(prepared: Prepared) -> Iterator[str]:
     if prepared.cut:
         shown = escape(", ".join(prepared.cut[:EXAMPLES]))
         yield f"<p>{len(prepared.cut)} videos are in more than one split ({shown}): scores will be too good.</p>"
@@ -118,7 +116,7 @@ def _panel(title: str, values: Mapping[str, Sequence[float]], least_step: float)
     return f'<div class="panel"><h3>{title}</h3>{drawn or "<p>unknown before extraction</p>"}</div>'
 
 
-def _splits(splits: Mapping[str, Sequence[CorpusClip]], prepared: "Prepared") -> tuple[Sequence[Any], list[list[Any]]]:
+def _splits(splits: Mapping[str, Sequence[CorpusClip]], prepared: Prepared) -> tuple[Sequence[Any], list[list[Any]]]:
     header = ["split", "#clips", "#share", "#videos", "#minutes", "#median seconds", "#median words", "#vocabulary",
               "#unknown words", "#repeated texts"]  # fmt: skip
     if prepared.examined:
@@ -147,7 +145,7 @@ def _splits(splits: Mapping[str, Sequence[CorpusClip]], prepared: "Prepared") ->
     return header, rows
 
 
-def _drops(prepared: "Prepared") -> str:
+def _drops(prepared: Prepared) -> str:
     if not prepared.corpus.drops:
         return "<p>None.</p>"
     reasons = defaultdict(list)
@@ -161,7 +159,7 @@ def _drops(prepared: "Prepared") -> str:
     return _table(["reason", "#rows", "for example"], rows) + "<p>All of them are in dropped.csv.</p>"
 
 
-def _repairs(prepared: "Prepared") -> str:
+def _repairs(prepared: Prepared) -> str:
     if not prepared.corpus.repairs:
         return "<p>None.</p>"
     kinds = defaultdict(list)
@@ -175,7 +173,7 @@ def _repairs(prepared: "Prepared") -> str:
     return _table(["column", "taken from", "#cells", "for example"], rows) + "<p>All of them are in repaired.csv.</p>"
 
 
-def _findings(prepared: "Prepared") -> str:
+def _findings(prepared: Prepared) -> str:
     if not prepared.examined:
         return "<p>Nothing has been extracted yet: this was a dry run.</p>"
     found = [finding for examined in prepared.examined.values() for finding in examined.findings]

@@ -6,17 +6,19 @@ import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from slt_jax.base.files import replacing, write_json
+from slt_jax.corpora.data_report import report_page
 from slt_jax.corpora.partition import partition, same_footage
+from slt_jax.corpora.prepared import Prepared
 from slt_jax.corpora.subtitled import Corpus, CorpusClip, Drop, read_corpus
 from slt_jax.data.clips import StreamDirs, scan
-from slt_jax.data.contract import Examined, examine_all
+from slt_jax.data.contract import examine_all
 from slt_jax.data.metadata import ClipRow
 from slt_jax.errors import UserError
 
@@ -41,23 +43,6 @@ class PreparationRequest:
     fps: float = 25.0
     keep_split: bool = False
     dry_run: bool = False
-
-
-@dataclass
-class Prepared:
-    """`splits` hold what can be trained on."""
-
-    corpus: Corpus
-    splits: dict[str, list[CorpusClip]]
-    examined: dict[str, Examined] = field(default_factory=dict)
-    records: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # what extraction said of each clip
-    together: list[list[str]] = field(default_factory=list)  # videos in one split because they show the same
-    cut: list[str] = field(default_factory=list)  # videos that --keep-split left in several
-    written: list[Path] = field(default_factory=list)
-
-    @property
-    def failed(self) -> int:
-        return sum(drop.reason == "extraction failed" for drop in self.corpus.drops)
 
 
 def prepare(request: PreparationRequest, extract: Callable[..., Sequence[Mapping[str, Any]]] | None = None) -> Prepared:
@@ -209,8 +194,6 @@ def _extract(request: PreparationRequest, prepared: Prepared, videos: Mapping[st
 
 
 def _write(request: PreparationRequest, prepared: Prepared) -> None:
-    from slt_jax.corpora.data_report import report_page
-
     output, corpus = request.output, prepared.corpus
     index = {split: output / "index" / f"{split}.csv" for split in SPLITS}
     tables = {

@@ -20,11 +20,11 @@ from slt_jax.errors import UserError
 from slt_jax.evaluation.agreement import agreed_blueprint
 from slt_jax.evaluation.clip_selection import SOURCES
 from slt_jax.evaluation.request import EvaluationRequest
-from slt_jax.evaluation.tokenizer import tokenizer_of
 from slt_jax.models.params import Structure
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.training.start import trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
+from slt_jax.training.tokenizer import tokenizer_of
 from slt_jax.training.workdir import WorkDir
 
 logger = logging.getLogger(__name__)

@@ -20,12 +20,12 @@ from slt_jax.data.text import decode
 from slt_jax.decoding.inference import Translator
 from slt_jax.decoding.translate import Search
 from slt_jax.errors import UserError
-from slt_jax.evaluation.tokenizer import tokenizer_of
 from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.media.windows import STILL, at_pauses, even, hand_motion
 from slt_jax.training.start import trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
+from slt_jax.training.tokenizer import tokenizer_of
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,43 @@
 """Contact sheets: a generated clip as one picture for a person, with Pillow only."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 
+from slt_jax.errors import UserError
 from slt_jax.pictures.lettering import draw_text
 from slt_jax.pictures.skeleton import Figure, draw_skeleton, usual_names
 from slt_jax.pictures.tiles import ROWS, paste_column, photo
-
-if TYPE_CHECKING:
-    from slt_jax.synthetic.generator import RenderedClip
+from slt_jax.synthetic.generator import RenderedClip
 
 _CELL, _LABEL, _TITLE = 96, 64, 26  # pixels
 _FIGURE = Figure(usual_names(13))
+
+
+def contact_sheet(
+    source: str | os.PathLike | RenderedClip | Sequence[RenderedClip],
+    path: str | os.PathLike,
+    video_ids: Sequence[str] | None = None,
+    columns: int = 12,
+) -> Path:
+    """One PNG that shows clips to a person: face, both hands and the pose, `columns` frames of each.
+
+    `source` is a corpus directory (then `video_ids` chooses, by default the first three) or rendered clips.
+    """
+    if isinstance(source, RenderedClip):
+        clips = [source]
+    elif isinstance(source, str | os.PathLike):
+        clips = list(_read_clips(Path(source), video_ids))
+    else:
+        clips = list(source)
+    path = Path(path)
+    draw_sheet(clips, columns).save(path)
+    return path
 
 
 def draw_sheet(clips: list[RenderedClip], columns: int) -> Image.Image:
@@ -38,3 +60,29 @@ def draw_sheet(clips: list[RenderedClip], columns: int) -> Image.Image:
             tiles.append(draw_skeleton(clip.pose[frame].reshape(-1, 3), _CELL - 2, _FIGURE))
             paste_column(sheet, (_LABEL + column * _CELL, top + _TITLE), tiles, _CELL)
     return sheet
+
+
+def _read_clips(directory: Path, video_ids: Sequence[str] | None) -> Iterator[RenderedClip]:
+    meta = directory / "meta.csv"
+    if not meta.is_file():
+        raise UserError(f"{meta} is missing: give the directory of a generated corpus")
+    with meta.open(encoding="utf-8", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file, delimiter=";")}
+    for video_id in video_ids or list(rows)[:3]:
+        if video_id not in rows:
+            raise UserError(f"{video_id} is not in {meta}")
+        row = rows[video_id]
+        with np.load(directory / "pose" / f"{video_id}.npz") as arrays:
+            pose = arrays["pose"]
+        streams, missing = {}, {}
+        for stream in ("face", "hand_l", "hand_r"):
+            paths = [directory / stream / f"{video_id}_f{frame:06d}.jpg" for frame in range(len(pose))]
+            images = [simplejpeg.decode_jpeg(path.read_bytes()) if path.is_file() else None for path in paths]
+            missing[stream] = np.array([image is None for image in images])
+            seen = [image for image in images if image is not None]
+            blank = np.zeros_like(seen[0]) if seen else np.zeros((64, 64, 3), np.uint8)
+            streams[stream] = np.stack([blank if image is None else image for image in images])
+        yield RenderedClip(
+            row["texto"], row["glosses"], row["signer"], **streams,
+            miss_hand_l=missing["hand_l"], miss_hand_r=missing["hand_r"], pose=pose,
+        )  # fmt: skip

@@ -1,8 +1,7 @@
 """A generated signing corpus in the data contract's format: something to train on without any recording.
 
-`generate` writes a corpus, `render_clip` makes one clip in memory, `contact_sheet` shows clips to a person.
-Signs and sentences are in `synthetic_lexicon` and `synthetic_grammar`, movement in `synthetic_body`,
-drawing in `synthetic_render`.
+`generate` writes a corpus, `render_clip` makes one clip in memory. Signs are in lexicon.py, sentences in grammar.py,
+movement in body.py, drawing in render.py; contact_sheet.py shows clips to a person.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,9 +24,8 @@ from tqdm import tqdm
 
 from slt_jax.base.heap import keep_freed_memory
 from slt_jax.errors import UserError
-from slt_jax.synthetic import render as render
+from slt_jax.synthetic import render
 from slt_jax.synthetic.body import SIGNERS, tracks
-from slt_jax.synthetic.contact_sheet import draw_sheet
 from slt_jax.synthetic.grammar import Sentence, sample_sentences
 
 SPLITS = ("train", "val", "test")
@@ -205,27 +203,6 @@ def plan(
     return specs, texts
 
 
-def contact_sheet(
-    source: str | os.PathLike | RenderedClip | Sequence[RenderedClip],
-    path: str | os.PathLike,
-    video_ids: Sequence[str] | None = None,
-    columns: int = 12,
-) -> Path:
-    """One PNG that shows clips to a person: face, both hands and the pose, `columns` frames of each.
-
-    `source` is a corpus directory (then `video_ids` chooses, by default the first three) or rendered clips.
-    """
-    if isinstance(source, RenderedClip):
-        clips = [source]
-    elif isinstance(source, str | os.PathLike):
-        clips = list(_read_clips(Path(source), video_ids))
-    else:
-        clips = list(source)
-    path = Path(path)
-    draw_sheet(clips, columns).save(path)
-    return path
-
-
 def _check(counts, level, frames, image_size, fps, workers, seed) -> None:
     if level not in LEVELS:
         raise UserError(f"--level {level}: choose one of {', '.join(LEVELS)}")
@@ -337,29 +314,3 @@ def _write_tables(directory: Path, specs: dict[str, ClipSpec], fps: float) -> No
     for split in SPLITS:
         ids = [video_id for video_id in specs if video_id.startswith(split)]
         (directory / "index" / f"{split}.csv").write_text("\n".join(["video_id", *ids]) + "\n", encoding="utf-8")
-
-
-def _read_clips(directory: Path, video_ids: Sequence[str] | None) -> Iterator[RenderedClip]:
-    meta = directory / "meta.csv"
-    if not meta.is_file():
-        raise UserError(f"{meta} is missing: give the directory of a generated corpus")
-    with meta.open(encoding="utf-8", newline="") as file:
-        rows = {row["id"]: row for row in csv.DictReader(file, delimiter=";")}
-    for video_id in video_ids or list(rows)[:3]:
-        if video_id not in rows:
-            raise UserError(f"{video_id} is not in {meta}")
-        row = rows[video_id]
-        with np.load(directory / "pose" / f"{video_id}.npz") as arrays:
-            pose = arrays["pose"]
-        streams, missing = {}, {}
-        for stream in ("face", "hand_l", "hand_r"):
-            paths = [directory / stream / f"{video_id}_f{frame:06d}.jpg" for frame in range(len(pose))]
-            images = [simplejpeg.decode_jpeg(path.read_bytes()) if path.is_file() else None for path in paths]
-            missing[stream] = np.array([image is None for image in images])
-            seen = [image for image in images if image is not None]
-            blank = np.zeros_like(seen[0]) if seen else np.zeros((64, 64, 3), np.uint8)
-            streams[stream] = np.stack([blank if image is None else image for image in images])
-        yield RenderedClip(
-            row["texto"], row["glosses"], row["signer"], **streams,
-            miss_hand_l=missing["hand_l"], miss_hand_r=missing["hand_r"], pose=pose,
-        )  # fmt: skip

@@ -64,7 +64,7 @@ PLACES: dict[str, tuple[float, float]] = {
 
 MOTIONS = ("hold", "tap", "up", "down", "out", "cross", "circle", "zigzag", "wave", "twist", "far")
 
-# What the face does besides being neutral; see FACE in synthetic_body for the parameters.
+# What the face does besides being neutral; see FACE in body.py for the parameters.
 FACES: dict[str, dict[str, float]] = {
     "-": {},
     "o": {"open": 0.6, "width": -0.8},

@@ -16,8 +16,8 @@ from PIL import Image
 
 from slt_jax.errors import UserError
 from slt_jax.synthetic.body import SIGNERS
-from slt_jax.synthetic.contact_sheet import draw_text
-from slt_jax.synthetic.generator import ClipSpec, contact_sheet, generate, isolated, plan, render_clip
+from slt_jax.synthetic.contact_sheet import contact_sheet, draw_text
+from slt_jax.synthetic.generator import ClipSpec, generate, isolated, plan, render_clip
 from slt_jax.synthetic.grammar import (
     ADJECTIVES,
     INTRANSITIVE,
