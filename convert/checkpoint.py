@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from convert.huggingface import has_own_head
 from convert.infer import STREAMS, encoder_only, infer_fields, infer_vit, with_encoder_prefix, with_projector_index
 from convert.pretrained import decoder_is_tied, plan_backbones
 from convert.state_dict import Entry, StateDictMismatch, shorten, strip_prefixes, table, to_params
@@ -21,6 +22,7 @@ from slt_jax.config import ModelConfig, build_section
 from slt_jax.errors import UserError
 from slt_jax.models.backbones import STREAM_KEYS, BackboneSizes, CustomBackbone, backbone_width, stream_backbones
 from slt_jax.models.decoders import decoder_settings
+from slt_jax.models.families import PREFIX
 from slt_jax.models.multistream import projects_by_identity
 from slt_jax.models.params import Structure, describe
 from slt_jax.models.remat import KEEP_ALL, Memory
@@ -155,8 +157,8 @@ def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None
     sizes = _backbone_sizes(config, checkpoint.state)
     if checkpoint.encoder_only:
         return Blueprint(config, sizes, None)
-    tied = not _differ(checkpoint.state, "decoder.model.shared.weight", "decoder.model.lm_head.weight")
-    return Blueprint(config, sizes, decoder_settings(config, tie_word_embeddings=tied))
+    decoder = {key.removeprefix(PREFIX): array for key, array in checkpoint.state.items() if key.startswith(PREFIX)}
+    return Blueprint(config, sizes, decoder_settings(config, tie_word_embeddings=not has_own_head(decoder)))
 
 
 def _backbone_sizes(config: ModelConfig, state: Mapping[str, np.ndarray]) -> tuple[BackboneSizes, ...]:
@@ -194,7 +196,3 @@ def _beside(path: Path, source):
     if isinstance(source, str) and not Path(source).exists() and (path.parent / source).exists():
         return str(path.parent / source)
     return source
-
-
-def _differ(state: Mapping[str, np.ndarray], first: str, second: str) -> bool:
-    return first in state and second in state and not np.array_equal(state[first], state[second])

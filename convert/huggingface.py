@@ -5,8 +5,7 @@ is. Arrays are memory-mapped; float16 and bfloat16 become float32 where they are
 """
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -15,6 +14,7 @@ import numpy as np
 from convert.state_dict import Entry, strip_prefixes
 from convert.torch_file import TorchFileError, read_pt
 from slt_jax.errors import UserError
+from slt_jax.models.families import FAMILIES, PREFIX, Family, family_with_layers
 
 # In the order of preference of transformers.
 WEIGHT_FILES = (
@@ -118,50 +118,53 @@ def _tensor(data: np.ndarray, field: Mapping, key: str) -> np.ndarray:
 
 # --- sequence-to-sequence models ----------------------------------------------------------------------------------
 
-PREFIX = "decoder.model."
-# The input embedding under each of its names, as T5 and as BART have it; one of them is in every file.
-EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-HEAD = "lm_head.weight"
-# What files of old versions hold and transformers ignores as well.
-IGNORED = re.compile(
-    r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$|(model\.)?(encoder|decoder)\.version$"
-    r"|lm_head\.bias$|(encoder|decoder)\.embed_positions\._float_tensor$"
-)
-
 
 def has_own_head(state: Mapping[str, np.ndarray]) -> bool:
     """Whether the output layer of a HuggingFace seq2seq state dict differs from its input embedding."""
-    embedding = next((state[key] for key in _embedding_names(state)), None)
-    return HEAD in state and embedding is not None and not np.array_equal(state[HEAD], embedding)
+    for family in FAMILIES.values():
+        embedding = _embedding(state, family)
+        if family.head in state and embedding is not None:
+            return not np.array_equal(state[family.head], embedding)
+    return False
 
 
-def _embedding_names(state: Iterable[str]) -> list[str]:
-    return [key for name in EMBEDDINGS for key in (name, f"model.{name}") if key in state]
+def _embedding(state: Mapping[str, np.ndarray], family: Family) -> np.ndarray | None:
+    """The input embedding; one of its names is in every file, that of a bare model included."""
+    names = (start + name for name in family.embeddings for start in (family.base, ""))
+    return next((state[name] for name in names if name in state), None)
 
 
 def decoder_state(state: Mapping[str, np.ndarray], entries: list[Entry]) -> dict[str, np.ndarray]:
     """A HuggingFace seq2seq state dict as the `decoder.model.*` part of v9's.
 
-    `entries` is the table of the model they are for. As transformers does: files of the bare model (no `model.` in
-    front) fit, names of tied tensors that the file leaves out are completed, `final_logits_bias` is 0 where it is not
-    there, and leftovers of old versions are ignored. What then does not fit is for `to_params` to say.
+    `entries` is the table of the model they are for. As transformers does: files of the bare model fit, names of tied
+    tensors that the file leaves out are completed, a bias of the logits is 0 where it is not there, and leftovers of
+    old versions are ignored. What then does not fit is for `to_params` to say.
     """
-    state = {key: array for key, array in strip_prefixes(state).items() if not IGNORED.match(key)}
     wanted = {entry.key.removeprefix(PREFIX): entry for entry in entries if entry.key.startswith(PREFIX)}
-    if not any(key in wanted for key in state if key != HEAD):
-        if any(f"model.{key}" in wanted for key in state):
-            state = {key if key in wanted else f"model.{key}": array for key, array in state.items()}
+    state = strip_prefixes(state)
+    if family := family_with_layers(wanted):
+        state = _completed(state, wanted, family)
+    return {PREFIX + key: array for key, array in state.items()}
+
+
+def _completed(state: Mapping[str, np.ndarray], wanted: Mapping[str, Entry], family: Family) -> dict[str, np.ndarray]:
+    state = {key: array for key, array in state.items() if key.removeprefix(family.base) not in family.leftovers}
+    bare = [key for key in state if key != family.head]
+    if not any(key in wanted for key in bare):
+        if any(f"{family.base}{key}" in wanted for key in bare):
+            state = {key if key in wanted else f"{family.base}{key}": array for key, array in state.items()}
         else:
             state = {key.removeprefix("model.").removeprefix("transformer."): array for key, array in state.items()}
-    embedding = next((state[key] for key in _embedding_names(state)), None)
+    embedding = _embedding(state, family)
     for key, entry in wanted.items():
         if key in state:
             continue
         twin = next((other for other in wanted if other in state and wanted[other].path == entry.path), None)
         if twin is not None:
             state[key] = state[twin]
-        elif key.removeprefix("model.") in (*EMBEDDINGS, HEAD) and embedding is not None:
+        elif key.removeprefix(family.base) in (*family.embeddings, family.head) and embedding is not None:
             state[key] = embedding
-        elif key == "final_logits_bias":
+        elif key in family.zero_if_missing:
             state[key] = np.zeros(entry.shape, np.float32)
-    return {PREFIX + key: array for key, array in state.items()}
+    return state

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from convert.dinov2 import vit_sizes
+from slt_jax.models.families import FAMILIES, PREFIX
 from slt_jax.models.vit import ViTConfig
 
 BACKBONES = ("face_backbone", "hand_backbone_left", "hand_backbone_right")
@@ -44,21 +45,27 @@ def infer_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "pose_landmarks": (last, lambda s: s[1] // 3),
         "sequence_length": ("encoder.positional.embedding.weight", lambda s: s[0]),
         "temporal_dim_feedforward": ("encoder.temporal.encoder.layers.0.linear1.weight", lambda s: s[0]),
-        "vocab_size": ("decoder.model.lm_head.weight", lambda s: s[0]),
-        "decoder_heads": (
-            "decoder.model.decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-            lambda s: s[1],
-        ),
     }
     fields |= {field: rule(state[key].shape) for field, (key, rule) in shapes.items() if key in state}
-    for field, pattern in (
-        ("temporal_layers", r"encoder\.temporal\.encoder\.layers\.(\d+)\."),
-        ("decoder_layers", r"decoder\.model\.(?:model\.)?decoder\.(?:block|layers)\.(\d+)\."),
-    ):
-        if numbers := {int(match[1]) for key in state if (match := re.match(pattern, key))}:
-            fields[field] = max(numbers) + 1
+    pattern = r"encoder\.temporal\.encoder\.layers\.(\d+)\."
+    if numbers := {int(match[1]) for key in state if (match := re.match(pattern, key))}:
+        fields["temporal_layers"] = max(numbers) + 1
+    fields |= _decoder_fields({key.removeprefix(PREFIX): state[key] for key in state if key.startswith(PREFIX)})
     if "encoder.pose_projector.layers.4.weight" in state:
         fields["projector_dropout"] = 0.1
+    return fields
+
+
+def _decoder_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The settings that a decoder's state dict tells, as far as its family's record says where."""
+    fields = {}
+    for family in FAMILIES.values():
+        if family.head in state:
+            fields["vocab_size"] = state[family.head].shape[0]
+        if family.heads_in in state:
+            fields["decoder_heads"] = state[family.heads_in].shape[1]
+        if numbers := family.layer_numbers(state):
+            fields["decoder_layers"] = max(numbers) + 1
     return fields
 
 

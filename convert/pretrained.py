@@ -10,12 +10,13 @@ import numpy as np
 from flax import nnx
 
 from convert.dinov2 import BackboneWeights, read_backbone
-from convert.huggingface import PREFIX, decoder_state, has_own_head, read_folder
+from convert.huggingface import decoder_state, has_own_head, read_folder
 from convert.state_dict import Entry, table, to_params
 from slt_jax.config import BackboneSpec, FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
 from slt_jax.models.backbones import STREAM_KEYS, BackboneSizes, build_backbone, parse_backbone, stream_backbones
 from slt_jax.models.decoders import decoder_folder
+from slt_jax.models.families import PREFIX
 from slt_jax.models.freeze import Frozen, frozen_names
 from slt_jax.models.params import describe, resolve
 from slt_jax.models.vit import VisionTransformer

@@ -19,6 +19,7 @@ from convert.safetensors_file import read_ties
 from convert.state_dict import strip_prefixes
 from convert.torch_file import read_pt
 from slt_jax.errors import UserError
+from slt_jax.models.families import FAMILIES
 
 # Entries of training runs other than v9's.
 OTHER_STATES = ("teacher", "model", "student")
@@ -97,7 +98,7 @@ def _kind_of_state(tensors: Mapping[str, np.ndarray]) -> str:
         return "encoder and decoder"
     if any(key.endswith("cls_token") for key in keys):
         return "DINOv2 backbone"
-    if any("lm_head." in key or "shared.weight" in key for key in keys):
+    if any(key.endswith((family.head, *family.embeddings)) for key in keys for family in FAMILIES.values()):
         return "sequence-to-sequence decoder"
     return "tensors of an unknown model"
 

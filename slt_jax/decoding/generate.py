@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from slt_jax.models.families import max_positions
 from slt_jax.models.seq2seq import Cache
 
 NEVER = -1.0e9  # HuggingFace's score of what must not win but stays comparable
@@ -74,7 +75,8 @@ def generate(
     if start is None or pad is None:
         raise ValueError("generation needs decoder_start_token_id and pad_token_id, as arguments or in the config")
     max_length = max_length if max_new_tokens is None else max_new_tokens + 1
-    max_length = min(max_length, config.get("max_position_embeddings", max_length) + 1)
+    if (positions := max_positions(config)) is not None:
+        max_length = min(max_length, positions + 1)
     if max_length < 2 or num_beams < 1:
         raise ValueError(f"max_length {max_length} must be at least 2 and num_beams {num_beams} at least 1")
     settings = Settings(

@@ -20,6 +20,7 @@ from slt_jax.errors import UserError
 from slt_jax.evaluation.agreement import agreed_blueprint
 from slt_jax.evaluation.clip_selection import SOURCES
 from slt_jax.evaluation.request import EvaluationRequest
+from slt_jax.models.families import max_positions
 from slt_jax.models.params import Structure
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.training.start import trained_with_v9_masks
@@ -145,8 +146,8 @@ def _search(path: Path, plan: Blueprint, data: DataConfig, request: EvaluationRe
         flag, given, longest = "--max-target-length", "max_target_length" in request.data, data.max_target_length
     if longest < 2:
         raise UserError(f"{flag} {longest}: leaves no room after the start token; use 2 or more")
-    positions = plan.decoder.get("max_position_embeddings") if "decoder_class" not in plan.decoder else None
-    if positions is not None and plan.decoder["model_type"] in ("bart", "mbart") and longest > positions + 1:
+    positions = max_positions(plan.decoder)
+    if positions is not None and longest > positions + 1:
         if given:
             raise UserError(
                 f"{flag}: {longest - 1} tokens after the start token are more than the {positions} positions of "

@@ -3,21 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from slt_jax.export.decoder import DecoderSizes, DecoderStep, embed, vocabulary_logits
+from slt_jax.export.decoder_step import DecoderStep, embed, vocabulary_logits
 from slt_jax.export.layers import ACTIVATIONS, layer_norm, linear
 from slt_jax.models.bart import POSITION_OFFSET, normalise_bart_config
 
 MODEL = "decoder.model"
 STACK = f"{MODEL}.model.decoder"
 EPSILON = 1e-5
-
-
-def sizes(settings: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> DecoderSizes:
-    config = normalise_bart_config(settings)
-    heads, vocab = config["decoder_attention_heads"], state[f"{MODEL}.lm_head.weight"].shape[0]
-    return DecoderSizes(config["decoder_layers"], heads, config["d_model"] // heads, vocab)
 
 
 def memory_key(layer: int, part: str) -> str:
@@ -29,7 +21,7 @@ def logits(step: DecoderStep, settings: Mapping[str, Any]) -> str:
     g, config = step.graph, normalise_bart_config(settings)
     norm_first = config["model_type"] == "mbart"
     activate = ACTIVATIONS[config["activation_function"]]
-    scale = step.sizes.head**-0.5
+    scale = step.sizes.head_dim**-0.5
 
     def before(x: str, key: str) -> str:
         return g.lowered(layer_norm(g, x, key, EPSILON) if norm_first else x)

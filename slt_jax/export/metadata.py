@@ -10,6 +10,7 @@ import numpy as np
 from convert.checkpoint import Blueprint, Checkpoint
 from slt_jax.base.files import sha256
 from slt_jax.export.encoder import IMAGES, encoder_inputs, encoder_outputs
+from slt_jax.models.families import max_positions
 from slt_jax.models.images import IMAGE_MEAN, IMAGE_STD
 from slt_jax.training.start import trained_with_v9_masks
 
@@ -82,8 +83,8 @@ def generation(decoder: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
 
     data = settings.get("data")
     longest = data.get("max_target_length", MAX_LENGTH) if isinstance(data, Mapping) else MAX_LENGTH
-    if decoder["model_type"] in ("bart", "mbart"):
-        longest = min(longest, decoder["max_position_embeddings"] + 1)
+    if (positions := max_positions(decoder)) is not None:
+        longest = min(longest, positions + 1)
     return {
         "decoder_start_token_id": given("decoder_start_token_id", given("bos_token_id")),
         "pad_token_id": given("pad_token_id"),

@@ -3,21 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from slt_jax.export.decoder import DecoderSizes, DecoderStep, embed, vocabulary_logits
+from slt_jax.export.decoder_step import DecoderStep, embed, vocabulary_logits
 from slt_jax.export.graph import Graph
 from slt_jax.export.layers import ACTIVATIONS, linear, rms_norm
 from slt_jax.models.t5 import distance_buckets, normalise_t5_config
 
 MODEL = "decoder.model"
 STACK = f"{MODEL}.decoder"
-
-
-def sizes(settings: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> DecoderSizes:
-    config = normalise_t5_config(settings)
-    vocab = state[f"{MODEL}.lm_head.weight"].shape[0]
-    return DecoderSizes(config["num_decoder_layers"], config["num_heads"], config["d_kv"], vocab)
 
 
 def memory_key(layer: int, part: str) -> str:

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from slt_jax.config import ModelConfig
 from slt_jax.models.layers import Buffer, attention, dropout, layer_norm, linear, mask_bias, normal, residual, split
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.seq2seq import (
+    AttentionSizes,
     Cache,
     FrozenConfig,
     KeysValues,
@@ -61,6 +63,25 @@ def normalise_bart_config(raw: Mapping) -> dict:
     """Every field the model reads, with HuggingFace's defaults for `model_type` bart or mbart."""
     mbart = {"decoder_start_token_id": None} if raw.get("model_type") == "mbart" else {}
     return DEFAULTS | mbart | dict(raw)
+
+
+def settings_from_flags(config: ModelConfig) -> dict:
+    """The settings of v9's BART: those that its flags set, beside the ones that all families share."""
+    return {
+        "encoder_layers": config.decoder_layers,
+        "decoder_layers": config.decoder_layers,
+        "encoder_attention_heads": config.decoder_heads,
+        "decoder_attention_heads": config.decoder_heads,
+        "encoder_ffn_dim": 4 * config.d_model,
+        "decoder_ffn_dim": 4 * config.d_model,
+        "dropout": config.decoder_dropout,
+    }
+
+
+def attention_sizes(settings: Mapping) -> AttentionSizes:
+    config = normalise_bart_config(settings)
+    heads = config["decoder_attention_heads"]
+    return AttentionSizes(config["decoder_layers"], heads, config["d_model"] // heads)
 
 
 class Bart(nnx.Module):

@@ -28,6 +28,7 @@ from slt_jax.config import ModelConfig
 from slt_jax.errors import UserError
 from slt_jax.models import seq2seq
 from slt_jax.models.custom import build_custom
+from slt_jax.models.families import family_of
 from slt_jax.models.remat import KEEP_ALL, Memory
 
 
@@ -43,8 +44,9 @@ def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -
     fields |= config.decoder_kwargs
     settings = _with_defaults(fields)
     settings["tie_word_embeddings"] = tie_word_embeddings
-    # mBART starts its labels with their own language token, and generation with bos: no start token is right there.
-    if settings.get("decoder_start_token_id") is None and settings["model_type"] != "mbart":
+    # Labels that begin with their language need no start token, and generation begins with bos there.
+    kind = settings["model_type"]
+    if settings.get("decoder_start_token_id") is None and kind not in family_of(kind).language_first:
         settings["decoder_start_token_id"] = settings["pad_token_id"]
     if settings["d_model"] != config.d_model:
         flags = (("--decoder-config", config.decoder_config), ("--decoder-model", config.decoder_model))
@@ -69,16 +71,10 @@ def decoder_folder(config: ModelConfig, *, weights: bool = True) -> Path:
 
 
 def build_decoder(settings: Mapping[str, Any], *, dtype, memory: Memory = KEEP_ALL, rngs: nnx.Rngs) -> nnx.Module:
-    """A `T5`, a `Bart` or a custom class for these settings."""
+    """The family's module for these settings, or a custom class."""
     if "decoder_class" in settings:
         return _build_custom(settings, dtype=dtype, rngs=rngs)
-    if settings["model_type"] in ("t5", "mt5"):
-        from slt_jax.models.t5 import T5
-
-        return T5(settings, dtype=dtype, memory=memory, rngs=rngs)
-    from slt_jax.models.bart import Bart
-
-    return Bart(settings, dtype=dtype, memory=memory, rngs=rngs)
+    return family_of(settings["model_type"]).build(settings, dtype=dtype, memory=memory, rngs=rngs)
 
 
 def shift_right(model: nnx.Module, labels: Array) -> Array:
@@ -150,34 +146,16 @@ def _build_custom(settings: Mapping[str, Any], *, dtype, rngs: nnx.Rngs) -> nnx.
 
 
 def _settings_from_flags(config: ModelConfig) -> dict[str, Any]:
-    """v9's decoder when nothing else is named: T5, or BART/mBART where `decoder_kwargs.model_type` says so."""
+    """v9's decoder when nothing else is named: T5, or the family of `decoder_kwargs.model_type`."""
     kind = config.decoder_kwargs.get("model_type", "t5")
-    common = {
+    return {
         "model_type": kind,
         "vocab_size": config.vocab_size,
         "d_model": config.d_model,
         "pad_token_id": config.pad_token_id,
         "eos_token_id": config.eos_token_id,
         "decoder_start_token_id": config.pad_token_id,
-    }
-    if kind in ("t5", "mt5"):
-        return common | {
-            "d_kv": config.d_model // config.decoder_heads,
-            "d_ff": 4 * config.d_model,
-            "num_layers": config.decoder_layers,
-            "num_decoder_layers": config.decoder_layers,
-            "num_heads": config.decoder_heads,
-            "dropout_rate": config.decoder_dropout,
-        }
-    return common | {
-        "encoder_layers": config.decoder_layers,
-        "decoder_layers": config.decoder_layers,
-        "encoder_attention_heads": config.decoder_heads,
-        "decoder_attention_heads": config.decoder_heads,
-        "encoder_ffn_dim": 4 * config.d_model,
-        "decoder_ffn_dim": 4 * config.d_model,
-        "dropout": config.decoder_dropout,
-    }
+    } | family_of(kind).settings_from_flags(config)
 
 
 def _read_settings(config: ModelConfig) -> dict[str, Any]:
@@ -205,8 +183,7 @@ def _with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
     from transformers import CONFIG_MAPPING  # slow to import
 
     kind = fields.get("model_type")
-    if kind not in ("t5", "mt5", "bart", "mbart"):
-        raise UserError(f"decoder model_type {kind!r} is not supported; use t5, mt5, bart or mbart")
+    family_of(kind)  # an unknown one is an error
     try:
         settings = CONFIG_MAPPING[kind](**{k: v for k, v in fields.items() if k != "model_type"})
     except (TypeError, ValueError) as error:

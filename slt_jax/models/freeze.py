@@ -9,10 +9,10 @@ from flax import nnx
 
 from slt_jax.config import FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
+from slt_jax.models import families
 
-# A DINOv2 mask token is only used in its pre-training; the decoder's own text encoder is replaced by ours.
+# A DINOv2 mask token is only used in its pre-training.
 MASK_TOKEN = re.compile(r"encoder\.\w*backbone\w*\.mask_token$")
-UNREACHED = re.compile(MASK_TOKEN.pattern + r"|decoder\.model\.(model\.)?encoder\.")
 
 STREAMS = {
     "freeze_face_backbone": "encoder.face_backbone.",
@@ -36,8 +36,9 @@ def trained_paths(config: ModelConfig, paths: Collection[str], buffers: Collecti
             asked[f"model.{backbone}.freeze"] = spec.get("freeze")
         for where, freeze in asked.items():
             frozen |= {names[name] for name in frozen_names(freeze, names, where)}
-    unreached = MASK_TOKEN if config.decoder_class else UNREACHED
-    return sorted(path for path in paths if path not in frozen and not unreached.match(path))
+    text_encoders = () if config.decoder_class else families.text_encoders()
+    reached = (path for path in paths if not MASK_TOKEN.match(path) and not path.startswith(text_encoders))
+    return sorted(path for path in reached if path not in frozen)
 
 
 def frozen_names(spec: FreezeSpec, names: Collection[str], key: str) -> set[str]:

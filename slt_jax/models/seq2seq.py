@@ -16,6 +16,7 @@ Matrix products run in `dtype`; the residual stream stays float32, as under torc
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,14 @@ from slt_jax.models.layers import gelu
 
 KeysValues = tuple[Array, Array]
 Cache = dict
+
+
+class AttentionSizes(NamedTuple):
+    """What the caches of a decoder measure."""
+
+    layers: int
+    heads: int
+    head_dim: int
 
 
 class FrozenConfig(dict):

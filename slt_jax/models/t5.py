@@ -12,9 +12,11 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from slt_jax.config import ModelConfig
 from slt_jax.models.layers import attention, dropout, linear, mask_bias, normal, residual, split
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.seq2seq import (
+    AttentionSizes,
     Cache,
     FrozenConfig,
     KeysValues,
@@ -77,6 +79,23 @@ def normalise_t5_config(raw: Mapping) -> dict:
     config["tie_word_embeddings"] = raw.get("tie_word_embeddings") is not False
     config["scale_decoder_outputs"] = not mt5 and raw.get("scale_decoder_outputs", config["tie_word_embeddings"])
     return config
+
+
+def settings_from_flags(config: ModelConfig) -> dict:
+    """The settings of v9's T5: those that its flags set, beside the ones that all families share."""
+    return {
+        "d_kv": config.d_model // config.decoder_heads,
+        "d_ff": 4 * config.d_model,
+        "num_layers": config.decoder_layers,
+        "num_decoder_layers": config.decoder_layers,
+        "num_heads": config.decoder_heads,
+        "dropout_rate": config.decoder_dropout,
+    }
+
+
+def attention_sizes(settings: Mapping) -> AttentionSizes:
+    config = normalise_t5_config(settings)
+    return AttentionSizes(config["num_decoder_layers"], config["num_heads"], config["d_kv"])
 
 
 class T5(nnx.Module):

@@ -17,6 +17,7 @@ from convert.state_dict import Entry, to_params
 from slt_jax.base.console import say
 from slt_jax.config import Config
 from slt_jax.errors import UserError
+from slt_jax.models.families import max_positions
 from slt_jax.models.multistream import initial_positions
 from slt_jax.models.params import Params, split_model
 from slt_jax.models.vit import ViTConfig
@@ -49,8 +50,8 @@ def with_tokenizer(config: Config, tokenizer) -> Config:
 
 
 def check_target_length(plan: Blueprint, max_target_length: int) -> None:
-    """BART has a table of positions, which targets must not outgrow."""
-    positions = (plan.decoder or {}).get("max_position_embeddings")
+    """Targets must not outgrow the decoder's table of positions, where it has one."""
+    positions = max_positions(plan.decoder or {})
     if positions and max_target_length > positions:
         raise UserError(
             f"--max-target-length {max_target_length} is more than the decoder's {positions} positions "
