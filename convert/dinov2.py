@@ -47,14 +47,14 @@ def read_backbone(path: str | Path, model: str | None = None) -> BackboneWeights
         state = read_safetensors(path)
     else:
         state = _entry(read_pt(path), path)
-    named = VIT_SIZES[model.removeprefix("dinov2_")] if model else None
+    published = VIT_SIZES[model.removeprefix("dinov2_")] if model else None
     try:
         # transformers resizes positions to a size, the hub by a factor with an offset: each as its weights were used.
         offset = 0.0 if any(key.endswith("embeddings.cls_token") for key in state) else None
         state, note = hub_state(state)
-        if named:
-            _check_name(model, named, vit_sizes(state, num_heads=1))
-        heads = config.get("num_attention_heads") or (named.num_heads if named else None)
+        if model and published:
+            _check_name(model, published, vit_sizes(state, num_heads=1))
+        heads = config.get("num_attention_heads") or (published.num_heads if published else None)
         sizes = vit_sizes(state, num_heads=heads, interpolate_offset=offset)
     except ValueError as error:  # a UserError, or what ViTConfig refuses
         raise UserError(f"{path}: {error}") from None
@@ -155,7 +155,7 @@ IN_BLOCK = {
     "mlp.down_proj": "mlp.w3",
 }
 # Tensors that the hub has stacked, in its order.
-STACKED = {
+STACKED: dict[str, list[tuple[str, ...]]] = {
     "attn.qkv": [
         ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
         ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
@@ -174,14 +174,14 @@ def _from_huggingface(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             blocks.setdefault(block[1], {})[block[2]] = array
         else:
             hub[OUTSIDE_BLOCKS.get(key, key)] = array
-    for index, own in blocks.items():
+    for index, block_state in blocks.items():
         for stacked, choices in STACKED.items():
             for names in choices:
                 for kind in ("weight", "bias"):
-                    if all(f"{name}.{kind}" in own for name in names):
-                        parts = [np.asarray(own.pop(f"{name}.{kind}"), np.float32) for name in names]
+                    if all(f"{name}.{kind}" in block_state for name in names):
+                        parts = [np.asarray(block_state.pop(f"{name}.{kind}"), np.float32) for name in names]
                         hub[f"blocks.{index}.{stacked}.{kind}"] = np.concatenate(parts)
-        for name, array in own.items():
+        for name, array in block_state.items():
             layer, _, kind = name.rpartition(".")
             renamed = IN_BLOCK[name] if name in IN_BLOCK else f"{IN_BLOCK.get(layer, layer)}.{kind}"
             hub[f"blocks.{index}.{renamed}"] = array

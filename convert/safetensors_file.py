@@ -50,7 +50,7 @@ def write_safetensors(
             for array in tensors.values():
                 payload = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
                 for start in range(0, payload.size, CHUNK):
-                    file.write(payload[start : start + CHUNK])
+                    file.write(payload[start : start + CHUNK].data)
                     if progress:
                         progress(min(CHUNK, payload.size - start))
     except OSError as error:

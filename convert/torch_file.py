@@ -24,7 +24,7 @@ class TorchTypeError(TorchFileError, TypeError):
     """A value that a `.pt` file cannot hold; the line names its place, as in `['optimizer_state']['lr']`."""
 
 
-def read_pt(path: str | os.PathLike, *, mmap: bool = True) -> Any:
+def read_pt(path: str | os.PathLike[str], *, mmap: bool = True) -> Any:
     """Read a `.pt` file: dict, OrderedDict, list, tuple, set, numbers, str, bytes, None and NumPy arrays.
 
     Tensors of one storage are views of one buffer, strides kept. With `mmap` (default) the arrays are
@@ -49,7 +49,7 @@ def read_pt(path: str | os.PathLike, *, mmap: bool = True) -> Any:
         raise TorchFileError(f"{path}: damaged file ({type(error).__name__}: {str(error)[:100]!r})") from error
 
 
-def write_pt(path: str | os.PathLike, obj: Any, *, progress: Callable[[int], None] | None = None) -> None:
+def write_pt(path: str | os.PathLike[str], obj: Any, *, progress: Callable[[int], None] | None = None) -> None:
     """Write `obj` (see read_pt for what it may hold) so that torch.load(weights_only=True, mmap=True) reads it.
 
     Arrays of one type over the same memory become views of one storage; other strided arrays are written

@@ -49,9 +49,9 @@ MAX_PICKLE = 256 << 20  # bytes; about 150 a tensor are usual
 
 
 @cache
-def torch_name(dtype: np.dtype) -> str | None:
-    """torch's name of an element type in either byte order, or None; kept, for NumPy takes long to say a name."""
-    return dtype.name if dtype.name in DTYPES else None
+def torch_name(dtype: np.dtype) -> str:
+    """torch's name of an element type in either byte order, "" where it has none; cached, as NumPy's names are slow."""
+    return dtype.name if dtype.name in DTYPES else ""
 
 
 def survey(obj: Any) -> list[np.ndarray]:
@@ -142,7 +142,7 @@ class Storage:
         """The contents, little-endian; a piece that is not contiguous is copied, one at a time."""
         for piece in self.pieces:
             native = np.ascontiguousarray(piece, piece.dtype.newbyteorder("<"))
-            yield memoryview(native.reshape(-1).view(np.uint8))
+            yield native.reshape(-1).view(np.uint8).data
 
 
 def plan_storages(arrays: list[np.ndarray]) -> tuple[dict[int, Place], list[Storage]]:
@@ -159,7 +159,7 @@ def plan_storages(arrays: list[np.ndarray]) -> tuple[dict[int, Place], list[Stor
     for array in arrays:
         at, item, strides = bounds[id(array)], array.dtype.itemsize, _element_strides(array)
         storage = _enclosing(runs.get(array.dtype, []), at, item) if array.size and strides is not None else None
-        if storage is None:
+        if storage is None or strides is None:
             # Arrays without elements have no memory to share; their addresses mean nothing.
             same = (at, array.shape, array.strides, array.dtype.str) if array.size else id(array)
             storage, offset, strides = Storage(array, at), 0, _row_major(array.shape)
@@ -304,7 +304,7 @@ class Pickler:
         self.fill(op.SETITEMS, [part for pair in items.items() for part in pair])
         if type(items) is OrderedDict and vars(items):
             self.out += op.EMPTY_DICT
-            self.fill(op.SETITEMS, ["_metadata", items._metadata])
+            self.fill(op.SETITEMS, ["_metadata", vars(items)["_metadata"]])
             self.out += op.BUILD
 
     def save_counter(self, counts: Counter) -> None:
@@ -329,21 +329,21 @@ class Pickler:
 
     def save_tensor(self, array: np.ndarray) -> None:
         name, place = torch_name(array.dtype), self.places[id(array)]
-        typed = name in STORAGE_CLASSES
-        self.save_global("torch._utils _rebuild_tensor_v2" if typed else "torch._utils _rebuild_tensor_v3")
+        storage_class = STORAGE_CLASSES.get(name)
+        self.save_global("torch._utils _rebuild_tensor_v2" if storage_class else "torch._utils _rebuild_tensor_v3")
         self.out += op.MARK + op.MARK
         self.save_text("storage")
-        self.save_global(f"torch {STORAGE_CLASSES[name]}" if typed else "torch.storage UntypedStorage")
+        self.save_global(f"torch {storage_class}" if storage_class else "torch.storage UntypedStorage")
         self.save_text(str(place.storage))
         self.save_text("cpu")
-        self.save_int(place.numel * (1 if typed else array.dtype.itemsize))
+        self.save_int(place.numel * (1 if storage_class else array.dtype.itemsize))
         self.out += op.TUPLE + op.BINPERSID
         self.save_int(place.offset)
         self.save_tuple(array.shape)
         self.save_tuple(place.strides)
         self.out += op.NEWFALSE
         self.call("collections OrderedDict")
-        if not typed:
+        if not storage_class:
             self.save_global(f"torch {name}")
         self.out += op.TUPLE + op.REDUCE
 

@@ -68,7 +68,8 @@ class Unpickler:
         self.at += count
         return self.data[self.at - count : self.at]
 
-    def unpack(self, layout: str) -> int | float:
+    def unpack(self, layout: str) -> Any:
+        """The next number, an int or a float as `layout` says."""
         return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
 
     def line(self) -> str:

@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from mmap import ACCESS_COPY, MAP_ANONYMOUS, MAP_PRIVATE
 from mmap import mmap as MemoryMap
 from typing import BinaryIO
@@ -34,7 +35,7 @@ class Bad(Exception):
 class Archive:
     """The zip file: where its entries lie, and their bytes."""
 
-    def __init__(self, file: BinaryIO, *, mapped: bool):
+    def __init__(self, file: BufferedReader, *, mapped: bool):
         self.size = os.fstat(file.fileno()).st_size
         if self.size == 0:
             raise Bad("the file is empty")
@@ -50,7 +51,7 @@ class Archive:
         if not mapped:
             self.map = self._in_memory(file)
 
-    def _in_memory(self, file: BinaryIO) -> MemoryMap:
+    def _in_memory(self, file: BufferedReader) -> MemoryMap:
         """The whole file as private memory. (np.empty would ask for huge pages, which took twice as long here.)"""
         memory = MemoryMap(-1, self.size, flags=MAP_PRIVATE | MAP_ANONYMOUS)
         if file.readinto(memory) != self.size:

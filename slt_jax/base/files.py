@@ -15,7 +15,7 @@ LONGEST_PREFIX = 230  # bytes of a name that a temporary name repeats, which may
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A new binary file that takes the place of `path` once it is whole and on disk; after an error nothing changed.
 
     Missing folders are made, and where `path` is a link, what it leads to is replaced. The new file is locked while

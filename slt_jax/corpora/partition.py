@@ -96,10 +96,10 @@ def _assign(counts: np.ndarray, target: np.ndarray, rng: np.random.Generator) ->
         gains[filled[assigned] == 1] = -np.inf  # a split's only video stays
         if empty := set(np.flatnonzero(filled == 0)):
             gains[:, [split for split in range(len(target)) if split not in empty]] = -np.inf
-        video, split = np.unravel_index(np.argmax(gains), gains.shape)
-        if not empty and gains[video, split] <= 1e-9:
+        best_video, best_split = np.unravel_index(np.argmax(gains), gains.shape)
+        if not empty and gains[best_video, best_split] <= 1e-9:
             return assigned
-        assigned[video] = split
+        assigned[best_video] = best_split
 
 
 def _gains(assigned: np.ndarray, counts: np.ndarray, target: np.ndarray) -> np.ndarray:

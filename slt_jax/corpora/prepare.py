@@ -53,18 +53,17 @@ def prepare(request: PreparationRequest, extract: Callable[..., Sequence[Mapping
     """
     _check(request)
     corpus = read_corpus(request.metadata)
-    videos = _find_videos(request.videos) if request.videos else None
-    if videos is not None:
-        _drop(corpus, "video not found", lambda clip: None if _video(clip, videos) else clip.video)
+    videos = _find_videos(request.videos, corpus) if request.videos else {}
+    if request.videos:
+        _drop(corpus, "video not found", lambda clip: None if clip.video in videos else clip.video)
     if not corpus.clips:
         raise UserError(f"--metadata {request.metadata}: no row can be used, {_most_common(corpus.drops)}")
     prepared = _own_splits(corpus, request.metadata) if request.keep_split else _new_splits(corpus, request)
     if request.output is not None:
-        _claim(request)
-    if not request.dry_run:
-        _extract(request, prepared, videos, extract)
-    if request.output is not None:
-        _write(request, prepared)
+        _claim(request.output, request)
+        if not request.dry_run:
+            _extract(request.output, request, prepared, videos, extract)
+        _write(request.output, request.metadata.name, prepared)
     return prepared
 
 
@@ -89,27 +88,25 @@ def _check(request: PreparationRequest) -> None:
                 raise UserError(f"{flag} is not given; only --dry-run goes without")
 
 
-def _find_videos(folder: Path) -> dict[str, Path]:
-    """Paths by the name without ending, and by the whole name."""
+def _find_videos(folder: Path, corpus: Corpus) -> dict[str, Path]:
+    """The files of the videos that clips name, with or without ending and folder."""
     from slt_jax.media.jobs import find_videos
 
     paths = [Path(job.video) for job in find_videos(folder)]
-    return {path.stem: path for path in paths} | {path.name: path for path in paths}
-
-
-def _video(clip: CorpusClip, videos: Mapping[str, Path]) -> Path | None:
-    return videos.get(clip.video) or videos.get(Path(clip.video).name)
+    by_name = {path.stem: path for path in paths} | {path.name: path for path in paths}
+    files = {clip.video: by_name.get(clip.video) or by_name.get(Path(clip.video).name) for clip in corpus.clips}
+    return {video: path for video, path in files.items() if path}
 
 
 def _drop(corpus: Corpus, reason: str, detail: Callable[[CorpusClip], str | None]) -> None:
-    """Drop the clips for which `detail` has something to say."""
+    """Drop the clips for which `detail` gives a text."""
     kept = []
     for clip in corpus.clips:
-        said = detail(clip)
-        if said is None:
+        grounds = detail(clip)
+        if grounds is None:
             kept.append(clip)
         else:
-            corpus.drops.append(Drop(clip.line, clip.video_id, reason, said))
+            corpus.drops.append(Drop(clip.line, clip.video_id, reason, grounds))
     corpus.clips[:] = kept
     corpus.drops.sort(key=lambda drop: drop.line)
 
@@ -148,31 +145,39 @@ def _most_common(drops: Sequence[Drop]) -> str:
     return f"{reasons.count(most)} of {len(reasons)} for: {most}"
 
 
-def _claim(request: PreparationRequest) -> None:
+def _claim(output: Path, request: PreparationRequest) -> None:
     """Refuse to write over tables that something else wrote, the source above all."""
-    meta = request.output / "meta.csv"
-    if request.output.exists() and not request.output.is_dir():
-        raise UserError(f"--output {request.output}: is a file; name a folder")
-    if meta.exists() and not (request.output / MARKER).is_file():
-        raise UserError(f"--output {request.output}: holds a meta.csv that this command did not write; name another")
+    meta = output / "meta.csv"
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: is a file; name a folder")
+    if meta.exists() and not (output / MARKER).is_file():
+        raise UserError(f"--output {output}: holds a meta.csv that this command did not write; name another")
     settings = {"metadata": str(request.metadata), "splits": list(request.shares), "seed": request.seed,
                 "keep_split": request.keep_split, "fps": request.fps}  # fmt: skip
     try:
-        write_json(request.output / MARKER, settings)
+        write_json(output / MARKER, settings)
     except OSError as error:
-        raise UserError(f"--output {request.output}: cannot be written ({error.strerror})") from None
+        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
 
 
-def _extract(request: PreparationRequest, prepared: Prepared, videos: Mapping[str, Path], extract) -> None:
+def _extract(
+    output: Path,
+    request: PreparationRequest,
+    prepared: Prepared,
+    videos: Mapping[str, Path],
+    extract: Callable[..., Sequence[Mapping[str, Any]]] | None,
+) -> None:
     from slt_jax.media.jobs import Job
     from slt_jax.media.settings import ExtractionSettings
 
     if extract is None:
-        from slt_jax.media.extract_many import extract_videos as extract
+        from slt_jax.media.extract_many import extract_videos
+
+        extract = extract_videos
     corpus = prepared.corpus
-    jobs = [Job(_video(clip, videos), file_id(clip.video_id), clip.start, clip.end) for clip in corpus.clips]
-    said = extract(jobs, request.output, ExtractionSettings(fps=request.fps), request.workers, resume=True)
-    by_clip = {clip.video_id: record for clip, record in zip(corpus.clips, said, strict=True)}
+    jobs = [Job(videos[clip.video], file_id(clip.video_id), clip.start, clip.end) for clip in corpus.clips]
+    records = extract(jobs, output, ExtractionSettings(fps=request.fps), request.workers, resume=True)
+    by_clip = {clip.video_id: record for clip, record in zip(corpus.clips, records, strict=True)}
     _drop(
         corpus,
         "extraction failed",
@@ -182,21 +187,21 @@ def _extract(request: PreparationRequest, prepared: Prepared, videos: Mapping[st
     for split, clips in prepared.splits.items():
         prepared.splits[split] = [clip for clip in clips if clip.video_id in kept]
 
-    folders = StreamDirs(*(request.output / name for name in ("face", "hand_l", "hand_r", "pose")))
+    folders = StreamDirs(*(output / name for name in ("face", "hand_l", "hand_r", "pose")))
     prepared.records = {clip.video_id: by_clip[clip.video_id] for clip in corpus.clips}
     expected = [
         ClipRow(file_id(clip.video_id), clip.text, record["fps"], clip.duration, record["frames"])
         for clip, record in zip(corpus.clips, prepared.records.values(), strict=True)
     ]
     with tqdm(total=len(expected), desc="checking", unit="clip", leave=False, disable=None) as bar:
-        found = examine_all(scan(folders, map(file_id, kept)), expected, lambda done, _: bar.update(done - bar.n))
-    prepared.examined = {clip.video_id: found[file_id(clip.video_id)] for clip in corpus.clips}
+        examined = examine_all(scan(folders, map(file_id, kept)), expected, lambda done, _: bar.update(done - bar.n))
+    prepared.examined = {clip.video_id: examined[file_id(clip.video_id)] for clip in corpus.clips}
 
 
-def _write(request: PreparationRequest, prepared: Prepared) -> None:
-    output, corpus = request.output, prepared.corpus
+def _write(output: Path, title: str, prepared: Prepared) -> None:
+    corpus = prepared.corpus
     index = {split: output / "index" / f"{split}.csv" for split in SPLITS}
-    tables = {
+    tables: dict[Path, list[Sequence[Any]]] = {
         output / "meta.csv": _meta_rows(prepared),
         output / "dropped.csv": [("line", "id", "reason", "detail"), *(
             (drop.line, drop.video_id, drop.reason, drop.detail) for drop in corpus.drops
@@ -214,7 +219,7 @@ def _write(request: PreparationRequest, prepared: Prepared) -> None:
         _write_table(path, rows)
     page = output / "report.html"
     with replacing(page) as file:
-        file.write(report_page(request.metadata.name, prepared).encode())
+        file.write(report_page(title, prepared).encode())
     prepared.written = [*tables, page]
 
 
@@ -223,19 +228,19 @@ def _meta_rows(prepared: Prepared) -> list[Sequence[Any]]:
     clips = prepared.corpus.clips
     split_of = {clip.video_id: split for split, members in prepared.splits.items() for clip in members}
     renamed = any(file_id(clip.video_id) != clip.video_id for clip in clips)
-    own = list(dict.fromkeys(name for clip in clips for name in clip.extra if not (renamed and name == "source_id")))
+    extras = list(dict.fromkeys(name for clip in clips for name in clip.extra if not (renamed and name == "source_id")))
     header = ["id", "text", "video", "start", "end", "duration", "split"]
     header += ["fps", "frame_count"] * bool(prepared.examined) + ["source_id"] * renamed
-    rows = [[*header, *own]]
+    rows: list[Sequence[Any]] = [[*header, *extras]]
     for clip in clips:
         record = prepared.records.get(clip.video_id, {})
         duration = record.get("duration") if clip.duration is None else clip.duration
         times = ("" if time is None else f"{time:.3f}" for time in (clip.start, clip.end, duration))
-        row = [file_id(clip.video_id), clip.text, clip.video, *times, split_of[clip.video_id]]
+        row: list[Any] = [file_id(clip.video_id), clip.text, clip.video, *times, split_of[clip.video_id]]
         if prepared.examined:
             row += [f"{record['fps']:g}", prepared.examined[clip.video_id].frames]
         row += [clip.video_id] * renamed
-        rows.append([*row, *(clip.extra.get(name, "") for name in own)])
+        rows.append([*row, *(clip.extra.get(name, "") for name in extras)])
     return rows
 
 

@@ -129,8 +129,8 @@ def _clip(line: int, video_id: str, text: str, named: Mapping[str, str]) -> tupl
     if _SPREADSHEET_ERROR.fullmatch(text):
         if not lines:
             raise _Unusable("no text", f"a spreadsheet's error: {text}")
-        found, text = text, " ".join(" ".join(said for said, _, _ in lines).split())
-        repair("text", found, text, "subtitle lines")
+        cell, text = text, " ".join(" ".join(words for words, _, _ in lines).split())
+        repair("text", cell, text, "subtitle lines")
     if not text:
         raise _Unusable("no text")
     video_column = next((name for name in VIDEO_COLUMNS if name in named), None)
@@ -147,11 +147,11 @@ def _clip(line: int, video_id: str, text: str, named: Mapping[str, str]) -> tupl
             for column, value in (("start", start), ("end", end)):
                 if metadata.parse_number(given[column]) is None:
                     repair(column, given[column], f"{value:.3f}", "subtitle lines")
-        _check_times(given, start, end)
-        found = named.get("duration", "")
-        written = metadata.parse_number(found)
+        start, end = _checked_times(given, start, end)
+        cell = named.get("duration", "")
+        written = metadata.parse_number(cell)
         if "duration" in named and (written is None or abs(written - (end - start)) > CLOSE):
-            repair("duration", found, f"{end - start:.3f}", "end - start")
+            repair("duration", cell, f"{end - start:.3f}", "end - start")
     if not video:
         raise _Unusable("no video")
     extra = {name: value for name, value in named.items() if name and name not in USED_COLUMNS}
@@ -159,7 +159,7 @@ def _clip(line: int, video_id: str, text: str, named: Mapping[str, str]) -> tupl
     return CorpusClip(line, video_id, text, video, start, end, split, extra), repairs
 
 
-def _check_times(given: Mapping[str, str], start: float | None, end: float | None) -> None:
+def _checked_times(given: Mapping[str, str], start: float | None, end: float | None) -> tuple[float, float]:
     shown = f"start {given['start'] or 'empty'}, end {given['end'] or 'empty'}"
     if not any(given.values()):
         raise _Unusable("no start and end")
@@ -171,6 +171,7 @@ def _check_times(given: Mapping[str, str], start: float | None, end: float | Non
         raise _Unusable("end not after start", shown)
     if not SHORTEST <= end - start <= LONGEST:
         raise _Unusable("absurd duration", f"{end - start:g} s, outside {SHORTEST:g} to {LONGEST:g}")
+    return start, end
 
 
 def _subtitles(cell: str) -> list[tuple[str, float, float]]:

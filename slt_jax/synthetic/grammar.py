@@ -238,9 +238,9 @@ def clause(
     if wh:
         asked = {"QUIÉN": "quién", "QUÉ": "qué", "CUÁNDO": "cuándo"}.get(wh)
         asked = asked or {"IR": "adónde", "VENIR": "de dónde"}.get(verb, "dónde")
-        words = (asked, form, rest, subject.text, time.lower())
+        words = [asked, form, rest, subject.text, time.lower()]
     else:
-        words = (time.lower(), subject.text, form, rest)
+        words = [time.lower(), subject.text, form, rest]
     text = " ".join(filter(None, words))
     signed = [time, *(() if wh == "QUIÉN" else subject.glosses), *(complement.glosses if complement else ()), verb, wh]
     glosses = tuple(filter(None, signed))

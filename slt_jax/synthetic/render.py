@@ -53,8 +53,8 @@ def hand_capsules(track: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     wrist, elbow = np.zeros((frames, 1, 3)), np.tile([[0.0, -1.8, 0.0]], (frames, 1, 1))
     starts = [wrist, palm_start, knuckle, joint, *(p[:, None] for p in (root, base, middle))]
     ends = [elbow, knuckle, joint, tip, *(p[:, None] for p in (base, middle, end))]
-    radii = [[0.27], np.full(4, 0.22), _RADIUS, 0.92 * _RADIUS, [0.22, 0.16, 0.145]]
-    return np.concatenate(starts, axis=1), np.concatenate(ends, axis=1), np.concatenate(radii)
+    radii = np.concatenate([[0.27], np.full(4, 0.22), _RADIUS, 0.92 * _RADIUS, [0.22, 0.16, 0.145]])
+    return np.concatenate(starts, axis=1), np.concatenate(ends, axis=1), radii
 
 
 def draw_hand(track, blur, signer: Signer, mirrored: bool, size: int) -> tuple[np.ndarray, np.ndarray]:
