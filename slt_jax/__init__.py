@@ -1,9 +1,12 @@
 """Sign-language translation in JAX: videos of signing, as face, hand and pose streams, become text."""
 
+from slt_jax.base.imports import find_own_convert
 from slt_jax.config import ModelConfig
 from slt_jax.errors import UserError
 
 __all__ = ["ModelConfig", "Translator", "UserError", "load", "load_dinov2_backbone"]
+
+find_own_convert()
 
 
 def __getattr__(name: str):
