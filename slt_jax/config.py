@@ -37,7 +37,7 @@ class DataConfig:
     hand_left_dir: str | None = option(None, "folder of left-hand crops")
     hand_right_dir: str | None = option(None, "folder of right-hand crops")
     pose_dir: str | None = option(None, "folder of <video_id>.npz pose files")
-    packs: str | None = option(None, "folder or URL of a pack (tools/pack_dataset.py), in place of the four folders")
+    packs: str | None = option(None, "folder or URL of a pack (slt-pack), in place of the four folders")
     metadata_csv: str | None = option(None, "CSV with id/video_id and texto/text")
     train_index: str | None = option(None, "CSV of the training clips' ids")
     val_index: str | None = option(None, "CSV of the validation clips' ids")

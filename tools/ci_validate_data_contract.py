@@ -1,4 +1,4 @@
-"""Check a data set against docs/data.md: python tools/ci_validate_data_contract.py --root DATA."""
+"""Check a data set against docs/data.md; the same as `slt-check-data`."""
 
 import sys
 

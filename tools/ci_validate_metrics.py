@@ -1,4 +1,4 @@
-"""Compare a run with reference values: python tools/ci_validate_metrics.py run configs/debug_reference.json."""
+"""Compare a run with reference values; the same as `slt-check-metrics`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Write a data set into a few big files, or check such: `write --root DIR --output PACK`, `verify PACK`."""
+"""Write a data set into a few big files, or check such; the same as `slt-pack`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Plot runs: python tools/plot_metrics.py runs/first runs/second --output curves.png."""
+"""Plot the curves of runs; the same as `slt-plot`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Cut a corpus of long videos into a data set: `--metadata CSV --videos DIR --output DIR`."""
+"""Cut a corpus of long videos into a data set; the same as `slt-prepare`."""
 
 import sys
 

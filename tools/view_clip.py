@@ -1,4 +1,4 @@
-"""Draw a clip: python tools/view_clip.py VIDEO_ID --root corpus."""
+"""Draw a clip; the same as `slt-view`."""
 
 import sys
 

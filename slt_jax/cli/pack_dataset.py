@@ -1,4 +1,4 @@
-"""`python tools/pack_dataset.py write | verify`: the clips of a data set in a few big files (docs/packs.md)."""
+"""`slt-pack write | verify`, also `python tools/pack_dataset.py`: a data set in a few big files (docs/packs.md)."""
 
 import argparse
 import sys
@@ -17,14 +17,14 @@ from slt_jax.data.packing import verify_pack, write_pack
 from slt_jax.data.packs import open_pack
 from slt_jax.errors import UserError
 
-NAME = "pack_dataset"
+PROG = "slt-pack"
 SHARD_MB = 256
 ROWS = 20  # clips that are listed with what is wrong
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """What to write or verify, and where the folders are."""
-    top = flags.command_parser(NAME, "Put a data set into a few big files, which --packs reads in place of folders.")
+    top = flags.command_parser(PROG, "Put a data set into a few big files, which --packs reads in place of folders.")
     commands = top.add_subparsers(dest="command", required=True, metavar="write|verify")
     options = {"argument_default": argparse.SUPPRESS, "allow_abbrev": False}
     write = commands.add_parser("write", help="write a pack from the folders", **options)
@@ -43,7 +43,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done or in order, 1 the pack is not what was written, 2 a mistake in the input."""
-    return run(NAME, _pack, argv)
+    return run(PROG, _pack, argv)
 
 
 def _pack(argv: Sequence[str] | None) -> int:
@@ -52,7 +52,7 @@ def _pack(argv: Sequence[str] | None) -> int:
     try:
         return {"write": _write, "verify": _verify}[command](**arguments)
     except KeyboardInterrupt:
-        print(f"{NAME}: interrupted", file=sys.stderr)
+        print(f"{PROG}: interrupted", file=sys.stderr)
         return 130
 
 

@@ -1,4 +1,4 @@
-"""`python tools/plot_metrics.py RUN...`: the curves of one or several runs as PNG and SVG."""
+"""`slt-plot RUN...`, also `python tools/plot_metrics.py`: the curves of one or several runs as PNG and SVG."""
 
 import argparse
 import sys
@@ -10,12 +10,13 @@ from slt_jax.cli.command import run
 from slt_jax.errors import UserError
 from slt_jax.pictures.curves import plot, read_runs
 
+PROG = "slt-plot"
 KINDS = (".png", ".svg")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Which runs, and what to write."""
-    top = flags.command_parser("plot_metrics", "Plot loss, scores, learning rate and throughput of runs by epoch.")
+    top = flags.command_parser(PROG, "Plot loss, scores, learning rate and throughput of runs by epoch.")
     top.add_argument("runs", metavar="RUN", nargs="+", help="a work-dir or its metrics.jsonl")
     top.add_argument("--output", metavar="FILE", help="FILE.png and FILE.svg are written (default: metrics.png, .svg)")
     return flags.parse(top, argv)
@@ -23,7 +24,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 2 a mistake in the input."""
-    return run("plot_metrics", _plot, argv)
+    return run(PROG, _plot, argv)
 
 
 def _plot(argv: Sequence[str] | None) -> int:

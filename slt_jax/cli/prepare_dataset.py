@@ -1,4 +1,4 @@
-"""`python tools/prepare_dataset.py`: from a corpus of long videos and its CSV to a data set to train on."""
+"""`slt-prepare`, also `python tools/prepare_dataset.py`: a corpus of long videos and its CSV become a data set."""
 
 import argparse
 import signal
@@ -13,12 +13,12 @@ from slt_jax.corpora.prepare import PreparationRequest, prepare
 from slt_jax.corpora.prepared import Prepared
 from slt_jax.errors import UserError
 
-NAME = "prepare_dataset"
+PROG = "slt-prepare"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser(
-        NAME, "Read a corpus CSV, repair it, split it by video, cut and extract its clips. The same command goes on "
+        PROG, "Read a corpus CSV, repair it, split it by video, cut and extract its clips. The same command goes on "
         "where it was stopped.",
     )  # fmt: skip
     top.add_argument("--metadata", metavar="CSV", type=Path, help="id, text, video, start, end of every clip")
@@ -60,7 +60,7 @@ def _shares(text: str) -> tuple[float, ...]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 some clips could not be extracted, 2 a mistake in the input, 130 stopped by Ctrl-C."""
-    return run(NAME, _prepare, argv)
+    return run(PROG, _prepare, argv)
 
 
 def _prepare(argv: Sequence[str] | None) -> int:
@@ -71,7 +71,7 @@ def _prepare(argv: Sequence[str] | None) -> int:
     try:
         prepared = prepare(request)
     except KeyboardInterrupt:
-        print(f"{NAME}: interrupted; the clips that are done are kept, the same command goes on", file=sys.stderr)
+        print(f"{PROG}: interrupted; the clips that are done are kept, the same command goes on", file=sys.stderr)
         return 128 + signal.SIGINT
     print("\n".join(summary(request, prepared)))
     return 1 if prepared.failed else 0

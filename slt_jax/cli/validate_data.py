@@ -1,4 +1,4 @@
-"""`python tools/ci_validate_data_contract.py`: is a data set as docs/data.md says?"""
+"""`slt-check-data`, also `python tools/ci_validate_data_contract.py`: is a data set as docs/data.md says?"""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ from slt_jax.data.contract import ERROR, HANDS, WARNING, Finding, Report, check_
 from slt_jax.errors import UserError
 from slt_jax.synthetic.generator import generate
 
-NAME = "ci_validate_data_contract"
+PROG = "slt-check-data"
 # Where `--root` has what a flag names.
 FOLDERS = {"face_dir": "face", "hand_left_dir": "hand_l", "hand_right_dir": "hand_r", "pose_dir": "pose",
            "metadata_csv": "meta.csv"}  # fmt: skip
@@ -24,7 +24,7 @@ SPLITS = ("train", "val", "test")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    top = flags.command_parser(NAME, "Check every file of a data set against docs/data.md. Exit code 1: it has errors.")
+    top = flags.command_parser(PROG, "Check every file of a data set against docs/data.md. Exit code 1: it has errors.")
     top.add_argument("--root", metavar="DIR", type=Path, help="folder of face, hand_l, hand_r, pose, meta.csv, index")
     for name, place in FOLDERS.items():
         top.add_argument("--" + name.replace("_", "-"), metavar="PATH", type=Path, help=f"(default: {place} of --root)")
@@ -39,7 +39,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 in order, 1 the data set has errors, 2 a mistake in the input, 130 stopped by Ctrl-C."""
-    return run(NAME, _validate, argv)
+    return run(PROG, _validate, argv)
 
 
 def _validate(argv: Sequence[str] | None) -> int:
@@ -54,7 +54,7 @@ def _validate(argv: Sequence[str] | None) -> int:
             generate(root, num_train=8, num_val=4, num_test=4, level="small", image_size=32, workers=0, progress=False)
             return _check(root, **arguments)
     except KeyboardInterrupt:
-        print(f"{NAME}: interrupted", file=sys.stderr)
+        print(f"{PROG}: interrupted", file=sys.stderr)
         return 130
 
 

@@ -1,4 +1,4 @@
-"""`python tools/ci_validate_metrics.py RUN REFERENCE`: did a training go as it went before?
+"""`slt-check-metrics RUN REFERENCE`, also `python tools/ci_validate_metrics.py`: did a training go as it went before?
 
 The reference is a JSON object, one entry a metric of `metrics.jsonl`:
 
@@ -23,7 +23,7 @@ from slt_jax.config import nearest
 from slt_jax.errors import UserError
 from slt_jax.pictures.curves import Records, read_records
 
-NAME = "ci_validate_metrics"
+PROG = "slt-check-metrics"
 DIRECTIONS = ("lower", "higher", "both")
 HEADER = ("metric", "epoch", "found", "reference", "allowed", "result")
 
@@ -63,7 +63,7 @@ class Outcome:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    top = flags.command_parser(NAME, "Compare a run's metrics with reference values. Exit code 1: one is off.")
+    top = flags.command_parser(PROG, "Compare a run's metrics with reference values. Exit code 1: one is off.")
     top.add_argument("metrics", metavar="RUN", type=Path, help="a metrics.jsonl, or the work-dir that holds it")
     top.add_argument(
         "reference",
@@ -76,7 +76,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 all as expected, 1 a metric is off or missing, 2 a mistake in the input."""
-    return run(NAME, _validate, argv)
+    return run(PROG, _validate, argv)
 
 
 def _validate(argv: Sequence[str] | None) -> int:

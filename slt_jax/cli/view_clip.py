@@ -1,4 +1,4 @@
-"""`python tools/view_clip.py VIDEO_ID`: a clip as a contact sheet and as a film."""
+"""`slt-view VIDEO_ID`, also `python tools/view_clip.py`: a clip as a contact sheet and as a film."""
 
 import argparse
 import importlib.util
@@ -16,6 +16,7 @@ from slt_jax.pictures.clip import open_clip
 from slt_jax.pictures.film import write_gif, write_mp4
 from slt_jax.pictures.sheet import clip_sheet, describe
 
+PROG = "slt-view"
 KINDS = (".png", ".gif", ".mp4")
 ROOT = {"face": "face", "hand_left": "hand_l", "hand_right": "hand_r", "pose": "pose"}
 
@@ -23,8 +24,7 @@ ROOT = {"face": "face", "hand_left": "hand_l", "hand_right": "hand_r", "pose": "
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Which clip, where its streams are, and what to write."""
     top = flags.command_parser(
-        "view_clip",
-        "Draw a clip's face, hands and pose: a contact sheet (png) and a film (mp4; gif where PyAV is absent).",
+        PROG, "Draw a clip's face, hands and pose: a contact sheet (png) and a film (mp4; gif where PyAV is absent)."
     )
     top.add_argument("video_id", metavar="VIDEO_ID", help="the clip's id, as its files are named")
     top.add_argument("--root", metavar="DIR", help="a folder with face/, hand_l/, hand_r/ and pose/")
@@ -38,7 +38,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 2 a mistake in the input."""
-    return run("view_clip", _view, argv)
+    return run(PROG, _view, argv)
 
 
 def _view(argv: Sequence[str] | None) -> int:

@@ -18,7 +18,7 @@ from slt_jax.base.files import replacing, sha256, user_cache
 from slt_jax.errors import UserError
 
 OPEN_SHARDS = 128  # by each process: the system has a limit
-PACK_AGAIN = "see tools/pack_dataset.py verify, or write the pack again"
+PACK_AGAIN = "see slt-pack verify, or write the pack again"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`prepare_dataset`: its output, its exit codes, mistakes in one line, and the commands of docs/preparing.md."""
+"""`slt-prepare`: its output, its exit codes, mistakes in one line, and the commands of docs/preparing.md."""
 
 import json
 import re
@@ -9,21 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from slt_jax.cli import prepare_dataset, validate_data, validate_metrics
+from slt_jax.cli import validate_data
 from slt_jax.cli.prepare_dataset import main
 from slt_jax.cli.validate_metrics import read_reference
 from slt_jax.data.metadata import read_index, read_metadata
+from tests.commands import command_of
 from tests.corpora.made import HEADER, FakeExtraction, rows, write_csv, write_videos
 from tests.data.conftest import SHARED
 
 ROOT = Path(__file__).resolve().parents[2]
 LSA_T = SHARED / "lsa_t" / "meta.csv"
 VIDEOS = [f"v{n}.mp4" for n in range(5)]
-COMMANDS = {
-    "tools/prepare_dataset.py": prepare_dataset.main,
-    "tools/ci_validate_data_contract.py": validate_data.main,
-    "tools/ci_validate_metrics.py": validate_metrics.main,
-}
 
 
 @pytest.fixture
@@ -91,7 +87,7 @@ def test_mistakes_are_one_line(arguments, named, corpus_csv, tmp_path, monkeypat
     places = {"CSV": str(corpus_csv), "ONE": str(one)}
     assert main([places.get(argument, argument) for argument in arguments]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("prepare_dataset: error: ")
+    assert error.startswith("slt-prepare: error: ")
     assert named in error
     assert error.count("\n") == 1
     assert not (tmp_path / "x").exists()
@@ -128,22 +124,14 @@ def test_the_guide(extraction, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     commands = "".join(re.findall(r"```bash\n(.*?)```", guide, flags=re.DOTALL)).splitlines()
     for command in commands:
-        python, script, *arguments = shlex.split(command)
-        assert (python, (ROOT / script).exists()) == ("python", True)
-        assert COMMANDS[script](arguments) == 0, f"{command}\n{capsys.readouterr()}"
+        main, arguments = command_of(shlex.split(command))
+        assert main(arguments) == 0, f"{command}\n{capsys.readouterr()}"
     assert len(commands) == 6
     for folder in ("prepared", "data"):
         assert len(read_metadata(Path(folder) / "meta.csv")) == 4
     (example,) = re.findall(r"```json\n(.*?)```", guide, flags=re.DOTALL)
     Path("example.json").write_text(example)
     assert read_reference(Path("example.json"))["val_loss"] == reference["val_loss"]
-
-
-def test_the_tools_start():
-    for script in COMMANDS:
-        done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0
-        assert Path(script).stem in done.stdout
 
 
 def test_real_videos(tmp_path):

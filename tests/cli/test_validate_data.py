@@ -1,4 +1,4 @@
-"""`ci_validate_data_contract`: exit codes, the table, and where it looks."""
+"""`slt-check-data`: exit codes, the table, and where it looks."""
 
 import shutil
 

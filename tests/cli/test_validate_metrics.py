@@ -1,4 +1,4 @@
-"""`ci_validate_metrics`: what passes, what fails, and references that cannot be used."""
+"""`slt-check-metrics`: what passes, what fails, and references that cannot be used."""
 
 import json
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_a_reference_that_cannot_be_used(check, reference, named):
     code, lines, error = check(reference)
     assert code == 2
     assert not lines
-    assert error.startswith("ci_validate_metrics: error: ")
+    assert error.startswith("slt-check-metrics: error: ")
     assert "reference.json" in error
     assert named in error
     assert error.count("\n") == 1

@@ -12,6 +12,7 @@ import pytest
 from slt_jax.cli.reference import GUIDES, flags_table, with_table
 from slt_jax.config import SECTIONS
 from slt_jax.errors import UserError
+from tests.commands import SCRIPTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +29,8 @@ def folder(tmp_path):
         (tmp_path / name).symlink_to(ROOT / name)
     binaries = tmp_path / "bin"
     binaries.mkdir()
-    for name, options in (("python", ""), ("slt-train", "-m slt_jax.cli.train")):
+    scripts = ((name, f"-m {module.removesuffix(':main')}") for name, module in SCRIPTS.items())
+    for name, options in (("python", ""), *scripts):
         (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {options} "$@"\n')
         (binaries / name).chmod(0o755)
     return tmp_path

@@ -1,4 +1,4 @@
-"""`tools/plot_metrics.py`: panels, labels and files, and what it says of wrong input."""
+"""`slt-plot`: panels, labels and files, and what it says of wrong input."""
 
 import builtins
 import json

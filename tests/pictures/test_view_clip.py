@@ -1,4 +1,4 @@
-"""`tools/view_clip.py`: the files it writes, and what it says of wrong input."""
+"""`slt-view`: the files it writes, and what it says of wrong input."""
 
 import builtins
 import subprocess
