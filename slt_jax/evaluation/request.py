@@ -22,7 +22,7 @@ class ModelWish:
 
     def over(self, known: Mapping[str, Any]) -> dict[str, Any]:
         """All that is asked for; a dotted --set changes a part of a mapping in `known`."""
-        tree = {"model": {key: value for key, value in known.items() if isinstance(value, Mapping)} | self.values}
+        tree = {"model": {key: value for key, value in known.items() if isinstance(value, Mapping)} | dict(self.values)}
         for setting in self.settings:
             apply_setting(tree, setting)
         return tree["model"]

@@ -126,7 +126,7 @@ def _temporal(g: Graph, x: str, batch_time: str, plan: Blueprint) -> str:
             g.matrix(f"{key}.self_attn.in_proj_bias"),
             transB=1,
         )
-        query, memory, value = g.op("Split", packed, g.integers(d, d, d), axis=-1, count=3)
+        query, memory, value = g.split(packed, d, d, d)
         mixed = attend(
             g,
             split(query, [0, 2, 1, 3]),

@@ -40,12 +40,19 @@ class Graph:
 
     # --- values -----------------------------------------------------------------------------------------------
 
-    def op(self, kind: str, *inputs: str, count: int = 1, **attributes) -> str:
-        """The output of a new node, or a list of them where it has `count` > 1."""
+    def op(self, kind: str, *inputs: str, **attributes) -> str:
+        """The output of a new node."""
         name = f"{kind}_{len(self.nodes)}"
-        outputs = [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
-        self.nodes.append(self._make.make_node(kind, list(inputs), outputs, name=name, **attributes))
-        return name if count == 1 else outputs
+        self.nodes.append(self._make.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def split(self, value: str, *sizes: int) -> list[str]:
+        """Pieces of these sizes along the last axis."""
+        inputs = [value, self.integers(*sizes)]
+        name = f"Split_{len(self.nodes)}"
+        pieces = [f"{name}_{i}" for i in range(len(sizes))]
+        self.nodes.append(self._make.make_node("Split", inputs, pieces, name=name, axis=-1))
+        return pieces
 
     def weight(self, key: str) -> str:
         """The float32 tensor of a torch key; tied keys are one tensor."""

@@ -66,11 +66,11 @@ def _block(g: Graph, x: str, count: int, prefix: str, config: ViTConfig, *, only
         weight, bias = (g.state[f"{prefix}attn.qkv.{part}"] for part in ("weight", "bias"))
         query = _rows_linear(g, _first_rows(g, inner, count, d), f"{prefix}attn.qkv", "q", weight[:d], bias[:d])
         memory = _rows_linear(g, inner, f"{prefix}attn.qkv", "kv", weight[d:], bias[d:])
-        key, value = g.op("Split", memory, g.integers(d, d), axis=-1, count=2)
+        key, value = g.split(memory, d, d)
         x = _first_rows(g, x, count, d)
     else:
         packed = linear(g, inner, f"{prefix}attn.qkv")
-        query, key, value = g.op("Split", packed, g.integers(d, d, d), axis=-1, count=3)
+        query, key, value = g.split(packed, d, d, d)
     attended = _attention(g, query, key, value, 1 if only_cls else count, count, config)
     x = g.op("Add", x, _scaled(g, linear(g, attended, f"{prefix}attn.proj"), f"{prefix}ls1.gamma"))
     inner = g.lowered(layer_norm(g, x, f"{prefix}norm2", EPSILON))
@@ -117,5 +117,5 @@ def _mlp(g: Graph, x: str, key: str) -> str:
 def _swiglu(g: Graph, x: str, key: str) -> str:
     hidden = g.state[f"{key}.w3.weight"].shape[1]
     both = g.raised(linear(g, x, f"{key}.w12"))
-    gate, value = g.op("Split", both, g.integers(hidden, hidden), axis=-1, count=2)
+    gate, value = g.split(both, hidden, hidden)
     return linear(g, g.lowered(g.op("Mul", silu(g, gate), value)), f"{key}.w3")

@@ -44,7 +44,7 @@ def smoothed(squares: Sequence[Square | None], place: int, *, centre: float, sid
         first -= 1
     while last < min(place + LOOKAHEAD, len(squares) - 1) and squares[last + 1] is not None:
         last += 1
-    values = np.array([(s.x, s.y, s.side) for s in squares[first : last + 1]])
+    values = np.array([(s.x, s.y, s.side) for s in squares[first : last + 1] if s])
     apart = np.arange(first - place, last - place + 1)
     at, wide = (np.exp(-0.5 * (apart / sigma) ** 2) for sigma in (centre, side))
     x, y = at @ values[:, :2] / at.sum()

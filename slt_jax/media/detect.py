@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class Detector:
             min_tracking_confidence=HAND_SHARE * min_confidence,
         )
         self._faces = solutions.face_detection.FaceDetection(model_selection=1, min_detection_confidence=min_confidence)
-        self._pose = None  # made when there are several people to choose from
+        self._pose: Any = None  # made when there are several people to choose from
 
     def body(self, image: np.ndarray) -> Body | None:
         """The most prominent person, near where it was in the last image."""

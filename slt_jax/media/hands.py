@@ -15,7 +15,7 @@ import numpy as np
 
 from slt_jax.data.landmarks import FINGER_BASES, LEFT_SHOULDER, RIGHT_SHOULDER, WRIST
 from slt_jax.media.crops import Square, cut
-from slt_jax.media.detect import Body, wrist_inside
+from slt_jax.media.detect import Body, Detector, wrist_inside
 
 SIDES = ("hand_l", "hand_r")
 DETECTED = ("holistic", "hands", "retry")
@@ -52,7 +52,7 @@ class _Side:
 class HandFinder:
     """Both hands of one signer, frame after frame; a new one for each video."""
 
-    detector: object
+    detector: Detector
     min_confidence: float
     _sides: dict[str, _Side] = field(default_factory=lambda: {side: _Side() for side in SIDES})
 
@@ -137,7 +137,7 @@ def assign(hands: list[np.ndarray], pose: np.ndarray, scale: float) -> dict[str,
     nearest: dict[str, tuple[float, int]] = {}
     for number, hand in enumerate(hands):
         distances = {side: float(np.linalg.norm(hand[0, :2] - pose[WRIST[side], :2])) for side in SIDES}
-        side = min(distances, key=distances.get)
+        side = min(distances, key=distances.__getitem__)
         if distances[side] <= REACH * scale:
             nearest[side] = min(nearest.get(side, (np.inf, -1)), (distances[side], number))
     return {side: hands[number] for side, (_, number) in nearest.items()}
@@ -157,9 +157,9 @@ def on_own_side(square: Square, pose: np.ndarray, side: str) -> Square:
 
 def shoulder_width(pose: np.ndarray) -> float:
     """In pixels; a signer who turns aside stays as wide as the head and the trunk say."""
-    width = np.linalg.norm(pose[LEFT_SHOULDER, :2] - pose[RIGHT_SHOULDER, :2])
-    head = np.linalg.norm(pose[0, :2] - pose[[LEFT_SHOULDER, RIGHT_SHOULDER], :2].mean(0))
-    return float(max(width, head, 1.0))
+    width = float(np.linalg.norm(pose[LEFT_SHOULDER, :2] - pose[RIGHT_SHOULDER, :2]))
+    head = float(np.linalg.norm(pose[0, :2] - pose[[LEFT_SHOULDER, RIGHT_SHOULDER], :2].mean(0)))
+    return max(width, head, 1.0)
 
 
 def _middle(pose: np.ndarray, side: str) -> tuple[float, float]:

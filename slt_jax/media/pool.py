@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -35,46 +36,45 @@ def run_jobs(
         detector = make_detector()
         try:
             for job in jobs:
-                yield job, work(detector, job, lambda done, expected, job=job: on_frames(job, done, expected))
+                yield job, work(detector, job, partial(on_frames, job))
         finally:
             detector.close()
         return
 
     context, waiting = multiprocessing.get_context("spawn"), list(reversed(jobs))
     count = min(workers, len(jobs))
-    running: dict[Connection, _Worker] = {}
+    running: dict[object, _Worker] = {}  # by the pipe to each
     try:
         for number in range(count):
             worker = _Worker(context, make_detector, work, number, count)
             running[worker.pipe] = worker
         while running:
-            for pipe in wait(list(running)):
-                worker = running[pipe]
+            for pipe in wait([worker.pipe for worker in running.values()]):
+                worker, current = running[pipe], running[pipe].job
                 try:
-                    kind, content = pipe.recv()
+                    kind, content = worker.pipe.recv()
                 except (EOFError, OSError):
-                    job = worker.job
                     worker.stop()
                     del running[pipe]
-                    if job is not None:
-                        yield job, {"status": "failed", "reason": worker.cause_of_death()}
+                    if current is not None:
+                        yield current, {"status": "failed", "reason": worker.cause_of_death()}
                     elif not worker.ready:
                         raise UserError(f"a worker could not start: {worker.cause_of_death()}") from None
                     if waiting:
                         worker = _Worker(context, make_detector, work, worker.number, count)
                         running[worker.pipe] = worker
                     continue
-                if kind == "frames":
-                    on_frames(worker.job, *content)
-                    continue
                 if kind == "error":
                     raise UserError(content)
-                if kind == "done":
-                    yield worker.job, content
+                if kind == "frames" and current is not None:
+                    on_frames(current, *content)
+                    continue
+                if kind == "done" and current is not None:
+                    yield current, content
                 worker.ready, worker.job = True, None
                 if waiting:
                     worker.job = waiting.pop()
-                    pipe.send(worker.job)
+                    worker.pipe.send(worker.job)
                 else:
                     worker.stop()
                     del running[pipe]
@@ -85,7 +85,9 @@ def run_jobs(
 
 class _Worker:
     def __init__(self, context, make_detector, work: Work, number: int, count: int):
-        self.number, self.ready, self.job = number, False, None
+        self.number, self.ready = number, False
+        self.job: Job | None = None
+        self.pipe: Connection
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make_detector, work, number, count), daemon=True)
         self._process.start()

@@ -33,11 +33,11 @@ class ExtractionSettings:
     signer_box: tuple[float, float, float, float] | None = None  # left, top, right, bottom; pixels, or fractions (<= 1)
 
     def __post_init__(self):
-        for flag, value in (("--fps", self.fps), ("--fps-limit", self.fps_limit)):
-            if value is not None and not (0 < value <= 1000):
-                raise UserError(f"{flag} {value:g}: must be above 0 and at most 1000")
+        for flag, rate in (("--fps", self.fps), ("--fps-limit", self.fps_limit)):
+            if rate is not None and not (0 < rate <= 1000):
+                raise UserError(f"{flag} {rate:g}: must be above 0 and at most 1000")
         for flag, value, known in (
-            ("--landmarks", self.landmarks, SETS), ("--pose", self.pose, POSES),
+            ("--landmarks", self.landmarks, tuple(SETS)), ("--pose", self.pose, POSES),
             ("--image-format", self.image_format, IMAGE_FORMATS),
         ):  # fmt: skip
             if value not in known:

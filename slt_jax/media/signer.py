@@ -40,7 +40,8 @@ class Person:
 
     def limits(self) -> Box:
         boxes = np.array(list(self.faces.values()))
-        return (*map(float, boxes[:, :2].min(0)), *map(float, boxes[:, 2:].max(0)))
+        (left, top), (right, bottom) = map(float, boxes[:, :2].min(0)), map(float, boxes[:, 2:].max(0))
+        return left, top, right, bottom
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from slt_jax.base.files import replacing
 from slt_jax.errors import UserError
 
 Records = Sequence[Mapping[str, Any]]
+LineStyle = Literal["-", "--"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Panel:
     """One diagram: its title and what is drawn in it, {key of a record: (name, style of line)}."""
 
     title: str
-    lines: Mapping[str, tuple[str, str]]
+    lines: Mapping[str, tuple[str, LineStyle]]
     factor: float = 1.0
 
 
@@ -36,7 +37,7 @@ def read_runs(paths: Sequence[str | Path]) -> dict[str, Records]:
 
     Raises UserError naming the file (and line) that cannot be used, or the run that is given twice.
     """
-    files = []
+    files: list[Path] = []
     for path in map(Path, paths):
         file = path / "metrics.jsonl" if path.is_dir() else path
         if any(file.resolve() == other.resolve() for other in files):
@@ -135,7 +136,7 @@ def plot(runs: Mapping[str, Records], targets: Sequence[Path]) -> None:
             figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
 
 
-def _line(colour: str, style: str):
+def _line(colour: str, style: LineStyle):
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour, linestyle=style)
@@ -151,8 +152,12 @@ def _style_key(axis, panel: Panel, runs: Mapping[str, Records]) -> None:
 
 def _curve(records: Records, key: str) -> tuple[list[float], list[float]]:
     """Epochs and values where a record has a number for the key."""
-    found = [(_number(record["epoch"]), _value(record, key)) for record in records]
-    return [epoch for epoch, value in found if value is not None], [value for _, value in found if value is not None]
+    points = [
+        (epoch, value)
+        for record in records
+        if (epoch := _number(record["epoch"])) is not None and (value := _value(record, key)) is not None
+    ]
+    return [epoch for epoch, _ in points], [value for _, value in points]
 
 
 def _value(record: Mapping[str, Any], key: str) -> float | None:

@@ -47,7 +47,7 @@ def _caption(clip: ClipView, stream: str, frame: int) -> str:
         return f"{title}: none" if gone else title
     if not clip.has(stream, frame):
         return f"{title}: none"
-    facts = ", ".join(filter(None, (clip.source(stream, frame), clip.hidden(stream, frame) and "hidden")))
+    facts = ", ".join(filter(None, (clip.source(stream, frame), "hidden" if clip.hidden(stream, frame) else "")))
     return f"{title}: {facts}" if facts else title
 
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
 
 
@@ -22,13 +22,13 @@ def draw_text(image: Image.Image, at: tuple[float, float], text: str, size: int,
     font, draw = _font(size), ImageDraw.Draw(image)
     x, y = at
     for character in text:
-        letter, *marks = unicodedata.normalize("NFD", character)
+        letter, *marks = list(unicodedata.normalize("NFD", character))
         if letter in "¿¡":  # the upright sign, turned by 180 degrees and lowered
-            width = round(font.getlength("?" if letter == "¿" else "!"))
-            glyph = Image.new("L", (width, size + 4))
-            ImageDraw.Draw(glyph).text((0, 0), "?" if letter == "¿" else "!", font=font, fill=255)
+            upright = "?" if letter == "¿" else "!"
+            glyph = Image.new("L", (round(font.getlength(upright)), size + 4))
+            ImageDraw.Draw(glyph).text((0, 0), upright, font=font, fill=255)
             image.paste(fill, (round(x), round(y) + 4), glyph.transpose(Image.Transpose.ROTATE_180))
-            x += width
+            x += glyph.width
             continue
         draw.text((x, y), letter, font=font, fill=fill)
         width = font.getlength(letter)

@@ -81,8 +81,8 @@ def draw_skeleton(points: np.ndarray, size: int, figure: Figure) -> Image.Image:
     known = np.isfinite(points).all(-1) & points.any(-1)  # zeros stand for what nobody has seen
     sure = known & (points[:, 2] >= MIN_CONFIDENCE)
     # Far away is as good as infinite, and Pillow takes no numbers beyond its own.
-    xy = np.nan_to_num(points[:, :2] - (figure.left, figure.top)).clip(-9 * figure.side, 9 * figure.side)
-    xy = [(float(x) * large, float(y) * large) for x, y in xy / figure.side]
+    near = np.nan_to_num(points[:, :2] - (figure.left, figure.top)).clip(-9 * figure.side, 9 * figure.side)
+    xy = [(float(x) * large, float(y) * large) for x, y in near / figure.side]
     place = {name: index for index, name in enumerate(figure.names) if index < len(points) and known[index]}
     drawn = set()
     for a, b, colour, width in BONES[: len(_TRUNK)]:
@@ -97,7 +97,7 @@ def draw_skeleton(points: np.ndarray, size: int, figure: Figure) -> Image.Image:
         drawn |= _bone(draw, xy, sure, place, (a, b), colour, width * unit)
     radius = (3 if drawn else 6) * unit  # small where they are only eyes and ears
     for index in set(np.flatnonzero(known).tolist()) - drawn:
-        side = next((side for side in _COLOURS if index < len(figure.names) and side in figure.names[index]), None)
+        side = next((side for side in _COLOURS if index < len(figure.names) and side in figure.names[index]), "")
         colour = _COLOURS.get(side, _GREY) if sure[index] else _PALE
         draw.circle(xy[index], radius, fill=colour)
     return image.resize((size, size), Image.Resampling.LANCZOS)
