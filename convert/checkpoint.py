@@ -14,13 +14,13 @@ import numpy as np
 from flax import nnx
 
 from convert.huggingface import has_own_head
-from convert.infer import STREAMS, encoder_only, infer_fields, infer_vit, with_encoder_prefix, with_projector_index
+from convert.infer import encoder_only, infer_fields, infer_vit, with_encoder_prefix, with_projector_index
 from convert.pretrained import decoder_is_tied, plan_backbones
 from convert.state_dict import Entry, StateDictMismatch, shorten, strip_prefixes, table, to_params
 from convert.torch_file import read_pt
 from slt_jax.config import ModelConfig, build_section
 from slt_jax.errors import UserError
-from slt_jax.models.backbones import STREAM_KEYS, BackboneSizes, CustomBackbone, backbone_width, stream_backbones
+from slt_jax.models.backbones import BackboneSizes, CustomBackbone, backbone_width, stream_backbones
 from slt_jax.models.decoders import decoder_settings
 from slt_jax.models.families import PREFIX
 from slt_jax.models.multistream import projects_by_identity
@@ -28,6 +28,7 @@ from slt_jax.models.params import Structure, describe
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.translator import SignTranslator
 from slt_jax.models.vit import ViTConfig
+from slt_jax.streams import IMAGES
 
 # Where v9's tools look for weights, then for the settings they belong to.
 STATES = ("model_state", "state_dict", "encoder_state")
@@ -69,13 +70,15 @@ class Blueprint:
     """All that builds a model but its arrays: used by training, loading and conversion alike."""
 
     config: ModelConfig
-    backbones: tuple[BackboneSizes, ...]
+    backbones: Mapping[str, BackboneSizes]  # of each image stream, by its name
     decoder: Mapping[str, Any] | None  # None: an encoder by itself
 
     @classmethod
     def from_record(cls, config: ModelConfig, record: Mapping[str, Any]) -> "Blueprint":
-        kinds = (CustomBackbone if "name" in sizes else ViTConfig for sizes in record["backbones"])
-        backbones = tuple(kind(**sizes) for kind, sizes in zip(kinds, record["backbones"], strict=True))
+        backbones = {
+            stream.name: (CustomBackbone if "name" in sizes else ViTConfig)(**sizes)
+            for stream, sizes in zip(IMAGES, record["backbones"], strict=True)
+        }
         return cls(config, backbones, record["decoder"])
 
     def record(self) -> dict[str, Any]:
@@ -83,7 +86,8 @@ class Blueprint:
         decoder = self.decoder
         if decoder is not None and "decoder_class" not in decoder:
             decoder = {key: value for key, value in decoder.items() if not isinstance(value, Mapping)}
-        return {"backbones": [dataclasses.asdict(sizes) for sizes in self.backbones], "decoder": decoder}
+        backbones = [dataclasses.asdict(self.backbones[stream.name]) for stream in IMAGES]
+        return {"backbones": backbones, "decoder": decoder}
 
     def build(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, seed: int = 0) -> SignTranslator:
         rngs = nnx.Rngs(seed)
@@ -100,7 +104,8 @@ class Blueprint:
 def plan_model(config: ModelConfig) -> Blueprint:
     """The model that a configuration describes."""
     backbones = plan_backbones(config)
-    for stream, sizes in zip(STREAMS, backbones, strict=True):
+    for stream in IMAGES:
+        sizes = backbones[stream.name]
         patch, width = getattr(sizes, "patch_size", 1), backbone_width(sizes)
         if config.image_size % patch:
             raise UserError(f"--image-size {config.image_size} is not a multiple of the patch size {patch}")
@@ -161,18 +166,18 @@ def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None
     return Blueprint(config, sizes, decoder_settings(config, tie_word_embeddings=not has_own_head(decoder)))
 
 
-def _backbone_sizes(config: ModelConfig, state: Mapping[str, np.ndarray]) -> tuple[BackboneSizes, ...]:
+def _backbone_sizes(config: ModelConfig, state: Mapping[str, np.ndarray]) -> dict[str, BackboneSizes]:
     """As the configuration says; as the weights do where it says nothing, or something that means nothing here."""
     try:
         specs = stream_backbones(config)
     except UserError:
-        specs = [None] * len(STREAM_KEYS)
-    sizes = []
-    for stream, key, spec in zip(STREAMS, STREAM_KEYS, specs, strict=True):
-        named = config.backbone is not None or getattr(config, key) is not None
-        told = spec.sizes if spec and named else None
-        sizes.append(told or infer_vit(state, stream))
-    return tuple(sizes)
+        specs = {}
+    sizes = {}
+    for stream in IMAGES:
+        named = config.backbone is not None or getattr(config, stream.backbone_key) is not None
+        known = specs[stream.name].sizes if specs and named else None
+        sizes[stream.name] = known or infer_vit(state, stream)
+    return sizes
 
 
 def load_params(checkpoint: Checkpoint, entries: list[Entry]) -> dict[str, np.ndarray]:
@@ -185,7 +190,8 @@ def load_params(checkpoint: Checkpoint, entries: list[Entry]) -> dict[str, np.nd
 
 def _override(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """`fields` with those `given` in their place, and without what excludes them."""
-    for group in (("decoder_model", "decoder_config", "decoder_class"), ("backbone", *STREAM_KEYS)):
+    backbones = ("backbone", *(stream.backbone_key for stream in IMAGES))
+    for group in (("decoder_model", "decoder_config", "decoder_class"), backbones):
         if any(given.get(key) is not None for key in group):
             fields = {key: value for key, value in fields.items() if key not in group}
     return {**fields, **given}

@@ -1,10 +1,10 @@
 """What v9's own tools cannot do with a checkpoint written here, and how to train one that they can."""
 
 from convert.checkpoint import Blueprint
-from convert.infer import STREAMS
 from slt_jax.config import Config
-from slt_jax.models.backbones import STREAM_KEYS, CustomBackbone, backbone_width
+from slt_jax.models.backbones import CustomBackbone, backbone_width
 from slt_jax.models.multistream import projects_by_identity
+from slt_jax.streams import IMAGES
 
 CANNOT = "v9's tools cannot load these checkpoints"
 
@@ -12,7 +12,8 @@ CANNOT = "v9's tools cannot load these checkpoints"
 def v9_notes(config: Config, plan: Blueprint) -> list[str]:
     """One line each; none for a model that v9 loads and evaluates as it was trained."""
     notes = []
-    custom = [key for key, sizes in zip(STREAM_KEYS, plan.backbones, strict=True) if isinstance(sizes, CustomBackbone)]
+    custom = [stream.backbone_key for stream in IMAGES if isinstance(plan.backbones[stream.name], CustomBackbone)]
+    widths = {stream: backbone_width(plan.backbones[stream.name]) for stream in IMAGES}
     if config.model.backbone is not None:
         notes.append(
             f"{CANNOT}: model.backbone is a ViT of free size; for v9 name a hub model, "
@@ -20,11 +21,10 @@ def v9_notes(config: Config, plan: Blueprint) -> list[str]:
         )
     elif custom:
         notes.append(f"{CANNOT}: {', '.join(custom)} is a Flax class; for v9 name one as torchhub::dinov2_vits14")
-    elif mlp := [s for s, sizes in zip(STREAMS, plan.backbones, strict=True) if not _by_identity(config, s, sizes)]:
-        width = backbone_width(plan.backbones[STREAMS.index(mlp[0])])
+    elif mlp := [stream for stream in IMAGES if not projects_by_identity(config.model, stream, widths[stream])]:
         notes.append(
-            f"{CANNOT}: an MLP projector follows the hub backbone of {', '.join(mlp)}, where v9 has none; "
-            f"for v9 train with --projector-dim {width} and model.projector auto"
+            f"{CANNOT}: an MLP projector follows the hub backbone of {', '.join(stream.key for stream in mlp)}, where "
+            f"v9 has none; for v9 train with --projector-dim {widths[mlp[0]]} and model.projector auto"
         )
     if config.model.decoder_class:
         notes.append(
@@ -37,7 +37,3 @@ def v9_notes(config: Config, plan: Blueprint) -> list[str]:
             "to be judged by v9 train with --set data.v9_hand_masks=true"
         )
     return notes
-
-
-def _by_identity(config: Config, stream: str, sizes) -> bool:
-    return projects_by_identity(config.model, stream, backbone_width(sizes))

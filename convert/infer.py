@@ -8,19 +8,9 @@ import numpy as np
 
 from convert.dinov2 import vit_sizes
 from slt_jax.models.families import FAMILIES, PREFIX
+from slt_jax.models.multistream import ENCODER_PARTS
 from slt_jax.models.vit import ViTConfig
-
-BACKBONES = ("face_backbone", "hand_backbone_left", "hand_backbone_right")
-STREAMS = ("face", "hand_left", "hand_right")
-# The first part of every key of an encoder saved by itself.
-ENCODER_PARTS = (
-    *BACKBONES,
-    *(f"{stream}_projector" for stream in STREAMS),
-    "pose_projector",
-    "fusion",
-    "positional",
-    "temporal",
-)
+from slt_jax.streams import IMAGES, Stream
 
 
 def with_encoder_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -71,19 +61,19 @@ def _decoder_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def projectors(state: Mapping[str, np.ndarray]) -> str | dict[str, str]:
     """`model.projector` as the file has it: v9 leaves out the projector of each stream whose backbone is a hub one."""
-    kinds = {s: "mlp" if f"encoder.{s}_projector.layers.0.weight" in state else "identity" for s in STREAMS}
-    return kinds["face"] if len(set(kinds.values())) == 1 else kinds
+    keys = {stream.key: f"encoder.{stream.projector}.layers.0.weight" for stream in IMAGES}
+    kinds = {stream: "mlp" if key in state else "identity" for stream, key in keys.items()}
+    return kinds[IMAGES[0].key] if len(set(kinds.values())) == 1 else kinds
 
 
-def infer_vit(state: Mapping[str, np.ndarray], stream: str, num_heads: int | None = None) -> ViTConfig:
+def infer_vit(state: Mapping[str, np.ndarray], stream: Stream, num_heads: int | None = None) -> ViTConfig:
     """The sizes of a stream's backbone from its weights; heads are 64 wide where `num_heads` is None.
 
     v9's default where the weights are not there.
     """
-    prefix = f"encoder.{BACKBONES[STREAMS.index(stream)]}."
-    if f"{prefix}cls_token" not in state:
+    if f"{stream.backbone_prefix}cls_token" not in state:
         return ViTConfig()
-    return vit_sizes(state, prefix, num_heads=num_heads)
+    return vit_sizes(state, stream.backbone_prefix, num_heads=num_heads)
 
 
 def with_projector_index(state: Mapping[str, np.ndarray], keys) -> dict[str, np.ndarray]:

@@ -14,33 +14,34 @@ from convert.huggingface import decoder_state, has_own_head, read_folder
 from convert.state_dict import Entry, table, to_params
 from slt_jax.config import BackboneSpec, FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
-from slt_jax.models.backbones import STREAM_KEYS, BackboneSizes, build_backbone, parse_backbone, stream_backbones
+from slt_jax.models.backbones import Backbone, BackboneSizes, build_backbone, parse_backbone, stream_backbones
 from slt_jax.models.decoders import decoder_folder
 from slt_jax.models.families import PREFIX
 from slt_jax.models.freeze import Frozen, frozen_names
 from slt_jax.models.params import describe, resolve
 from slt_jax.models.vit import VisionTransformer
+from slt_jax.streams import IMAGES, Stream
 
 logger = logging.getLogger(__name__)
 
-STREAM_PREFIXES = ("encoder.face_backbone.", "encoder.hand_backbone_left.", "encoder.hand_backbone_right.")
 
-
-def plan_backbones(config: ModelConfig) -> tuple[BackboneSizes, BackboneSizes, BackboneSizes]:
-    """What builds each stream's backbone; where only the weights know its sizes, they are looked at."""
+def plan_backbones(config: ModelConfig) -> dict[str, BackboneSizes]:
+    """What builds the backbone of each image stream, by the stream's name; weights tell where nothing else does."""
     found: dict[tuple, BackboneSizes] = {}
-    if config.backbone is not None and (ignored := [key for key in STREAM_KEYS if getattr(config, key) is not None]):
+    keys = [stream.backbone_key for stream in IMAGES]
+    if config.backbone is not None and (ignored := [key for key in keys if getattr(config, key) is not None]):
         logger.warning("model.backbone takes the place of %s (--set model.backbone=null)", ", ".join(ignored))
 
-    def sizes(key: str, backbone) -> BackboneSizes:
+    def sizes(stream: Stream, backbone: Backbone) -> BackboneSizes:
         if backbone.sizes is not None:
             return backbone.sizes
-        path = backbone.weights(f"model.{key}", local_files_only=config.local_files_only)
+        path = backbone.weights(f"model.{stream.backbone_key}", local_files_only=config.local_files_only)
         if (path, backbone.model) not in found:
             found[path, backbone.model] = read_backbone(path, backbone.model).sizes
         return found[path, backbone.model]
 
-    return tuple(sizes(*pair) for pair in zip(STREAM_KEYS, stream_backbones(config), strict=True))
+    backbones = stream_backbones(config)
+    return {stream.name: sizes(stream, backbones[stream.name]) for stream in IMAGES}
 
 
 def decoder_is_tied(config: ModelConfig) -> bool:
@@ -55,10 +56,12 @@ def pretrained_params(config: ModelConfig, entries: list[Entry], given: Collecti
     """
     params: dict[str, np.ndarray] = {}
     read: dict[tuple, BackboneWeights] = {}
-    for prefix, key, backbone in zip(STREAM_PREFIXES, STREAM_KEYS, stream_backbones(config), strict=True):
+    backbones = stream_backbones(config)
+    for stream in IMAGES:
+        prefix, backbone = stream.backbone_prefix, backbones[stream.name]
         if not (own := _wanted(entries, prefix, given)):
             continue
-        path = backbone.weights(f"model.{key}", local_files_only=config.local_files_only)
+        path = backbone.weights(f"model.{stream.backbone_key}", local_files_only=config.local_files_only)
         if path is None:
             continue
         if (path, backbone.model) not in read:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convert.infer import BACKBONES
 from convert.source import Source
 from convert.state_dict import differences
 from convert.target import Progress, adding_up
+from slt_jax.streams import IMAGES
 
-PREFIXES = (*(f"encoder.{name}." for name in BACKBONES), "encoder.", "decoder.model.")
+PREFIXES = (*(stream.backbone_prefix for stream in IMAGES), "encoder.", "decoder.model.")
 
 
 @dataclass(frozen=True)

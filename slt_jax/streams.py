@@ -42,9 +42,19 @@ class Stream:
         return f"freeze_{self.backbone_key}"
 
     @property
+    def backbone_prefix(self) -> str:
+        """What the state-dict keys of its backbone begin with."""
+        return f"encoder.{self.backbone}."
+
+    @property
     def head(self) -> str:
         """The projected stream among the exported encoder's outputs."""
         return f"{self.key}_head"
+
+    @property
+    def hiding_masks(self) -> tuple[str, ...]:
+        """The masks that hide it from the fusion: those of its pair."""
+        return tuple(other.mask for other in STREAMS if self.pair and other.pair == self.pair)
 
     @property
     def arrays(self) -> tuple[str, ...]:

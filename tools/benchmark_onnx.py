@@ -73,7 +73,7 @@ def full_size() -> tuple[Blueprint, dict[str, np.ndarray]]:
 
 
 def torch_encoder(plan: Blueprint, state: dict[str, np.ndarray]) -> nn.Module:
-    config, vit = plan.config, plan.backbones[0]
+    config, vit = plan.config, plan.backbones["face"]
     sizes = {"embed": vit.embed_dim, "depth": vit.depth, "heads": vit.num_heads, "grid": vit.grid}
     identity = "encoder.face_projector.layers.0.weight" not in state
     encoder = Encoder({name: getattr(config, name) for name in ModelConfig.__dataclass_fields__}, sizes, identity)

@@ -10,12 +10,12 @@ from jax import Array
 
 from convert.checkpoint import Blueprint
 from slt_jax.config import ModelConfig
+from slt_jax.data.schema import CLIP_ARRAYS
 from slt_jax.decoding.generate import generate_tokens
 from slt_jax.errors import UserError
 from slt_jax.models.images import normalise
+from slt_jax.models.multistream import Stages
 from slt_jax.models.params import Params
-
-IMAGES = ("face", "hand_l", "hand_r")
 
 
 class Translator:
@@ -35,6 +35,10 @@ class Translator:
     def encode(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """Encoded frames (B, T, d_model), float32."""
         return np.asarray(_encode(self._structure, self.params, model_inputs(batch)))
+
+    def stages(self, batch: Mapping[str, np.ndarray]) -> Stages:
+        """All that the encoder computes on the way to the encoded frames, in float32."""
+        return jax.tree.map(np.asarray, _stages(self._structure, self.params, model_inputs(batch)))
 
     def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """Teacher-forced logits (B, S, vocab), float32, for `labels` (B, S) in the batch (-100 = ignore)."""
@@ -79,6 +83,12 @@ def _encode(structure, params: Params, inputs: Mapping[str, Array]) -> Array:
 
 
 @partial(jax.jit, static_argnums=0)
+def _stages(structure, params: Params, inputs: Mapping[str, Array]) -> Stages:
+    with jax.default_matmul_precision("highest"):
+        return structure.merge(params).encoder.stages(inputs)
+
+
+@partial(jax.jit, static_argnums=0)
 def _logits(structure, params: Params, inputs: Mapping[str, Array]) -> Array:
     with jax.default_matmul_precision("highest"):
         return structure.merge(params)(inputs)
@@ -86,23 +96,18 @@ def _logits(structure, params: Params, inputs: Mapping[str, Array]) -> Array:
 
 def model_inputs(batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
     """A user's batch as the model takes it: frames normalised float32 (B, T, H, W, 3), masks bool."""
+    arrays = {array.name: array for array in CLIP_ARRAYS}
     inputs = {}
     for name, value in batch.items():
-        if name not in {
-            *IMAGES,
-            "pose",
-            "pad_mask",
-            "miss_mask_hl",
-            "miss_mask_hr",
-            "pose_conf_mask",
-            "labels",
-            "decoder_attention_mask",
-        }:
-            continue
-        value = jnp.asarray(value)
-        if name in IMAGES:
-            value = normalise(value) if value.dtype == jnp.uint8 else value.astype(jnp.float32).transpose(0, 1, 3, 4, 2)
-        elif name == "decoder_attention_mask" or "_mask" in name:
-            value = value.astype(bool)
-        inputs[name] = value
+        if name in arrays and arrays[name].images:
+            value = jnp.asarray(value)
+            inputs[name] = normalise(value) if value.dtype == jnp.uint8 else _channels_last(value)
+        elif name == "decoder_attention_mask" or (name in arrays and arrays[name].dtype == bool):
+            inputs[name] = jnp.asarray(value).astype(bool)
+        elif name == "labels" or name in arrays:
+            inputs[name] = jnp.asarray(value)
     return inputs
+
+
+def _channels_last(frames: Array) -> Array:
+    return frames.astype(jnp.float32).transpose(0, 1, 3, 4, 2)

@@ -10,16 +10,17 @@ from typing import Any, NoReturn
 
 from convert.checkpoint import Blueprint, Checkpoint, blueprint
 from convert.dinov2 import vit_sizes
-from convert.infer import BACKBONES, STREAMS, infer_fields
+from convert.infer import infer_fields
 from slt_jax.config import build_section
 from slt_jax.errors import UserError
 from slt_jax.evaluation.request import ModelWish
-from slt_jax.models.backbones import STREAM_KEYS, free_vit, parse_backbone
+from slt_jax.models.backbones import free_vit, parse_backbone
 from slt_jax.models.decoders import decoder_settings
 from slt_jax.models.vit import ViTConfig
+from slt_jax.streams import IMAGES
 
 DECODER_KEYS = ("decoder_model", "decoder_config", "decoder_class")
-BACKBONE_KEYS = ("backbone", *STREAM_KEYS)
+BACKBONE_KEYS = ("backbone", *(stream.backbone_key for stream in IMAGES))
 # Of a HuggingFace configuration: where it comes from, not what it builds.
 ORIGIN = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "tie_word_embeddings"}
 
@@ -68,9 +69,9 @@ def _same(value: Any, known: Any) -> bool:
 
 def _projector_is_new(checkpoint: Checkpoint, value: Any, known: str | Mapping[str, str], wish: ModelWish) -> bool:
     """Never: the weights tell; `auto` agrees with everything."""
-    for stream in STREAMS:
-        asked = value.get(stream, "auto") if isinstance(value, Mapping) else value
-        if asked != "auto" and asked != (known.get(stream) if isinstance(known, Mapping) else known):
+    for stream in IMAGES:
+        asked = value.get(stream.key, "auto") if isinstance(value, Mapping) else value
+        if asked != "auto" and asked != (known.get(stream.key) if isinstance(known, Mapping) else known):
             _contradiction(checkpoint, wish.name("projector"), value, known)
     return False
 
@@ -79,13 +80,13 @@ def _backbone_is_new(checkpoint: Checkpoint, key: str, value: Any, wish: ModelWi
     """Unless the file records its backbones: weights tell everything of a ViT but its heads."""
     sizes = free_vit(value) if key == "backbone" else parse_backbone(value, f"model.{key}").sizes
     record = checkpoint.rest.get("architecture")
-    for index, stream in enumerate(STREAM_KEYS):
-        if key not in ("backbone", stream) or sizes is None:
+    for index, stream in enumerate(IMAGES):
+        if key not in ("backbone", stream.backbone_key) or sizes is None:
             continue
         if isinstance(record, Mapping):
             known = record["backbones"][index]
         elif isinstance(sizes, ViTConfig):
-            known = dataclasses.asdict(vit_sizes(checkpoint.state, f"encoder.{BACKBONES[index]}.", num_heads=1))
+            known = dataclasses.asdict(vit_sizes(checkpoint.state, stream.backbone_prefix, num_heads=1))
             del known["num_heads"]
         else:
             continue

@@ -21,9 +21,8 @@ from convert.optimizer import from_torch
 from slt_jax.config import OptimConfig
 from slt_jax.decoding.inference import Translator, model_inputs
 from slt_jax.errors import UserError
-from slt_jax.models.backbones import STREAM_KEYS
 from slt_jax.models.freeze import trained_paths
-from slt_jax.models.multistream import frame_features, project
+from slt_jax.streams import IMAGES
 from slt_jax.training.loss import token_loss
 from slt_jax.training.optim import Optimizer, learning_rate
 from slt_jax.training.step import StepFunctions
@@ -57,9 +56,10 @@ class V9Case:
     def plan(self) -> Blueprint:
         """The model; the sizes of its backbones are those of the face's, whose weights tell all but the heads."""
         heads = self.settings.get("vit", {}).get("heads")
-        vit = infer_vit(self.checkpoint.state, "face", num_heads=heads)
+        vit = infer_vit(self.checkpoint.state, IMAGES[0], num_heads=heads)
         vit = dataclasses.replace(vit, **_resize(self.settings.get("vit", {})))
-        fields = {key: value for key, value in self.settings["model"].items() if key not in STREAM_KEYS}
+        named = {stream.backbone_key for stream in IMAGES}
+        fields = {key: value for key, value in self.settings["model"].items() if key not in named}
         fields |= {"vocab_size": self.settings.get("vocab_size"), "backbone": dataclasses.asdict(vit)}
         if isinstance(self.settings.get("projector"), str | dict):
             fields["projector"] = self.settings["projector"]
@@ -96,13 +96,11 @@ def verify_case(case: V9Case) -> Iterator[Row]:
 
 def _forward(case: V9Case, translator: Translator) -> Iterator[Row]:
     batch, expected = case.batch(), case.expected
-    encoder = translator._structure.merge(translator.params).encoder
-    features = jax.jit(frame_features)(encoder.face_backbone, model_inputs(batch)["face"])
-    yield Row("face_backbone", relative_error(features, expected["face_backbone"]))
-    projected = project(encoder.face_projector, features, None)
-    yield Row("face_projected", relative_error(projected, expected["face_projected"]))
+    stages = translator.stages(batch)
+    yield Row("face_backbone", relative_error(stages.backbone["face"], expected["face_backbone"]))
+    yield Row("face_projected", relative_error(stages.projected["face"], expected["face_projected"]))
     real = batch["pad_mask"]
-    encoded = relative_error(translator.encode(batch)[real], expected["encoded"][real])
+    encoded = relative_error(stages.encoded[real], expected["encoded"][real])
     yield Row("encoded", encoded, "real frames")
     bare = {key: batch[key] for key in ("face", "hand_l", "hand_r", "pose")}
     yield Row("encoded_no_masks", relative_error(translator.encode(bare), expected["encoded_no_masks"]))

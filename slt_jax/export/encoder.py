@@ -1,30 +1,38 @@
 """The multi-stream encoder as ONNX, with v9's inputs and outputs: what `slt_jax.models.multistream` computes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial, reduce
 
 import numpy as np
 
 from convert.checkpoint import Blueprint
-from convert.infer import BACKBONES, STREAMS
+from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, BatchSizes
 from slt_jax.errors import UserError
 from slt_jax.export.cnn import cnn_features, is_small_cnn
 from slt_jax.export.graph import Graph, Shape
 from slt_jax.export.layers import attend, gelu, layer_norm, linear
 from slt_jax.export.vit import vit_features
 from slt_jax.models.vit import ViTConfig
+from slt_jax.streams import STREAMS, Stream
 
-IMAGES = ("face", "hand_l", "hand_r")
-MASKS = ("pad_mask", "miss_mask_hl", "miss_mask_hr")
-HEADS = ("face_head", "hand_left_head", "hand_right_head", "pose_head")
-FLAGS = ("hand_mask", "padding_mask")
+# Of a clip's arrays: streams, then masks. Landmarks come as they are to be read, 0 where they are unsure.
+INPUTS = sorted(
+    (array for array in CLIP_ARRAYS if "L" not in array.axes),
+    key=lambda array: (array.dtype == np.bool_, array.name != PAD_MASK),
+)
 
 
 def encoder_inputs(plan: Blueprint) -> dict[str, tuple[type, Shape]]:
-    """{name: (type, shape)}; B and T are free."""
-    size = plan.config.image_size
-    inputs: dict[str, tuple[type, Shape]] = {name: (np.float32, ("B", "T", 3, size, size)) for name in IMAGES}
-    inputs["pose"] = np.float32, ("B", "T", 3 * plan.config.pose_landmarks)
-    return inputs | {name: (np.bool_, ("B", "T")) for name in MASKS}
+    """{name: (type, shape)}; B and T are free. Images are normalised, channels first."""
+    sizes = BatchSizes(0, 0, plan.config.image_size, plan.config.pose_landmarks)
+    inputs: dict[str, tuple[type, Shape]] = {}
+    for array in INPUTS:
+        _, _, *sides = array.shape(sizes)
+        if array.images:
+            *sides, channels = sides
+            sides = channels, *sides
+        inputs[array.name] = np.bool_ if array.dtype == np.bool_ else np.float32, ("B", "T", *sides)
+    return inputs
 
 
 def encoder_outputs(plan: Blueprint) -> dict[str, Shape]:
@@ -33,8 +41,9 @@ def encoder_outputs(plan: Blueprint) -> dict[str, Shape]:
     The heads are the projected streams, a missing hand's as its projector maps zeros; `hand_mask` is 1 where either
     hand is missing (fusion then reads zeros for both), `padding_mask` 1 where a frame is padding.
     """
-    heads = {name: ("B", "T", plan.config.projector_dim) for name in HEADS}
-    return {"encoded": ("B", "T", plan.config.d_model)} | heads | {name: ("B", "T") for name in FLAGS}
+    heads = {stream.head: ("B", "T", plan.config.projector_dim) for stream in STREAMS}
+    flags = {name: ("B", "T") for name in ("hand_mask", "padding_mask")}
+    return {"encoded": ("B", "T", plan.config.d_model)} | heads | flags
 
 
 def encoder_graph(plan: Blueprint, state: Mapping[str, np.ndarray], *, opset: int, half: bool) -> Graph:
@@ -43,58 +52,61 @@ def encoder_graph(plan: Blueprint, state: Mapping[str, np.ndarray], *, opset: in
     for name, (dtype, shape) in encoder_inputs(plan).items():
         g.input(name, dtype, shape)
     batch_time = g.op("Shape", "pad_mask")
-    nothing = g.number(0)
-
-    heads, missing = [], []
-    for image, stream, backbone, sizes in zip(IMAGES, STREAMS, BACKBONES, plan.backbones, strict=True):
-        features = _features(g, image, f"encoder.{backbone}.", sizes, plan.config.image_size)
-        if stream != "face":
-            missing.append(g.op("Reshape", f"miss_mask_{'hl' if image == 'hand_l' else 'hr'}", g.integers(-1, 1)))
-            features = g.op("Where", missing[-1], nothing, features)
-        heads.append(_project(g, features, f"encoder.{stream}_projector"))
-    pose = g.op("Reshape", "pose", g.integers(-1, 3 * plan.config.pose_landmarks))
-    heads.append(_project(g, pose, "encoder.pose_projector"))
-
-    either = g.op("Or", *missing)
-    face, left, right, pose = heads
-    streams = face, g.op("Where", either, nothing, left), g.op("Where", either, nothing, right), pose
-    encoded = _temporal(g, _fuse(g, streams, batch_time), batch_time, plan)
+    heads = {stream.head: _project(g, stream, _features(g, stream, plan)) for stream in STREAMS}
+    pairs = {stream.pair: stream.hiding_masks for stream in STREAMS if stream.pair}
+    hidden = {pair: reduce(partial(g.op, "Or"), masks) for pair, masks in pairs.items()}
+    shown = [
+        _zero_where(g, hidden[stream.pair], heads[stream.head]) if stream.pair else heads[stream.head]
+        for stream in STREAMS
+    ]
+    encoded = _temporal(g, _fuse(g, shown, batch_time), batch_time, plan)
 
     shapes = encoder_outputs(plan)
-    values = dict(zip(HEADS, heads, strict=True)) | {"encoded": encoded}
-    for name in shapes.keys() & values.keys():
-        full = g.op("Concat", batch_time, g.integers(shapes[name][-1]), axis=0)
-        values[name] = g.op("Reshape", values[name], full)
-    values["hand_mask"] = g.cast(g.op("Or", "miss_mask_hl", "miss_mask_hr"), np.float32)
+    values = {"encoded": encoded} | heads
+    for name, rows in values.items():
+        values[name] = g.op("Reshape", rows, g.op("Concat", batch_time, g.integers(shapes[name][-1]), axis=0))
+    values["hand_mask"] = g.cast(hidden["hands"], np.float32)
     values["padding_mask"] = g.cast(g.op("Not", "pad_mask"), np.float32)
     for name, shape in shapes.items():
         g.output(name, values[name], shape)
     return g
 
 
-def _features(g: Graph, frames: str, prefix: str, sizes, image_size: int) -> str:
-    """(B, T, 3, H, W) to features (B * T, embed_dim)."""
-    images = g.op("Reshape", frames, g.integers(-1, 3, image_size, image_size))
+def _features(g: Graph, stream: Stream, plan: Blueprint) -> str:
+    """The backbone's features (B * T, embed_dim) of the frames, 0 where missing; landmarks (B * T, 3L)."""
+    if not stream.images:
+        return g.op("Reshape", stream.name, g.integers(-1, 3 * plan.config.pose_landmarks))
+    size, sizes = plan.config.image_size, plan.backbones[stream.name]
+    images = g.op("Reshape", stream.name, g.integers(-1, 3, size, size))
     if isinstance(sizes, ViTConfig):
-        return vit_features(g, images, prefix, sizes, image_size)
-    if is_small_cnn(sizes):
-        return cnn_features(g, images, prefix)
-    raise UserError(
-        f"the backbone {sizes.name} is a class of your own, which cannot be written as ONNX; use --stablehlo instead"
-    )
+        features = vit_features(g, images, stream.backbone_prefix, sizes, size)
+    elif is_small_cnn(sizes):
+        features = cnn_features(g, images, stream.backbone_prefix)
+    else:
+        raise UserError(
+            f"the backbone {sizes.name} is a class of your own, which cannot be written as ONNX; use --stablehlo "
+            f"instead"
+        )
+    return _zero_where(g, stream.mask, features) if stream.mask else features
 
 
-def _project(g: Graph, features: str, key: str) -> str:
+def _zero_where(g: Graph, mask: str, rows: str) -> str:
+    """Rows (B * T, features) with those of `mask` (B, T) set to 0."""
+    return g.op("Where", g.op("Reshape", mask, g.integers(-1, 1)), g.number(0), rows)
+
+
+def _project(g: Graph, stream: Stream, features: str) -> str:
     """The projector of a stream, or `features` as they are where it has none."""
-    if f"{key}.layers.0.weight" not in g.state:
+    key = f"encoder.{stream.projector}.layers"
+    if f"{key}.0.weight" not in g.state:
         return features
-    last = "4" if f"{key}.layers.4.weight" in g.state else "3"
-    inner = g.lowered(layer_norm(g, features, f"{key}.layers.0", 1e-6))
-    hidden = g.lowered(gelu(g, g.raised(linear(g, inner, f"{key}.layers.1"))))
-    return g.raised(linear(g, hidden, f"{key}.layers.{last}"))
+    last = "4" if f"{key}.4.weight" in g.state else "3"
+    inner = g.lowered(layer_norm(g, features, f"{key}.0", 1e-6))
+    hidden = g.lowered(gelu(g, g.raised(linear(g, inner, f"{key}.1"))))
+    return g.raised(linear(g, hidden, f"{key}.{last}"))
 
 
-def _fuse(g: Graph, streams: tuple[str, ...], batch_time: str) -> str:
+def _fuse(g: Graph, streams: Sequence[str], batch_time: str) -> str:
     """Frames (B * T, d_model) with their positions."""
     normed = layer_norm(g, g.op("Concat", *streams, axis=-1), "encoder.fusion.norm", 1e-5)
     rows = g.raised(linear(g, g.lowered(normed), "encoder.fusion.proj"))

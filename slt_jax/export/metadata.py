@@ -9,9 +9,10 @@ import numpy as np
 
 from convert.checkpoint import Blueprint, Checkpoint
 from slt_jax.base.files import sha256
-from slt_jax.export.encoder import IMAGES, encoder_inputs, encoder_outputs
+from slt_jax.export.encoder import encoder_inputs, encoder_outputs
 from slt_jax.models.families import max_positions
 from slt_jax.models.images import IMAGE_MEAN, IMAGE_STD
+from slt_jax.streams import IMAGES
 from slt_jax.training.start import trained_with_v9_masks
 
 VERSION = 1
@@ -32,8 +33,8 @@ def describe(checkpoint: Checkpoint, plan: Blueprint, decoder: Mapping[str, Any]
     """The part that does not depend on how it is exported; `decoder` is its configuration where it is exported too."""
     config, outputs = plan.config, encoder_outputs(plan)
     inputs = {name: _tensor(name, dtype, shape) for name, (dtype, shape) in encoder_inputs(plan).items()}
-    for name in IMAGES:
-        inputs[name]["normalization"] = {"type": "imagenet", "mean": list(IMAGE_MEAN), "std": list(IMAGE_STD)}
+    for stream in IMAGES:
+        inputs[stream.name]["normalization"] = {"type": "imagenet", "mean": list(IMAGE_MEAN), "std": list(IMAGE_STD)}
     settings = checkpoint.config or checkpoint.model_fields
     found: dict[str, Any] = {
         "metadata_version": VERSION,

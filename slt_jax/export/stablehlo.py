@@ -9,8 +9,9 @@ from flax import nnx
 from jax import Array, export
 
 from slt_jax.decoding.inference import Translator
-from slt_jax.export.encoder import FLAGS, HEADS, IMAGES, encoder_inputs
-from slt_jax.models.multistream import MultiStreamEncoder, frame_features, project, zero_where
+from slt_jax.export.encoder import encoder_inputs
+from slt_jax.models.multistream import MultiStreamEncoder, hidden
+from slt_jax.streams import BY_NAME, IMAGES, STREAMS
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -35,25 +36,19 @@ def encoder_artefact(translator: Translator) -> bytes:
 
 
 def _outputs(encoder: MultiStreamEncoder, inputs: dict[str, Array]) -> dict[str, Array]:
-    """What the ONNX file gives, from the encoder's parts."""
-    missing = {"hand_l": inputs["miss_mask_hl"], "hand_r": inputs["miss_mask_hr"]}
-    backbones = encoder.face_backbone, encoder.hand_backbone_left, encoder.hand_backbone_right
-    projectors = encoder.face_projector, encoder.hand_left_projector, encoder.hand_right_projector
-    heads = []
-    for name, backbone, projector in zip(IMAGES, backbones, projectors, strict=True):
-        frames = inputs[name].transpose(0, 1, 3, 4, 2)
-        features = zero_where(missing.get(name), frame_features(image_by_image(backbone), frames))
-        heads.append(project(projector, features, None))
-    heads.append(project(encoder.pose_projector, inputs["pose"], None))
-
-    either = missing["hand_l"] | missing["hand_r"]
-    face, left, right, pose = heads
-    streams = [face, zero_where(either, left), zero_where(either, right), pose]
-    encoded = encoder.temporal(encoder.positional(encoder.fusion(streams)), inputs["pad_mask"])
-    flags = (mask.astype(jnp.float32) for mask in (either, ~inputs["pad_mask"]))
-    return {"encoded": encoded} | dict(zip(HEADS + FLAGS, (*heads, *flags), strict=True))
+    """What the ONNX file gives, from the encoder's stages."""
+    seen = {stream.name: image_by_image(encoder.backbone(stream), inputs[stream.name]) for stream in IMAGES}
+    stages = encoder.stages(inputs | seen)
+    heads = {stream.head: stages.projected[stream.name] for stream in STREAMS}
+    flags = {"hand_mask": hidden(BY_NAME["hand_l"], inputs), "padding_mask": ~inputs["pad_mask"]}
+    return {"encoded": stages.encoded} | heads | {name: flag.astype(jnp.float32) for name, flag in flags.items()}
 
 
-def image_by_image(backbone: nnx.Module):
-    """`backbone`, unaware of the batch: Python's `len` cannot give a free size, and modules may ask for it."""
-    return jax.vmap(lambda image: backbone(image[None])[0])
+def image_by_image(backbone: nnx.Module, frames: Array) -> Array:
+    """Features (B, T, embed_dim) of frames (B, T, 3, H, W) by a backbone that is unaware of the batch.
+
+    Python's `len` cannot give a free size, and modules may ask for it.
+    """
+    b, t, *shape = frames.shape
+    images = frames.reshape(b * t, *shape).transpose(0, 2, 3, 1)
+    return jax.vmap(lambda image: backbone(image[None])[0])(images).reshape(b, t, -1)

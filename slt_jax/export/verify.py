@@ -13,10 +13,12 @@ import jax
 import numpy as np
 
 from slt_jax.base.console import say
-from slt_jax.decoding.inference import Translator, model_inputs
+from slt_jax.decoding.inference import Translator
 from slt_jax.errors import UserError
-from slt_jax.export.encoder import HEADS, encoder_inputs
+from slt_jax.export.encoder import encoder_inputs
 from slt_jax.models.decoders import shift_right
+from slt_jax.models.multistream import hidden
+from slt_jax.streams import BY_NAME, STREAMS
 
 LIMITS = {"fp32": 1e-4, "fp16": 5e-2, "int8": np.inf}
 LENGTHS, BATCHES = (1, 3, 5), (1, 2)
@@ -100,13 +102,11 @@ def encoder_differences(
     """`run` maps the encoder's inputs to its outputs."""
     cases, pad_mask = make_cases(translator.config.sequence_length, lengths, batches)
     batch = random_batch(translator, pad_mask)
-    expected = _forward(translator._structure, translator.params, model_inputs(batch))
-    expected = {name: np.asarray(array) for name, array in expected.items()}
-    missing = batch["miss_mask_hl"] | batch["miss_mask_hr"]
+    stages = translator.stages(batch)
+    expected = {"encoded": stages.encoded} | {stream.head: stages.projected[stream.name] for stream in STREAMS}
+    missing = hidden(BY_NAME["hand_l"], batch)
     for case in cases:
-        outputs = dict(run({name: case.cut(array) for name, array in batch.items()}))
-        for name in HEADS[1:3]:  # as fusion reads them
-            outputs[name] = np.where(case.cut(missing)[..., None], 0, outputs[name])
+        outputs = run({name: case.cut(array) for name, array in batch.items()})
         flags = {"hand_mask": missing, "padding_mask": ~pad_mask}
         real, largest = case.cut(pad_mask), {}
         for name, values in (expected | flags).items():
@@ -115,21 +115,6 @@ def encoder_differences(
         yield OutputDifference(
             real.shape[0], case.frames, {"encoded": largest.pop("encoded"), "other outputs": max(largest.values())}
         )
-
-
-@partial(jax.jit, static_argnums=0)
-def _forward(structure, params, inputs) -> dict[str, jax.Array]:
-    """`encoded` and the four streams as fusion reads them."""
-    with jax.default_matmul_precision("highest"):
-        encoder = structure.merge(params).encoder
-        fusion, streams = encoder.fusion, []
-
-        def listen(parts, *, key):
-            streams.extend(parts)
-            return fusion(parts, key=key)
-
-        encoder.fusion = listen
-        return {"encoded": encoder(inputs)} | dict(zip(HEADS, streams, strict=True))
 
 
 def decoder_differences(first: Path, step: Path, translator: Translator) -> Iterator[OutputDifference]:

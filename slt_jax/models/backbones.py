@@ -28,8 +28,8 @@ from slt_jax.errors import UserError
 from slt_jax.models.custom import build_custom, import_class
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.vit import VIT_SIZES, VisionTransformer, ViTConfig
+from slt_jax.streams import IMAGES
 
-STREAM_KEYS = ("face_backbone", "hand_left_backbone", "hand_right_backbone")
 DEFAULT_SPEC = "torchhub::facebookresearch/dinov2:dinov2_vits14:pretrained"
 HUB_REPO = "facebookresearch/dinov2"
 HUB_MODELS = tuple(f"dinov2_{name}" for name in VIT_SIZES)
@@ -77,11 +77,12 @@ class Backbone:
         return self.file
 
 
-def stream_backbones(config: ModelConfig) -> tuple[Backbone, Backbone, Backbone]:
-    """The backbones of the face, left-hand and right-hand streams. Raises UserError naming the key."""
+def stream_backbones(config: ModelConfig) -> dict[str, Backbone]:
+    """The backbone of each image stream, by the stream's name. Raises UserError naming the key."""
     if config.backbone is not None:
-        return (Backbone(free_vit(config.backbone)),) * 3
-    return tuple(parse_backbone(getattr(config, key), f"model.{key}") for key in STREAM_KEYS)
+        return dict.fromkeys((stream.name for stream in IMAGES), Backbone(free_vit(config.backbone)))
+    keys = {stream.name: stream.backbone_key for stream in IMAGES}
+    return {name: parse_backbone(getattr(config, key), f"model.{key}") for name, key in keys.items()}
 
 
 def build_backbone(sizes: BackboneSizes, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs) -> nnx.Module:

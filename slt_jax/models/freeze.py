@@ -10,15 +10,11 @@ from flax import nnx
 from slt_jax.config import FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
 from slt_jax.models import families
+from slt_jax.models.multistream import ENCODER_PARTS
+from slt_jax.streams import IMAGES
 
 # A DINOv2 mask token is only used in its pre-training.
 MASK_TOKEN = re.compile(r"encoder\.\w*backbone\w*\.mask_token$")
-
-STREAMS = {
-    "freeze_face_backbone": "encoder.face_backbone.",
-    "freeze_hand_left_backbone": "encoder.hand_backbone_left.",
-    "freeze_hand_right_backbone": "encoder.hand_backbone_right.",
-}
 
 
 class Frozen(nnx.Variable):
@@ -28,12 +24,12 @@ class Frozen(nnx.Variable):
 def trained_paths(config: ModelConfig, paths: Collection[str], buffers: Collection[str]) -> list[str]:
     """The sorted paths that get gradients and optimiser state; torch gives none to the others, so they never move."""
     frozen = set(buffers)
-    for key, prefix in STREAMS.items():
+    for stream in IMAGES:
+        prefix, key = stream.backbone_prefix, stream.backbone_key
         names = {path.removeprefix(prefix): path for path in paths if path.startswith(prefix)}
-        backbone = key.removeprefix("freeze_")
-        asked = {f"model.{key}": getattr(config, key)}
-        if config.backbone is None and isinstance(spec := getattr(config, backbone), Mapping):
-            asked[f"model.{backbone}.freeze"] = spec.get("freeze")
+        asked = {f"model.{stream.freeze_key}": getattr(config, stream.freeze_key)}
+        if config.backbone is None and isinstance(spec := getattr(config, key), Mapping):
+            asked[f"model.{key}.freeze"] = spec.get("freeze")
         for where, freeze in asked.items():
             frozen |= {names[name] for name in frozen_names(freeze, names, where)}
     text_encoders = () if config.decoder_class else families.text_encoders()
@@ -117,29 +113,13 @@ def training_table(params: Mapping[str, Any], trained: Collection[str], slots: i
         size, width = int(np.prod(array.shape)), np.dtype(array.dtype).itemsize
         row[0 if path in chosen else 1] += size
         row[2] += size * width * (2 + slots if path in chosen else 1)
-    ordered = {part: rows[part] for part in _PARTS if part in rows} | rows
+    ordered = {part: rows[part] for part in (*ENCODER_PARTS, "decoder") if part in rows} | rows
     ordered["total"] = [sum(column) for column in zip(*rows.values(), strict=True)]
     wide = max(map(len, ordered))
     lines = [f"{'part':<{wide}}  {'trained':>13}  {'not trained':>13}  {'memory':>11}"]
     for part, (train, still, memory) in ordered.items():
         lines.append(f"{part:<{wide}}  {train:>13,}  {still:>13,}  {memory / 2**20:>7,.1f} MiB")
     return lines
-
-
-# The parts in the order of the model's figure.
-_PARTS = (
-    "face_backbone",
-    "hand_backbone_left",
-    "hand_backbone_right",
-    "face_projector",
-    "hand_left_projector",
-    "hand_right_projector",
-    "pose_projector",
-    "fusion",
-    "positional",
-    "temporal",
-    "decoder",
-)
 
 
 def _part(path: str) -> str:

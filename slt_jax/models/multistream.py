@@ -5,9 +5,16 @@ hand_l (B,T,H,W,3) - ViT - 0 where missing - projector - 0 where either hand is 
 hand_r (B,T,H,W,3) - ViT - 0 where missing - projector - 0 where either hand is missing -+                      |
 pose   (B,T,3L) ---------- 0 where unsure -- projector -------------------------------'    temporal encoder <---'
                                                                                            (B,T,d_model)
+                     |                           |                                  |             |
+stages:              backbone                    projected                          fused         encoded
+
+The streams are the rows of `slt_jax.streams`; another row is another line of this figure.
 """
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,37 +27,50 @@ from slt_jax.models.fusion import Fusion, Positions, StreamProjector
 from slt_jax.models.layers import split
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.temporal import TemporalEncoder
+from slt_jax.streams import IMAGES, STREAMS, Stream
+
+# The encoder's attributes, in the order of the figure and of torch's `state_dict`.
+ENCODER_PARTS = (
+    *(stream.backbone for stream in IMAGES),
+    *(stream.projector for stream in STREAMS),
+    "fusion",
+    "positional",
+    "temporal",
+)
+
+
+class Stages(NamedTuple):
+    """What the encoder has computed, stage by stage; the mappings are by the stream's name."""
+
+    backbone: dict[str, Array]  # features (B, T, embed_dim) of the image streams, 0 where missing
+    projected: dict[str, Array]  # (B, T, projector_dim) of every stream, before a pair is hidden
+    fused: Array  # (B, T, d_model), with positions
+    encoded: Array  # (B, T, d_model)
 
 
 class MultiStreamEncoder(nnx.Module):
-    """`backbones` say what the face, left-hand and right-hand streams see with: ViT sizes or classes."""
+    """`backbones` say what each image stream sees with: ViT sizes or classes, by the stream's name."""
 
     def __init__(
         self,
         config: ModelConfig,
-        backbones: tuple[BackboneSizes, ...],
+        backbones: Mapping[str, BackboneSizes],
         *,
         dtype=jnp.float32,
         memory: Memory = KEEP_ALL,
         rngs: nnx.Rngs,
     ):
-        face, left, right = (build_backbone(sizes, dtype=dtype, memory=memory, rngs=rngs) for sizes in backbones)
         width = config.projector_dim
-
-        def projector(in_features: int) -> StreamProjector:
-            return StreamProjector(in_features, width, config.projector_dropout, dtype=dtype, rngs=rngs)
-
-        def image_projector(stream: str, backbone: nnx.Module) -> StreamProjector | None:
-            return None if projects_by_identity(config, stream, backbone.embed_dim) else projector(backbone.embed_dim)
-
-        self.face_backbone = face
-        self.hand_backbone_left = left
-        self.hand_backbone_right = right
-        self.face_projector = nnx.data(image_projector("face", face))
-        self.hand_left_projector = nnx.data(image_projector("hand_left", left))
-        self.hand_right_projector = nnx.data(image_projector("hand_right", right))
-        self.pose_projector = projector(3 * config.pose_landmarks)
-        self.fusion = Fusion(4 * width, config.d_model, config.fusion_dropout, dtype=dtype, rngs=rngs)
+        for stream in IMAGES:
+            backbone = build_backbone(backbones[stream.name], dtype=dtype, memory=memory, rngs=rngs)
+            setattr(self, stream.backbone, backbone)
+        for stream in STREAMS:
+            projector = None
+            features = self.backbone(stream).embed_dim if stream.images else 3 * config.pose_landmarks
+            if not (stream.images and projects_by_identity(config, stream, features)):
+                projector = StreamProjector(features, width, config.projector_dropout, dtype=dtype, rngs=rngs)
+            setattr(self, stream.projector, nnx.data(projector))
+        self.fusion = Fusion(len(STREAMS) * width, config.d_model, config.fusion_dropout, dtype=dtype, rngs=rngs)
         self.positional = Positions(config.sequence_length, config.d_model, dtype=dtype, rngs=rngs)
         self.temporal = TemporalEncoder(
             config.d_model,
@@ -65,37 +85,58 @@ class MultiStreamEncoder(nnx.Module):
         self.dtype = dtype
         self.memory = memory
 
+    def backbone(self, stream: Stream) -> nnx.Module:
+        """The backbone of an image stream: images (N, H, W, 3) to features (N, embed_dim)."""
+        return getattr(self, stream.backbone)
+
+    def projector(self, stream: Stream) -> StreamProjector | None:
+        """The projector of a stream; None where its features are fused as they are."""
+        return getattr(self, stream.projector)
+
     def __call__(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Array:
-        """Frames (B, T, d_model) from `face`, `hand_l`, `hand_r` (B, T, H, W, 3) and `pose` (B, T, 3L).
+        """Encoded frames (B, T, d_model); see `stages` for the inputs."""
+        return self.stages(batch, key=key).encoded
 
-        The images of a stream may have become features (B, T, embed_dim) before, by its backbone.
-        Optional bool masks: `pad_mask` (B, T) True = real frame; `miss_mask_hl`, `miss_mask_hr` (B, T) True = hand
-        missing; `pose_conf_mask` (B, T, L) True = keep the landmark. `key` turns dropout on.
+    def stages(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Stages:
+        """The forward pass. Under `jax.jit` a stage that nobody reads is not computed.
+
+        Inputs are `face`, `hand_l`, `hand_r` (B, T, H, W, 3) and `pose` (B, T, 3L). The images of a stream may have
+        become features (B, T, embed_dim) before, by its backbone. Optional bool masks: `pad_mask` (B, T) True = real
+        frame; `miss_mask_hl`, `miss_mask_hr` (B, T) True = hand missing; `pose_conf_mask` (B, T, L) True = keep the
+        landmark. `key` turns dropout on.
         """
-        face_key, left_key, right_key, pose_key, fusion_key, temporal_key = split(key, 6)
-        left_missing, right_missing = batch.get("miss_mask_hl"), batch.get("miss_mask_hr")
+        *stream_keys, fusion_key, temporal_key = split(key, len(STREAMS) + 2)
+        features = {stream.name: self._features(stream, batch) for stream in STREAMS}
+        projected = {
+            stream.name: self._projected(stream, features[stream.name], stream_key)
+            for stream, stream_key in zip(STREAMS, stream_keys, strict=True)
+        }
+        shown = [zero_where(hidden(stream, batch), projected[stream.name]) for stream in STREAMS]
+        with jax.named_scope("fusion"):
+            fused = self.positional(self.fusion(shown, key=fusion_key))
+        with jax.named_scope("temporal"):
+            encoded = self.temporal(fused, batch.get("pad_mask"), key=temporal_key)
+        return Stages({stream.name: features[stream.name] for stream in IMAGES}, projected, fused, encoded)
 
-        face = frame_features(self.face_backbone, batch["face"], self.memory)
-        left = zero_where(left_missing, frame_features(self.hand_backbone_left, batch["hand_l"], self.memory))
-        right = zero_where(right_missing, frame_features(self.hand_backbone_right, batch["hand_r"], self.memory))
-        pose = zero_unsure_landmarks(batch["pose"], batch.get("pose_conf_mask")).astype(self.dtype)
+    def _features(self, stream: Stream, batch: Mapping[str, Array]) -> Array:
+        mask = batch.get(stream.mask)
+        if not stream.images:
+            return zero_unsure_landmarks(batch[stream.name], mask).astype(self.dtype)
+        with jax.named_scope(stream.backbone):
+            return zero_where(mask, frame_features(self.backbone(stream), batch[stream.name], self.memory))
 
-        face = project(self.face_projector, face, face_key)
-        left = project(self.hand_left_projector, left, left_key)
-        right = project(self.hand_right_projector, right, right_key)
-        pose = project(self.pose_projector, pose, pose_key)
-
-        either_missing = union(left_missing, right_missing)
-        left, right = zero_where(either_missing, left), zero_where(either_missing, right)
-
-        frames = self.positional(self.fusion([face, left, right, pose], key=fusion_key))
-        return self.temporal(frames, batch.get("pad_mask"), key=temporal_key)
+    def _projected(self, stream: Stream, features: Array, key: Array | None) -> Array:
+        projector = self.projector(stream)
+        if projector is None:
+            return features
+        with jax.named_scope(stream.projector):
+            return projector(features, key=key)
 
 
-def projects_by_identity(config: ModelConfig, stream: str, embed_dim: int) -> bool:
-    """Whether features of `face`, `hand_left` or `hand_right` go to the fusion as they are, as v9's hub ones do."""
+def projects_by_identity(config: ModelConfig, stream: Stream, embed_dim: int) -> bool:
+    """Whether the features of an image stream go to the fusion as they are, as v9's hub ones do."""
     given = config.projector
-    kind = given.get(stream, "auto") if isinstance(given, Mapping) else given
+    kind = given.get(stream.key, "auto") if isinstance(given, Mapping) else given
     return kind == "identity" or (kind == "auto" and config.projector_dim == embed_dim)
 
 
@@ -110,10 +151,6 @@ def frame_features(backbone: nnx.Module, frames: Array, memory: Memory = KEEP_AL
     return memory.stream(backbone, frames.reshape(b * t, *frames.shape[2:])).reshape(b, t, -1)
 
 
-def project(projector: StreamProjector | None, features: Array, key: Array | None) -> Array:
-    return features if projector is None else projector(features, key=key)
-
-
 def zero_unsure_landmarks(pose: Array, keep: Array | None) -> Array:
     """(B, T, 3L) with x, y and confidence of the landmarks outside `keep` (B, T, L) set to 0."""
     return pose if keep is None else pose * jnp.repeat(keep, 3, axis=-1)
@@ -124,8 +161,10 @@ def zero_where(mask: Array | None, features: Array) -> Array:
     return features if mask is None else jnp.where(mask[..., None], 0, features)
 
 
-def union(first: Array | None, second: Array | None) -> Array | None:
-    return second if first is None else first if second is None else first | second
+def hidden(stream: Stream, batch: Mapping[str, Array]) -> Array | None:
+    """(B, T) True where a stream of the same pair is missing; None for a stream by itself, or without masks."""
+    masks = [batch[mask] for mask in stream.hiding_masks if batch.get(mask) is not None]
+    return reduce(or_, masks) if masks else None
 
 
 def initial_positions(pos_embed: Array, length: int) -> Array:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -18,14 +19,14 @@ from slt_jax.models.remat import KEEP_ALL, Memory
 class SignTranslator(nnx.Module):
     """`encoder` and `decoder`, named as in v9's checkpoints.
 
-    `backbones` say what the face, left-hand and right-hand streams see with, `decoder` is from `decoder_settings`;
-    None builds the encoder alone.
+    `backbones` say what each image stream sees with, by the stream's name; `decoder` is from `decoder_settings`, None
+    builds the encoder alone.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        backbones: tuple[BackboneSizes, ...],
+        backbones: Mapping[str, BackboneSizes],
         decoder: Mapping[str, Any] | None,
         *,
         dtype=jnp.float32,
@@ -37,7 +38,7 @@ class SignTranslator(nnx.Module):
             self.decoder = Decoder(build_decoder(decoder, dtype=dtype, memory=memory, rngs=rngs))
 
     def __call__(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Array:
-        """Teacher-forced logits (B, S, vocab), float32; see `MultiStreamEncoder` for the inputs.
+        """Teacher-forced logits (B, S, vocab), float32; see `MultiStreamEncoder.stages` for the inputs.
 
         `labels` (B, S) int with -100 = ignore; `decoder_attention_mask` (B, S), by default where labels are not -100.
         """
@@ -45,13 +46,14 @@ class SignTranslator(nnx.Module):
         encoded = self.encoder(batch, key=encoder_key)
         labels = batch["labels"]
         model = self.decoder.model
-        return model(
-            encoded,
-            batch.get("pad_mask"),
-            shift_right(model, labels),
-            batch.get("decoder_attention_mask", labels != -100),
-            key=decoder_key,
-        )
+        with jax.named_scope("decoder"):
+            return model(
+                encoded,
+                batch.get("pad_mask"),
+                shift_right(model, labels),
+                batch.get("decoder_attention_mask", labels != -100),
+                key=decoder_key,
+            )
 
 
 class Decoder(nnx.Module):

@@ -25,14 +25,12 @@ from slt_jax.errors import UserError
 from slt_jax.models.images import normalise
 from slt_jax.models.params import Params, Structure
 from slt_jax.runtime.sharding import Layout, place_batch
+from slt_jax.streams import IMAGES, Stream
 from slt_jax.training.step import TrainState
 
-BACKBONES = {"face": "face_backbone", "hand_l": "hand_backbone_left", "hand_r": "hand_backbone_right"}
-PREFIXES = tuple(f"encoder.{name}." for name in BACKBONES.values())
-KEYS = {"face": "face", "hand_l": "hand_left", "hand_r": "hand_right"}  # of a stream in the configuration
 # Images that go through a backbone together, a device; fewer where a training batch has fewer. On a CPU few stay in its
 # caches: 128 take 2.2 times the CPU time of 8 by 8 (ViT-S/14, 224 px, float32).
-IMAGES, CPU_IMAGES = 128, 8
+IMAGES_AT_ONCE, CPU_IMAGES_AT_ONCE = 128, 8
 DECODED = 64  # images decoded side by side
 
 
@@ -59,8 +57,9 @@ def read_from_cache(
         return
     folder = folder if asked == "auto" else Path(asked).expanduser()
     params = state["trained"] | state["frozen"]
-    params |= layout.gather({path: array for path, array in params.items() if path.startswith(PREFIXES)})
-    programs = {stream: _program(structure, name) for stream, name in BACKBONES.items()}
+    prefixes = tuple(stream.backbone_prefix for stream in IMAGES)
+    params |= layout.gather({path: array for path, array in params.items() if path.startswith(prefixes)})
+    programs = {stream.name: _program(structure, stream) for stream in IMAGES}
     kinds, settings = _describe(programs, params, config.model.image_size)
     own, differences = open_folder(folder, settings)
     features = Features(own, kinds)
@@ -72,7 +71,7 @@ def read_from_cache(
             wanted[files.video_id] = files, flips or loader.flips
     missing = _missing(features, list(wanted.values()), stopped, skip_bad_clips=skip)
     _announce(folder, len(wanted), missing, differences)
-    images = CPU_IMAGES if jax.default_backend() == "cpu" else IMAGES
+    images = CPU_IMAGES_AT_ONCE if jax.default_backend() == "cpu" else IMAGES_AT_ONCE
     rows = min(images * layout.mesh.shape["data"], config.data.batch_size * config.model.sequence_length)
     compute = _Compute(programs, params, layout.mesh, rows, config.model.image_size)
     _fill(features, missing, compute, stopped, skip_bad_clips=skip)
@@ -89,19 +88,19 @@ def _obstacle(structure: Structure, state: TrainState) -> str | None:
     """Why features cannot be computed once and for all; None where they can."""
     if jax.process_count() > 1:
         return f"features are kept by runs of one process, and here are {jax.process_count()}; leave out the cache"
-    for stream, name in BACKBONES.items():
-        backbone = f"{KEYS[stream]}_backbone"
-        if any(path.startswith(f"encoder.{name}.") for path in state["trained"]):
-            flag = f"--freeze-{backbone.replace('_', '-')}"
+    for stream in IMAGES:
+        backbone = stream.backbone_key
+        if any(path.startswith(stream.backbone_prefix) for path in state["trained"]):
+            flag = f"--{stream.freeze_key.replace('_', '-')}"
             return f"{backbone} trains, so its features change; give {flag}, or leave out the cache"
-        if _normalises_by_batch(structure, state, name):
+        if _normalises_by_batch(structure, state, stream):
             return f"{backbone} normalises over a batch, so no image has features of its own; leave out the cache"
     return None
 
 
-def _normalises_by_batch(structure: Structure, state: TrainState, name: str) -> bool:
+def _normalises_by_batch(structure: Structure, state: TrainState, stream: Stream) -> bool:
     def look(params: Params) -> None:
-        modules = (module for _, module in nnx.iter_modules(getattr(structure.merge(params).encoder, name)))
+        modules = (module for _, module in nnx.iter_modules(structure.merge(params).encoder.backbone(stream)))
         found.extend(module for module in modules if isinstance(module, nnx.BatchNorm))
 
     found: list[nnx.BatchNorm] = []
@@ -109,11 +108,11 @@ def _normalises_by_batch(structure: Structure, state: TrainState, name: str) -> 
     return not all(norm.use_running_average for norm in found)
 
 
-def _program(structure: Structure, name: str) -> jax.stages.Wrapped:
+def _program(structure: Structure, stream: Stream) -> jax.stages.Wrapped:
     """(params, images uint8 (N, H, W, 3)) -> features (N, width), as the training step computes them."""
 
     def features(params: Params, images: Array) -> Array:
-        return getattr(structure.merge(params).encoder, name)(normalise(images))
+        return structure.merge(params).encoder.backbone(stream)(normalise(images))
 
     return jax.jit(features)
 
@@ -125,19 +124,20 @@ def _describe(
     kinds, settings = {}, {"format": 1, "image size": image_size}
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), params)
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
-    for stream, program in programs.items():
-        lowered = program.lower(shapes, image)
-        kinds[stream] = lowered.out_info.shape[1], np.dtype(lowered.out_info.dtype)
-        settings[f"precision of {KEYS[stream]}"] = kinds[stream][1].name
-        settings[f"weights of {KEYS[stream]}"] = _weights_hash(params, BACKBONES[stream])
+    for stream in IMAGES:
+        lowered = programs[stream.name].lower(shapes, image)
+        width, dtype = lowered.out_info.shape[1], np.dtype(lowered.out_info.dtype)
+        kinds[stream.name] = width, dtype
+        settings[f"precision of {stream.key}"] = dtype.name
+        settings[f"weights of {stream.key}"] = _weights_hash(params, stream.backbone_prefix)
         # The whole computation, a custom backbone's code and the normalisation of images included.
-        settings[f"program of {KEYS[stream]}"] = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+        settings[f"program of {stream.key}"] = hashlib.sha256(lowered.as_text().encode()).hexdigest()
     return kinds, settings
 
 
-def _weights_hash(params: Mapping[str, Array], name: str) -> str:
+def _weights_hash(params: Mapping[str, Array], prefix: str) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in params if path.startswith(f"encoder.{name}.")):
+    for path in sorted(path for path in params if path.startswith(prefix)):
         array = np.ascontiguousarray(params[path])
         digest.update(f"{path}\0{array.dtype}\0{array.shape}\n".encode())
         digest.update(array.view(np.uint8))

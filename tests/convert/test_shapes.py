@@ -81,7 +81,7 @@ def test_registers_are_resized_as_the_hub_models_with_registers(tmp_path):
     write_pt(tmp_path / "c.pt", state)
     plan, _ = opened(tmp_path / "c.pt")
     expected = ViTConfig(**BACKBONE, num_register_tokens=3, interpolate_antialias=True, interpolate_offset=0.0)
-    assert plan.backbones == (expected,) * 3
+    assert plan.backbones == dict.fromkeys(("face", "hand_l", "hand_r"), expected)
 
 
 def test_projector_dropout_of_the_run_may_differ_from_the_files(tmp_path):

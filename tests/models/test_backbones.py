@@ -355,7 +355,7 @@ def test_streams_start_from_their_files_and_checkpoints_need_them_no_more(tmp_pa
         },
     )
     plan = plan_model(config)
-    assert plan.backbones[0] == SIZES
+    assert plan.backbones["face"] == SIZES
     structure, entries = plan.structure()
     params = fresh_params(plan, entries, seed=0)
     state = to_state(params, entries)

@@ -86,8 +86,9 @@ def test_frozen_parts_cost_their_forward_pass():
 def test_parts_add_up_and_grow_with_the_clip():
     parts = counted()
     assert parts["total"].forward == sum(part.forward for name, part in parts.items() if name != "total")
-    plan = plan_model(ModelConfig(**MODEL, backbone=BACKBONE, vocab_size=VOCABULARY))
-    twice = model_flops(plan.build, plan.config, (), target_length=TARGET, frames=2 * MODEL["sequence_length"])
+    longer = MODEL | {"sequence_length": 2 * MODEL["sequence_length"]}
+    plan = plan_model(ModelConfig(**longer, backbone=BACKBONE, vocab_size=VOCABULARY))
+    twice = model_flops(plan.build, plan.config, (), target_length=TARGET)
     assert twice["face_backbone"].forward == 2 * parts["face_backbone"].forward
     encoder = dataclasses.replace(plan, decoder=None)
     assert "decoder" not in model_flops(encoder.build, plan.config, (), target_length=TARGET)

@@ -11,9 +11,10 @@ from slt_jax import load_dinov2_backbone
 from slt_jax.cli.train import configure, parse
 from slt_jax.config import build_section
 from slt_jax.errors import UserError
-from slt_jax.models.freeze import STREAMS, Frozen, frozen_names, trained_paths, training_table
+from slt_jax.models.freeze import Frozen, frozen_names, trained_paths, training_table
 from slt_jax.models.multistream import frame_features
 from slt_jax.models.params import split_model
+from slt_jax.streams import IMAGES
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.step import StepFunctions
 from tests.parity.torch_weights import quick_compilation  # noqa: F401
@@ -149,7 +150,7 @@ def test_frozen_backbones_cost_no_backward_pass():
     all_trained = flops(steps.train_step, state, batch, jnp.float32(0.01))
     encoder = steps.structure.merge(state["trained"] | state["frozen"]).encoder
     forward = 3 * flops(frame_features, encoder.face_backbone, batch["face"])
-    steps, state, batch = training(dict.fromkeys(STREAMS, True))
+    steps, state, batch = training({stream.freeze_key: True for stream in IMAGES})
     all_frozen = flops(steps.train_step, state, batch, jnp.float32(0.01))
     assert all_trained > 2 * forward
     assert all_frozen < 1.2 * forward

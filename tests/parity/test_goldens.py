@@ -11,7 +11,6 @@ from convert.optimizer import from_torch
 from slt_jax.config import OptimConfig
 from slt_jax.decoding.inference import model_inputs
 from slt_jax.models.freeze import trained_paths
-from slt_jax.models.multistream import frame_features, project
 from slt_jax.training.loss import token_loss
 from slt_jax.training.optim import Optimizer, learning_rate
 from slt_jax.training.step import StepFunctions
@@ -27,10 +26,9 @@ def test_forward_matches_v9(name):
     translator = slt_jax.load(golden.checkpoint, model=golden.model)
     batch, expected = golden.batch(), golden.expected
 
-    encoder = translator._structure.merge(translator.params).encoder
-    features = jax.jit(frame_features)(encoder.face_backbone, model_inputs(batch)["face"])
-    assert relative_error(features, expected["face_backbone"]) <= TOLERANCE
-    assert relative_error(project(encoder.face_projector, features, None), expected["face_projected"]) <= TOLERANCE
+    stages = translator.stages(batch)
+    assert relative_error(stages.backbone["face"], expected["face_backbone"]) <= TOLERANCE
+    assert relative_error(stages.projected["face"], expected["face_projected"]) <= TOLERANCE
 
     real = batch["pad_mask"]
     assert relative_error(translator.encode(batch)[real], expected["encoded"][real]) <= TOLERANCE

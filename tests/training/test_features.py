@@ -27,7 +27,8 @@ from slt_jax.models.freeze import trained_paths
 from slt_jax.models.params import Structure, split_model
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import Layout, device_mesh
-from slt_jax.training.feature_pass import BACKBONES, read_from_cache
+from slt_jax.streams import IMAGES
+from slt_jax.training.feature_pass import read_from_cache
 from tests.data.conftest import ClipFactory
 
 FRAMES = {"a": 3, "b": 9, "c": 6, "d": 12, "e": 5}  # of each clip; four are shown
@@ -142,11 +143,12 @@ def inputs(run: Run) -> list[dict]:
     def see(params, batch):
         encoder = run.structure.merge(params).encoder
         shown = prepare(batch)
-        for stream, name in BACKBONES.items():
-            if shown[stream].ndim == 5:
-                b, t = shown[stream].shape[:2]
-                images = shown[stream].reshape(b * t, SIZE, SIZE, 3)
-                shown[stream] = getattr(encoder, name)(images).reshape(b, t, -1)
+        for stream in IMAGES:
+            frames = shown[stream.name]
+            if frames.ndim == 5:
+                b, t = frames.shape[:2]
+                images = frames.reshape(b * t, SIZE, SIZE, 3)
+                shown[stream.name] = encoder.backbone(stream)(images).reshape(b, t, -1)
         return shown
 
     epochs = (*(run.train.epoch(n) for n in range(3)), run.val.epoch())

@@ -35,10 +35,10 @@ from tools.benchmarks.timing import Seconds, timed
 def plan_of(config: Config) -> Blueprint:
     """The model of `config`. Position tables are resized as transformers does it, without the hub's offset of 0.1."""
     plan = plan_model(config.model)
-    backbones = tuple(
-        dataclasses.replace(sizes, interpolate_offset=0.0) if isinstance(sizes, ViTConfig) else sizes
-        for sizes in plan.backbones
-    )
+    backbones = {
+        stream: dataclasses.replace(sizes, interpolate_offset=0.0) if isinstance(sizes, ViTConfig) else sizes
+        for stream, sizes in plan.backbones.items()
+    }
     return dataclasses.replace(plan, backbones=backbones)
 
 
