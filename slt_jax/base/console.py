@@ -1,4 +1,4 @@
-"""What a person sees while training: a bar on a terminal, plain lines elsewhere."""
+"""What a person sees while training: a progress bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -10,13 +10,13 @@ _silent = False
 
 
 def silence() -> None:
-    """Show nothing from here on: of several processes one talks."""
+    """Show nothing from here on, because only one of several processes talks."""
     global _silent
     _silent = True
 
 
 class Progress:
-    """The batches of one pass (or what `unit` says); use as a context manager and call `update` after every one."""
+    """Progress over the batches (or `unit`s) of one pass: a context manager; call `update` after each."""
 
     def __init__(self, title: str, total: int, done: int = 0, unit: str = "batch"):
         self._title, self._total, self._done, self._first, self._unit = title, total, done, done, unit
@@ -35,16 +35,16 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the pass began."""
+        """Seconds since the pass began."""
         return time.monotonic() - self._start
 
     @property
     def rate(self) -> float:
-        """Clips a second."""
+        """Clips per second."""
         return self.clips / max(self.seconds, 1e-9)
 
     def wait(self, batches):
-        """Iterate over `batches`, counting the time each takes to come."""
+        """Iterate over `batches` and add up the time spent waiting for them."""
         iterator = iter(batches)
         try:
             while True:
@@ -60,7 +60,7 @@ class Progress:
             iterator.close()
 
     def update(self, clips: int, loss: float | None = None) -> None:
-        """Count a batch of `clips` clips; `loss` is the newest known, None before the first."""
+        """Count a batch of `clips` clips. `loss` is the newest one known, None before the first."""
         self._done += 1
         self.clips += clips
         facts = {} if loss is None else {"loss": f"{loss:.4f}"}
@@ -76,7 +76,7 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """One line for the user, above the bar where there is one."""
+    """Print one line for the user, above the bar if there is one."""
     if _silent:
         return
     tqdm.write(line, file=sys.stdout)

@@ -1,4 +1,4 @@
-"""Files that are never half written, on Linux and macOS."""
+"""Files that are never left half written, on Linux and macOS."""
 
 import fcntl
 import hashlib
@@ -11,16 +11,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-LONGEST_PREFIX = 230  # bytes of a name that a temporary name repeats, which may have 255
+LONGEST_PREFIX = 230  # bytes of the name that the temporary name repeats; file names may have 255
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A new binary file that takes the place of `path` once it is whole and on disk; after an error nothing changed.
+    """Yield a new binary file that replaces `path` once it is complete and on disk; after an error nothing has changed.
 
-    Missing folders are made, and where `path` is a link, what it leads to is replaced. The new file is locked while
-    it is written, so that the next writer can tell what a killed one left behind, and remove it, from what another
-    one is still writing.
+    Missing folders are created. If `path` is a link, its target is replaced. The new file is locked while it is
+    written, so the next writer can tell a file that another one is still writing from what a killed one left behind,
+    and removes the latter.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,13 +39,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise
     folder = os.open(target.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name, too, survives a power cut
+        os.fsync(folder)  # so that the new name survives a power cut too
     finally:
         os.close(folder)
 
 
 def _try_lock(file: IO) -> bool:
-    """Lock a file for as long as it is open; False where another writer has it or the file system has no locks."""
+    """Lock a file for as long as it is open. False if another writer has it or the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -54,7 +54,7 @@ def _try_lock(file: IO) -> bool:
 
 
 def _remove_abandoned(folder: Path, prefix: str) -> None:
-    """Delete the unfinished files of writers that no longer run."""
+    """Delete the unfinished files of writers that are no longer running."""
     pattern = re.compile(re.escape(prefix) + r"\.[0-9a-f]{8}\.tmp")
     for name in os.listdir(folder):
         if pattern.fullmatch(name):
@@ -79,7 +79,7 @@ def copy_file(source: str | Path, target: str | Path) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """Of a file, or of all files in a folder, in the order of their names."""
+    """The hash of a file, or of all files in a folder in the order of their names."""
     path, digest = Path(path), hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:
         with open(file, "rb") as content:
@@ -89,5 +89,5 @@ def sha256(path: str | Path) -> str:
 
 
 def user_cache() -> Path:
-    """The folder for what can be made or fetched again."""
+    """The folder for files that can be made or downloaded again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "slt_jax")

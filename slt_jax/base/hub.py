@@ -1,7 +1,7 @@
-"""Weights by name: torch's hub cache and HuggingFace's, and the network where they do not have them.
+"""Weights by name: from torch's hub cache or HuggingFace's, and else from the network.
 
-Every function raises UserError in one line that says which file to put where, so that machines without a network can
-be served by hand.
+Every function raises UserError with one line that says which file to put where, so that it also works by hand on a
+machine without a network.
 """
 
 import os
@@ -18,7 +18,7 @@ TIMEOUT = 20.0  # seconds without an answer
 
 
 def torchhub_file(model: str, flag: str, *, local_files_only: bool = False) -> Path:
-    """The weights of a DINOv2 hub model such as `dinov2_vits14_reg`, where torch.hub keeps them."""
+    """The path of a DINOv2 hub model's weights, such as `dinov2_vits14_reg`, where torch.hub keeps them."""
     plain = model.removesuffix("_reg")
     name = f"{plain}_reg4_pretrain.pth" if model != plain else f"{plain}_pretrain.pth"
     home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
@@ -55,9 +55,9 @@ def _download(url: str, path: Path) -> None:
 
 
 def huggingface_folder(name: str, flag: str, *, weights: bool = True, local_files_only: bool = False) -> Path:
-    """The folder of a model: `name` itself where that is one, else a hub id's place in HuggingFace's cache.
+    """The folder of a model: `name` itself if it is a folder, else the hub id's folder in HuggingFace's cache.
 
-    With `weights` it holds them, as safetensors where the hub has these; without, at least `config.json`.
+    With `weights` it holds the weights, as safetensors if the hub has them; without, at least `config.json`.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -66,7 +66,7 @@ def huggingface_folder(name: str, flag: str, *, weights: bool = True, local_file
         raise UserError(f"{flag} {name}: no such folder")
     kinds = [["config.json", files] for files in WEIGHTS] if weights else [["config.json"]]
     reason = ""
-    for local in (True, False):  # what is in the cache needs no network
+    for local in (True, False):  # no network needed for what is in the cache
         if local or not local_files_only:
             for patterns in kinds:
                 found, reason = _snapshot(name, patterns, local)

@@ -1,4 +1,4 @@
-"""What is in a data set, on one page of HTML without anything from elsewhere."""
+"""What is in a data set, on one HTML page that loads nothing from elsewhere."""
 
 import re
 from collections import Counter, defaultdict
@@ -54,7 +54,7 @@ svg .axis { stroke: var(--line); }
 
 
 def report_page(name: str, prepared: Prepared) -> str:
-    """The page as text; the same data set gives the same page."""
+    """The page as HTML text. The same data set gives the same page."""
     corpus = prepared.corpus
     splits = {split: clips for split, clips in prepared.splits.items() if clips}
     minutes = sum(clip.duration or 0.0 for clip in corpus.clips) / 60

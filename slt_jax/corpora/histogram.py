@@ -1,4 +1,4 @@
-"""Histograms as SVG, one row a split over one axis, so that their shapes can be compared."""
+"""Histograms as SVG: one row per split over a common axis, so that their shapes can be compared."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,13 +6,13 @@ import numpy as np
 
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 MOST_BARS = 30
-WIDTH, ROW, LEFT, BOTTOM = 360, 62, 34, 18  # of the picture, in its own units
+WIDTH, ROW, LEFT, BOTTOM = 360, 62, 34, 18  # of the picture, in SVG units
 
 
 def histogram(groups: Mapping[str, Sequence[float]], least_step: float) -> str:
-    """An <svg> with a row of bars for each group, whose name is their class; nothing without values.
+    """An <svg> with a row of bars for each group, whose CSS class is the name of the group; empty without values.
 
-    Heights are shares of the group; the last bar holds all that is longer than 99.5 % of the values.
+    Heights are shares of the group. The last bar holds everything beyond the 99.5th percentile.
     """
     if not groups:
         return ""
@@ -50,5 +50,5 @@ def histogram(groups: Mapping[str, Sequence[float]], least_step: float) -> str:
 
 
 def _bar(values: Sequence[float], step: float) -> np.ndarray:
-    """The number of each value's bar; 1.2 belongs to the one that begins at 1.2, whatever 1.2 / 0.1 is."""
+    """The number of each value's bar: 1.2 belongs to the bar that begins at 1.2, whatever 1.2 / 0.1 is in floats."""
     return np.floor(np.asarray(values) / step + 1e-6).astype(int)

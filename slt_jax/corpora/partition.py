@@ -1,4 +1,4 @@
-"""Whole videos to splits: shares by clips, clips of every length in each split, no video in two."""
+"""Assign whole videos to splits: by shares of the clips, with clips of every length in each split."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -8,19 +8,19 @@ import numpy as np
 
 from slt_jax.errors import UserError
 
-LENGTHS = 6  # classes of clip length, equally full
-TRIES = 40  # assignments to choose from
-# Two videos show the same where they share so many sentences, of so many words, and so much of the shorter one. In
-# LSA-T a compilation of earlier programmes shares a quarter and more with each of them, all others at most 3 %.
+LENGTHS = 6  # classes of clip length, each with the same number of clips
+TRIES = 40  # assignments that the best is chosen from
+# Two videos show the same if they share at least so many sentences, of so many words, and this part of the shorter one.
+# In LSA-T, a compilation of earlier programmes shares a quarter or more with each of them, all other pairs at most 3 %.
 SHARED, WORDS, PART = 5, 5, 0.1
-COMMON = 20  # videos that say a sentence from which on it is a set phrase
+COMMON = 20  # a sentence in more videos than this is a set phrase
 
 
 def same_footage(texts: Mapping[str, Collection[str]]) -> list[list[str]]:
-    """The videos in groups that show parts of each other, told by their sentences; most groups are one video.
+    """Group the videos that show parts of each other, judging by their sentences; most groups are one video.
 
-    Where one group would hold more than half of the clips, the sentences are repeated by design, as when several
-    people sign the same list: then every video is a group of its own.
+    If one group would hold more than half of the clips, the sentences are repeated by design, as when several people
+    sign the same list. Then every video is its own group.
     """
     sentences = {video: {text for text in said if len(text.split()) >= WORDS} for video, said in texts.items()}
     videos_of = defaultdict(list)
@@ -48,8 +48,8 @@ def same_footage(texts: Mapping[str, Collection[str]]) -> list[list[str]]:
 def partition(videos: Mapping[str, Sequence[float | None]], shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """The split of every video, from the lengths of its clips (seconds, None where unknown).
 
-    `shares` are fractions of the clips. The outcome depends on names, lengths and `seed`, not on the order of the
-    videos. Raises UserError where there are fewer videos than splits to fill.
+    `shares` are fractions of the clips. The result depends on names, lengths and `seed`, not on the order of the
+    videos. Raises UserError if there are fewer videos than splits to fill.
     """
     wanted = [split for split, share in shares.items() if share > 0]
     if len(videos) < len(wanted):
@@ -70,7 +70,7 @@ def partition(videos: Mapping[str, Sequence[float | None]], shares: Mapping[str,
 
 
 def _counts(lengths: Sequence[Sequence[float | None]]) -> np.ndarray:
-    """Clips of each video by class of length, (videos, classes); the last column counts all, so sizes weigh too."""
+    """Clips of each video by class of length, (videos, classes); the last column counts all, so sizes count too."""
     known = np.array([length for video in lengths for length in video if length is not None])
     edges = np.unique(np.quantile(known, np.arange(1, LENGTHS) / LENGTHS)) if len(known) else np.zeros(0)
     counts = np.zeros((len(lengths), len(edges) + 3))
@@ -82,7 +82,7 @@ def _counts(lengths: Sequence[Sequence[float | None]]) -> np.ndarray:
 
 
 def _assign(counts: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Large videos first, roughly, each to the split it fits best; then single moves for as long as one helps."""
+    """Assign large videos first, each to the split it fits best; then move single videos while that helps."""
     order = np.argsort(-counts[:, -1] * rng.uniform(0.5, 1.5, len(counts)), kind="stable")
     assigned = np.full(len(counts), -1)
     sums = np.zeros_like(target)
@@ -93,7 +93,7 @@ def _assign(counts: np.ndarray, target: np.ndarray, rng: np.random.Generator) ->
     while True:
         gains = _gains(assigned, counts, target)
         filled = np.bincount(assigned, minlength=len(target))
-        gains[filled[assigned] == 1] = -np.inf  # a split's only video stays
+        gains[filled[assigned] == 1] = -np.inf  # a split keeps its only video
         if empty := set(np.flatnonzero(filled == 0)):
             gains[:, [split for split in range(len(target)) if split not in empty]] = -np.inf
         best_video, best_split = np.unravel_index(np.argmax(gains), gains.shape)
@@ -103,7 +103,7 @@ def _assign(counts: np.ndarray, target: np.ndarray, rng: np.random.Generator) ->
 
 
 def _gains(assigned: np.ndarray, counts: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """By how much the cost falls when each video moves to each split, (videos, splits)."""
+    """How much the cost falls if each video moves to each split, (videos, splits)."""
     sums = _sums(assigned, counts, len(target))
     cost = _cost(sums, target).sum(1)
     left = cost[assigned] - _cost(sums[assigned] - counts, target[assigned]).sum(1)
@@ -118,5 +118,5 @@ def _sums(assigned: np.ndarray, counts: np.ndarray, splits: int) -> np.ndarray:
 
 
 def _cost(sums: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Chi-square: a deviation counts relative to what was wanted, so that small splits are filled as well."""
+    """Chi-square: deviations count relative to what was wanted, so that small splits are filled as well."""
     return (sums - target) ** 2 / target

@@ -1,4 +1,4 @@
-"""A corpus of long videos becomes a data set that training reads: clips cut and extracted, tables, splits, a report."""
+"""Turn a corpus of long videos into a data set that training reads: clips, tables, splits, a report."""
 
 import csv
 import hashlib
@@ -25,14 +25,14 @@ from slt_jax.errors import UserError
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
                "test": "test", "testing": "test"}  # fmt: skip
-MARKER = "prepare.json"  # says that the tables beside it may be replaced
+MARKER = "prepare.json"  # its presence says that the tables beside it may be replaced
 LONGEST_NAME = 200  # bytes of an id in a file name, which `_f000000.jpg` follows
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 
 
 @dataclass(frozen=True)
 class PreparationRequest:
-    """What to prepare. Without `output` nothing is written; a dry run needs no videos."""
+    """What to prepare. Without `output` nothing is written. A dry run needs no videos."""
 
     metadata: Path
     videos: Path | None = None
@@ -46,10 +46,10 @@ class PreparationRequest:
 
 
 def prepare(request: PreparationRequest, extract: Callable[..., Sequence[Mapping[str, Any]]] | None = None) -> Prepared:
-    """Carry out a request; the same one again goes on where an earlier one was stopped.
+    """Carry out a request. The same request continues where an earlier one was stopped.
 
-    `extract` stands for `slt_jax.media.extract_many.extract_videos`. Raises UserError for what the user can mend; a row
-    or a video that cannot be used is a `Drop` with its reason.
+    `extract` replaces `slt_jax.media.extract_many.extract_videos`. A row or video that cannot be used becomes a `Drop`
+    with its reason. Raises UserError for what the user can fix.
     """
     _check(request)
     corpus = read_corpus(request.metadata)
@@ -68,7 +68,7 @@ def prepare(request: PreparationRequest, extract: Callable[..., Sequence[Mapping
 
 
 def file_id(video_id: str) -> str:
-    """The id under which a clip's files are stored: the id itself wherever that can be part of a file name."""
+    """The id under which a clip's files are stored: the id itself, if that can be part of a file name."""
     name = _UNSAFE.sub("_", video_id).strip(" .")
     if name == video_id and len(name.encode()) <= LONGEST_NAME:
         return name
@@ -89,7 +89,7 @@ def _check(request: PreparationRequest) -> None:
 
 
 def _find_videos(folder: Path, corpus: Corpus) -> dict[str, Path]:
-    """The files of the videos that clips name, with or without ending and folder."""
+    """Map the names by which clips may call a video, with or without ending and folder, to its file."""
     from slt_jax.media.jobs import find_videos
 
     paths = [Path(job.video) for job in find_videos(folder)]
@@ -125,7 +125,7 @@ def _new_splits(corpus: Corpus, request: PreparationRequest) -> Prepared:
 
 
 def _own_splits(corpus: Corpus, metadata: Path) -> Prepared:
-    """The splits of the file's own column, as far as it has them."""
+    """The splits from the file's own column."""
     if not any(clip.split.lower() in SPLIT_NAMES for clip in corpus.clips):
         names = ", ".join(SPLITS)
         raise UserError(f"--keep-split: the column split of {metadata} names no split ({names}); leave the flag out")
@@ -146,7 +146,7 @@ def _most_common(drops: Sequence[Drop]) -> str:
 
 
 def _claim(output: Path, request: PreparationRequest) -> None:
-    """Refuse to write over tables that something else wrote, the source above all."""
+    """Refuse to overwrite tables that something else wrote, above all the source."""
     meta = output / "meta.csv"
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a folder")
@@ -224,7 +224,7 @@ def _write(output: Path, title: str, prepared: Prepared) -> None:
 
 
 def _meta_rows(prepared: Prepared) -> list[Sequence[Any]]:
-    """What training needs of every clip, then the corpus's own columns; ids as they are in file names."""
+    """What training needs of every clip, then the corpus's own columns. Ids are as in file names."""
     clips = prepared.corpus.clips
     split_of = {clip.video_id: split for split, members in prepared.splits.items() for clip in members}
     renamed = any(file_id(clip.video_id) != clip.video_id for clip in clips)

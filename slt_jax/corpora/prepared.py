@@ -1,4 +1,4 @@
-"""A prepared corpus: its clips in splits, and what was found out about them."""
+"""A prepared corpus: its clips in splits, and what is known about them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from slt_jax.data.contract import Examined
 
 @dataclass
 class Prepared:
-    """`splits` hold what can be trained on."""
+    """A corpus in splits. `splits` hold the clips that can be trained on."""
 
     corpus: Corpus
     splits: dict[str, list[CorpusClip]]
     examined: dict[str, Examined] = field(default_factory=dict)
-    records: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # what extraction said of each clip
-    together: list[list[str]] = field(default_factory=list)  # videos in one split because they show the same
-    cut: list[str] = field(default_factory=list)  # videos that --keep-split left in several
+    records: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # the extraction's record of each clip
+    together: list[list[str]] = field(default_factory=list)  # videos kept in one split as they show the same
+    cut: list[str] = field(default_factory=list)  # videos that --keep-split left in several splits
     written: list[Path] = field(default_factory=list)
 
     @property

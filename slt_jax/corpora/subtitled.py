@@ -1,8 +1,8 @@
-"""A corpus of long videos with subtitles: its CSV row by row, repaired where the file itself says how.
+"""A corpus of long videos with subtitles: read its CSV row by row, and repair what the file itself can repair.
 
-Spreadsheets damage such files: 165.33 becomes `16.532.999.999.999.900`, a text that begins with `-` becomes `#NAME?`.
-LSA-T's column `split` holds the subtitle lines of each clip, [(text, start, end), ...], which say both again.
-Nothing is guessed: a row that stays without text or times is dropped, and its reason kept.
+Spreadsheets damage such files: 165.33 becomes `16.532.999.999.999.900`, and a text that begins with `-` `#NAME?`.
+LSA-T's column `split` holds the subtitle lines of each clip, [(text, start, end), ...], which have both again.
+Nothing is guessed: a row that still has no text or no times is dropped, with its reason.
 """
 
 import ast
@@ -14,10 +14,10 @@ from pathlib import Path
 from slt_jax.data import metadata
 from slt_jax.errors import UserError
 
-SHORTEST, LONGEST = 0.2, 300.0  # seconds a clip may take
+SHORTEST, LONGEST = 0.2, 300.0  # seconds that a clip may last
 VIDEO_COLUMNS = ("video", "video_name", "source_video")
-CLOSE = 0.01  # seconds; durations that differ by more are not the same
-# Used up here, or (the gaps between clips) damaged beyond use and known from the times anyway.
+CLOSE = 0.01  # seconds; durations that differ by more are different
+# Columns read here, or (the gaps between clips) damaged beyond use and known from the times anyway.
 USED_COLUMNS = {*metadata.ID_COLUMNS, *metadata.TEXT_COLUMNS, *VIDEO_COLUMNS, "start", "end", "duration", "split",
                 "prev_delta", "post_delta", "fps", "frame_count"}  # fmt: skip
 _SPREADSHEET_ERROR = re.compile(r"#\s?[¡¿]?(NOMBRE|NAME|REF|VALUE|VALOR|DIV/0|NUM|NULL|NULO|N/A|N/D|CALC)[?!]?")
@@ -25,7 +25,7 @@ _SPREADSHEET_ERROR = re.compile(r"#\s?[¡¿]?(NOMBRE|NAME|REF|VALUE|VALOR|DIV/0|
 
 @dataclass(frozen=True)
 class CorpusClip:
-    """A usable row. Times are seconds in the video; None for a video that is one clip as a whole."""
+    """A usable row. Times are seconds in the video, or None if the whole video is one clip."""
 
     line: int
     video_id: str
@@ -33,7 +33,7 @@ class CorpusClip:
     video: str
     start: float | None
     end: float | None
-    split: str  # the file's own, as it stands
+    split: str  # as the file has it
     extra: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -43,7 +43,7 @@ class CorpusClip:
 
 @dataclass(frozen=True)
 class Repair:
-    """A cell that was read otherwise than it stands; `source` says where its value is from."""
+    """A cell that was repaired; `source` says where its new value comes from."""
 
     line: int
     video_id: str
@@ -55,7 +55,7 @@ class Repair:
 
 @dataclass(frozen=True)
 class Drop:
-    """A row that is not used: `reason` is one of a few, `detail` what the row holds."""
+    """A row that is not used. `reason` is one of a few, `detail` what the row says."""
 
     line: int
     video_id: str
@@ -72,13 +72,13 @@ class Corpus:
 
 
 class _Unusable(Exception):
-    """The reason why a row is dropped, and what it holds."""
+    """Why a row is dropped, and what it says."""
 
 
 def read_corpus(path: str | Path) -> Corpus:
-    """Every row of a corpus CSV, as a clip or as dropped. Columns and separators as `read_metadata` takes them.
+    """Read every row of a corpus CSV, as a clip or as dropped. Columns and separators are those of `read_metadata`.
 
-    Without a column `video` the id names the video. Raises UserError for a file that is no such table at all.
+    Without a column `video`, the id names the video. Raises UserError for a file that is not such a table.
     """
     delimiter = metadata.find_delimiter(path, metadata.ID_COLUMNS)
     rows = metadata.read_rows(path, delimiter)
@@ -175,7 +175,7 @@ def _checked_times(given: Mapping[str, str], start: float | None, end: float | N
 
 
 def _subtitles(cell: str) -> list[tuple[str, float, float]]:
-    """The subtitle lines that a cell holds, none where it holds something else."""
+    """The subtitle lines in a cell; empty if it holds something else."""
     if not cell.startswith("["):
         return []
     try:

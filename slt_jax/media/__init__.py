@@ -1,4 +1,4 @@
-"""A video file becomes the streams that training reads: face, hands and pose of one signer.
+"""From a video file to the streams that training reads: face, hands and pose of one signer.
 
 from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.settings import ExtractionSettings

@@ -1,4 +1,4 @@
-"""Square boxes around faces and hands, smoothed over time, cut out and scaled."""
+"""Square boxes around faces and hands: smoothed over time, cut out and scaled."""
 
 import io
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFilter
 
-LOOKAHEAD = 3  # frames on either side that a box is smoothed with
+LOOKAHEAD = 3  # frames on either side over which a box is smoothed
 JPEG_QUALITY = 92
 
 
@@ -22,7 +22,7 @@ class Square:
 
     @classmethod
     def around(cls, points: np.ndarray, scale: float) -> "Square":
-        """The square about points (N, 2+), `scale` times as wide as they are."""
+        """The square around points (N, 2+), `scale` times as wide as their extent."""
         low, high = points[:, :2].min(0), points[:, :2].max(0)
         x, y = (low + high) / 2
         return cls(float(x), float(y), float(scale * max(high - low)))
@@ -33,9 +33,9 @@ class Square:
 
 
 def smoothed(squares: Sequence[Square | None], place: int, *, centre: float, side: float) -> Square | None:
-    """The square at `place`, averaged with its neighbours up to the next gap; two widths (in frames) of a Gaussian.
+    """The square at `place`, averaged with its neighbours up to the next gap, by Gaussians of two widths (in frames).
 
-    A hand moves fast but changes its size slowly, so the two are smoothed apart.
+    A hand moves fast but changes its size slowly, so position and size are smoothed separately.
     """
     if squares[place] is None:
         return None
@@ -52,7 +52,7 @@ def smoothed(squares: Sequence[Square | None], place: int, *, centre: float, sid
 
 
 def cut(image: np.ndarray, square: Square, size: int) -> np.ndarray:
-    """The square of `image`, black where it lies outside, as (size, size, 3)."""
+    """The square cut from `image`, black beyond its border, as (size, size, 3)."""
     side = max(round(square.side), 2)
     left, top = round(square.x - square.side / 2), round(square.y - square.side / 2)
     height, width = image.shape[:2]
@@ -69,7 +69,7 @@ def cut(image: np.ndarray, square: Square, size: int) -> np.ndarray:
 
 
 def blurred(image: np.ndarray, face: Square) -> np.ndarray:
-    """A copy of `image` in which nobody can be told by the face."""
+    """A copy of `image` in which nobody can be recognised by the face."""
     height, width = image.shape[:2]
     left, top, right, bottom = (round(value) for value in face.corners())
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
@@ -77,13 +77,13 @@ def blurred(image: np.ndarray, face: Square) -> np.ndarray:
         return image
     image = image.copy()
     patch = Image.fromarray(image[top:bottom, left:right])
-    # A blur can be undone where it is weak; of an eighth of the face only the tilt of the head is left.
+    # A weak blur can be undone. With an eighth of the face, only the tilt of the head is left.
     image[top:bottom, left:right] = np.asarray(patch.filter(ImageFilter.GaussianBlur(face.side / 8)))
     return image
 
 
 def encoded(crop: np.ndarray, image_format: str) -> bytes:
-    """The bytes of a jpg or png file."""
+    """The bytes of the image as a jpg or png file."""
     if image_format == "jpg":
         return simplejpeg.encode_jpeg(crop, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
     buffer = io.BytesIO()

@@ -1,6 +1,6 @@
-"""The detectors: the only file that knows mediapipe. All points and boxes are in pixels of the image given.
+"""The detectors: the only file that knows mediapipe. All points and boxes are in pixels of the given image.
 
-Tests put another object with the same methods in the place of `Detector`.
+Tests replace `Detector` by an object with the same methods.
 """
 
 import os
@@ -18,16 +18,16 @@ from slt_jax.errors import UserError
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 _HOLISTIC = "mediapipe/modules/holistic_landmark/holistic_landmark_cpu.binarypb"
-# Where Holistic's graph decides whether it looks at a hand; one node for each hand.
+# The nodes of Holistic's graph that decide whether it looks at a hand; one for each hand.
 _HAND_THRESHOLD = "handlandmarksleftandrightcpu__handlandmarksfromposecpu_{}__handlandmarkcpu__ThresholdingCalculator"
-# Hands are accepted from these shares of the confidence that is asked for: a pose wrist vouches for each of them, and
+# Hands are accepted from these fractions of the requested confidence on: the pose's wrist vouches for each of them, and
 # the models' own 0.5 loses most blurred hands (docs/video.md has the rates).
 HOLISTIC_HAND_SHARE, HAND_SHARE = 0.1, 0.4
 
 
 @dataclass(frozen=True)
 class Body:
-    """One person: `pose` (33, 3) with x, y, confidence; `face` (N, 2) and hands (21, 2), None where not found.
+    """One person: `pose` (33, 3) with x, y, confidence; `face` (N, 2) and hands (21, 2), or None if not found.
 
     The first point of a hand is its wrist.
     """
@@ -39,9 +39,9 @@ class Body:
 
 
 class Detector:
-    """mediapipe's models; `body` remembers the last image until `reset`. Close it.
+    """mediapipe's models. `body` remembers the last image until `reset`. Close it after use.
 
-    Raises UserError where mediapipe is not installed.
+    Raises UserError if mediapipe is not installed.
     """
 
     def __init__(self, min_confidence: float):
@@ -50,7 +50,7 @@ class Detector:
 
         self._min_confidence = min_confidence
         solutions = mp.solutions
-        # The public class has no way to set the threshold for hands.
+        # The public class cannot set the threshold for hands.
         params = {f"{_HAND_THRESHOLD.format(n)}.threshold": HOLISTIC_HAND_SHARE * min_confidence for n in (1, 2)}
         params |= {
             "poselandmarkcpu__posedetectioncpu__TensorsToDetectionsCalculator.min_score_thresh": min_confidence,
@@ -66,7 +66,7 @@ class Detector:
             calculator_params=params,
             outputs=["pose_landmarks", "left_hand_landmarks", "right_hand_landmarks", "face_landmarks"],
         )  # fmt: skip
-        # The small models: only the place of a hand is used, and they take half the time.
+        # The small models take half the time, and only the position of a hand is used.
         self._hands = solutions.hands.Hands(
             static_image_mode=True,
             max_num_hands=4,
@@ -75,10 +75,10 @@ class Detector:
             min_tracking_confidence=HAND_SHARE * min_confidence,
         )
         self._faces = solutions.face_detection.FaceDetection(model_selection=1, min_detection_confidence=min_confidence)
-        self._pose: Any = None  # made when there are several people to choose from
+        self._pose: Any = None  # made once there are several people to choose from
 
     def body(self, image: np.ndarray) -> Body | None:
-        """The most prominent person, near where it was in the last image."""
+        """The most prominent person, searched for near its place in the last image."""
         with _quiet():
             found = self._holistic.process({"image": image})
         if found.pose_landmarks is None:
@@ -90,7 +90,7 @@ class Detector:
         return Body(_points(found.pose_landmarks, image), face, left, right)
 
     def poses(self, images: Iterable[np.ndarray]) -> list[np.ndarray | None]:
-        """The poses (33, 3) of one person followed through `images`, in less than half the time of `body`."""
+        """The poses (33, 3) of one person followed through `images`; takes less than half the time of `body`."""
         if self._pose is None:
             self._pose = _mediapipe().solutions.pose.Pose(
                 model_complexity=1, min_detection_confidence=self._min_confidence,
@@ -103,7 +103,7 @@ class Detector:
         return [None if points is None else _points(points, image) for image, points in found]
 
     def hands(self, image: np.ndarray) -> list[np.ndarray]:
-        """All hands (21, 2). What mediapipe says of left and right is wrong more often than not, and left out."""
+        """All hands (21, 2). Whether mediapipe calls them left or right is ignored: it is wrong more often than not."""
         with _quiet():
             found = self._hands.process(image)
         return [_points(hand, image)[:, :2] for hand in found.multi_hand_landmarks or []]
@@ -120,7 +120,7 @@ class Detector:
         return sorted(boxes)
 
     def reset(self) -> None:
-        """Forget what `body` saw, so that what comes next does not depend on it."""
+        """Forget what `body` saw, so that the next image does not depend on it."""
         self._holistic.reset()
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class Detector:
 
 
 def _mediapipe():
-    os.environ.setdefault("GLOG_minloglevel", "2")  # it narrates every graph
+    os.environ.setdefault("GLOG_minloglevel", "2")  # mediapipe logs every graph
     try:
         import mediapipe
     except ImportError:
@@ -140,14 +140,14 @@ def _mediapipe():
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """mediapipe asks protobuf for things by a name that is to go."""
+    """Silence the warning that mediapipe uses a deprecated name in protobuf."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "SymbolDatabase.GetPrototype", UserWarning)
         yield
 
 
 def _points(landmarks, image: np.ndarray) -> np.ndarray:
-    """(N, 3): x and y in pixels, visibility (0 where the model has none)."""
+    """(N, 3): x and y in pixels, and visibility (0 if the model gives none)."""
     height, width = image.shape[:2]
     points = np.array([(p.x, p.y, p.visibility) for p in landmarks.landmark], np.float32)
     points[:, :2] *= (width, height)

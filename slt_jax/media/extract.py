@@ -1,6 +1,6 @@
-"""One video becomes streams in a folder: `face`, `hand_l` and `hand_r` pictures and one pose file.
+"""Extract one video into streams in a folder: `face`, `hand_l` and `hand_r` crops, and one pose file.
 
-The video is read once, a few pictures at a time; only points and boxes of all frames are kept.
+The video is read once, a few pictures at a time. Only the points and boxes of all frames are kept.
 """
 
 from collections import Counter, deque
@@ -21,17 +21,17 @@ from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.signer import SAMPLES, Choice, Follower, choose_signer
 from slt_jax.media.video import BadVideo, facts, pictures, samples
 
-FACE_SCALE = 1.5  # a crop's side against the widest extent of the face's points
-HEAD_SCALE = 2.2  # the same for the pose's points of the head, which end at the ears
-BLUR_SCALE = 1.2  # what is blurred, against the crop
+FACE_SCALE = 1.5  # a crop's side relative to the widest extent of the face's points
+HEAD_SCALE = 2.2  # the same for the pose's points of the head, which reach only to the ears
+BLUR_SCALE = 1.2  # the blurred square relative to the crop
 FACE_HOLD_SECONDS = 1.0
-# (centre, side) in seconds: a head is calm, a hand is not.
+# (centre, side) in seconds: a head moves calmly, a hand does not.
 SMOOTHING = {"face": (0.08, 0.08), "hand_l": (0.03, 0.08), "hand_r": (0.03, 0.08)}
 
 
 @dataclass
 class _Tracks:
-    """What was found, frame by frame; boxes and poses in pixels of the upright picture."""
+    """What was found in each frame; boxes and poses in pixels of the upright picture."""
 
     poses: list[np.ndarray]
     squares: dict[str, list[Square | None]]
@@ -50,10 +50,10 @@ def extract(
     end: float | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Write the streams of `video` under `folder` and return what a record of it says.
+    """Write the streams of `video` under `folder` and return the contents of its record.
 
-    `start` and `end` in seconds; `progress(frames written, frames expected)` is called now and then. Raises BadVideo
-    where the video cannot be used, also where nobody is in it.
+    `start` and `end` are in seconds. `progress(frames written, frames expected)` is called now and then. Raises
+    BadVideo if the video cannot be used or shows nobody.
     """
     known = facts(video)
     fps = settings.rate(known.fps)
@@ -89,7 +89,7 @@ def extract(
 
 
 class _Finder:
-    """Fills the tracks, one picture after the other."""
+    """Fills the tracks, one picture after another."""
 
     def __init__(self, detector, settings: ExtractionSettings, choice: Choice):
         self._detector, self._region = detector, choice.region
@@ -99,7 +99,7 @@ class _Finder:
         self._face: tuple[float, Square] | None = None
 
     def look(self, image: np.ndarray, time: float, fresh: bool, tracks: _Tracks) -> None:
-        if not fresh:  # the same picture once more
+        if not fresh:  # the same picture again
             tracks.poses.append(tracks.poses[-1])
             for stream in STREAMS:
                 tracks.squares[stream].append(tracks.squares[stream][-1])
@@ -126,7 +126,7 @@ class _Finder:
         others = (None if points is None else points + corner for points in (body.face, body.hand_l, body.hand_r))
         body = Body(pose, *others)
         if not self._follower.accepts(body, time):
-            self._detector.reset()  # it would go on with the wrong person
+            self._detector.reset()  # it would continue with the wrong person
             return None
         return body
 
@@ -153,14 +153,14 @@ def _write(
     settings: ExtractionSettings,
     fps: float,
 ) -> None:
-    """Cut and write the pictures of one frame."""
+    """Cut and write the crops of one frame."""
     squares = {}
     for stream in STREAMS:
         centre, side = (fps * seconds for seconds in SMOOTHING[stream])
         squares[stream] = smoothed(tracks.squares[stream], number, centre=centre, side=side)
         tracks.cut[stream].append(squares[stream])
     if settings.face_blur:
-        # Where the face is not found, hands must not show it either: the last place known is blurred.
+        # If the face is not found, hand crops must not show it either: its last known place is blurred.
         known = next((s for s in reversed(tracks.squares["face"][: number + 1]) if s), None)
         if face := squares["face"] or known:
             image = blurred(image, Square(face.x, face.y, BLUR_SCALE * face.side))
@@ -171,7 +171,7 @@ def _write(
 
 
 def _write_pose(path: Path, tracks: _Tracks, settings: ExtractionSettings, fps: float, width: int, height: int) -> None:
-    """The pose file; its keys are told in docs/video.md."""
+    """Write the pose file; docs/video.md explains its keys."""
     poses = np.array(tracks.poses)
     raw = landmarks.raw_space(width, height)
     space = raw if settings.pose == "raw" else landmarks.signing_space(poses, settings.min_confidence)
@@ -181,7 +181,7 @@ def _write_pose(path: Path, tracks: _Tracks, settings: ExtractionSettings, fps: 
         "landmarks": np.array(landmarks.names(settings.landmarks)),
         "landmark_set": np.array(settings.landmarks),
         "pose_space": np.array(settings.pose),
-        # Pixels = origin + unit * value, in a picture of this size.
+        # Pixels = origin + unit * value, in a picture of `picture_size`.
         "space_origin": np.array(used.origin), "space_unit": np.array(used.unit),
         "picture_size": np.array([width, height]),
         "fps": np.array(fps),

@@ -1,6 +1,6 @@
-"""Many videos become streams: workers, resuming, a record of each clip.
+"""Extract many videos: workers, resuming, and a record of each clip.
 
-`extract_videos` is what `slt-extract`, `slt-translate` and the preparation of a corpus call.
+`slt-extract`, `slt-translate` and the preparation of a corpus call `extract_videos`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from slt_jax.media.jobs import ExtractionRecord, Job, check_jobs, files_on_disk,
 from slt_jax.media.pool import run_jobs
 from slt_jax.media.settings import ExtractionSettings
 
-WORKING = ".extracting"  # folder under the output where clips lie until they are whole
+WORKING = ".extracting"  # folder under the output that holds clips until they are complete
 
 
 def extract_videos(
@@ -40,14 +40,15 @@ def extract_videos(
     progress: bool = True,
     make_detector: Callable[[], Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Extract `jobs` to `out_root`/face, hand_l, hand_r and pose; returns the records, in the order of the jobs.
+    """Extract `jobs` to `out_root`/face, hand_l, hand_r and pose, and return their records in the order of the jobs.
 
-    A record has `video_id`, `video`, `status` ("ok", or "failed" with `reason`), and of a clip that is ok `frames`,
-    `fps`, `duration`, `sources` and more (docs/video.md); all records are in `metadata` (`out_root`/metadata.jsonl).
-    A video that cannot be used is a failed record, never an exception. With `resume`, clips that are whole on disk
-    and were made by these settings from these files are left as they are (their record is returned). With
-    `overwrite` all are made anew; with neither, clips on disk are a UserError. `workers` processes are spawned (so
-    the caller's module must be guarded by `if __name__ == "__main__"`), 0 works in this one.
+    A record has `video_id`, `video` and `status` ("ok", or "failed" with `reason`); if the clip is ok, also `frames`,
+    `fps`, `duration`, `sources` and more (docs/video.md). All records are kept in `metadata`
+    (`out_root`/metadata.jsonl). A video that cannot be used is a failed record, never an exception.
+
+    With `resume`, clips that are complete on disk and were made with these settings from these files stay as they are,
+    and their records are returned. With `overwrite`, all are made again. With neither, clips on disk are a UserError.
+    `workers` processes are spawned, so the caller's module needs `if __name__ == "__main__"`; 0 works in this process.
     """
     settings, out_root, jobs = settings or ExtractionSettings(), Path(out_root), check_jobs(jobs)
     if workers < 0:
@@ -65,7 +66,7 @@ def extract_videos(
         job for job in jobs
         if not (resume and is_done(record.clips.get(job.video_id), job.key(settings), files[job.video_id]))
     ]  # fmt: skip
-    if workers > 1:  # the longest first, so that no worker is left alone with one at the end
+    if workers > 1:  # the longest first, so that no worker is left alone with a long one at the end
         todo.sort(key=_size, reverse=True)
     working = _working_folder(out_root)
     make_detector = make_detector or partial(Detector, settings.min_confidence)
@@ -73,7 +74,7 @@ def extract_videos(
     try:
         with _Progress(todo, len(jobs), progress) as shown:
             for job, said in run_jobs(todo, make_detector, work, workers, shown.frames):
-                # A clip is whole on disk before its record says so; until then another run would do it again.
+                # A clip is complete on disk before its record says so; until then, another run would make it again.
                 if said["status"] == "ok":
                     _put_in_place(working / job.video_id, out_root, files[job.video_id])
                 said = {"video_id": job.video_id, "video": str(job.video), "key": job.key(settings)} | said
@@ -89,14 +90,14 @@ def extract_videos(
 
 
 def _size(job: Job) -> float:
-    """Seconds of a part, bytes of a whole video."""
+    """Seconds of a part, or bytes of a whole video."""
     if job.start is not None and job.end is not None:
         return job.end - job.start
     return os.path.getsize(job.video) if os.path.exists(job.video) else 0
 
 
 def _extract_clip(working: Path, settings: ExtractionSettings, detector, job: Job, progress) -> dict[str, Any]:
-    """Extract one clip into a folder of its own; what is wrong with a video is part of the record."""
+    """Extract one clip into a folder of its own. Anything wrong with the video becomes part of the record."""
     folder = working / job.video_id
     try:
         said = extract(
@@ -105,9 +106,9 @@ def _extract_clip(working: Path, settings: ExtractionSettings, detector, job: Jo
     except UserError as error:
         shutil.rmtree(folder, ignore_errors=True)
         return {"status": "failed", "reason": str(error)}
-    except BrokenPipeError:  # nobody listens to this process any more
+    except BrokenPipeError:  # nobody listens to this process any longer
         raise
-    except Exception as error:  # whatever a decoder or a model makes of one video, the others go on
+    except Exception as error:  # the other videos continue, whatever a decoder or model does with this one
         shutil.rmtree(folder, ignore_errors=True)
         return {"status": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     counts = {stream: len(os.listdir(folder / stream)) for stream in (*STREAMS, "pose")}
@@ -115,7 +116,7 @@ def _extract_clip(working: Path, settings: ExtractionSettings, detector, job: Jo
 
 
 def _put_in_place(folder: Path, out_root: Path, old: dict[str, list[str]]) -> None:
-    """Rename a whole clip to where it belongs; files of an earlier extraction go first, the pose file comes last."""
+    """Move a complete clip to its place. Files of an earlier extraction go first, and the pose file comes last."""
     for stream in ("pose", *STREAMS):
         for name in old[stream]:
             (out_root / stream / name).unlink(missing_ok=True)
@@ -126,7 +127,7 @@ def _put_in_place(folder: Path, out_root: Path, old: dict[str, list[str]]) -> No
 
 
 def _working_folder(out_root: Path) -> Path:
-    """A folder of this process alone; those of processes of this machine that are gone are removed."""
+    """A folder for this process alone. Folders of dead processes of this machine are removed."""
     host = socket.gethostname()
     for left in (out_root / WORKING).glob(f"{host}-*"):
         number = left.name.removeprefix(f"{host}-")
@@ -154,12 +155,12 @@ def _make_folders(out_root: Path) -> None:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # another run may work there
+    with contextlib.suppress(OSError):  # another run may be working there
         folder.rmdir()
 
 
 class _Progress:
-    """Two bars on a terminal, videos and frames; elsewhere a line for each video."""
+    """Two bars on a terminal, for videos and frames; elsewhere one line per video."""
 
     def __init__(self, todo: Sequence[Job], total: int, wanted: bool):
         self._shown, self._left, self._total = wanted, len(todo), total
@@ -202,7 +203,7 @@ class _Progress:
 
 
 def summary(said: dict[str, Any]) -> str:
-    """A clip in a few words."""
+    """Describe an extracted clip in a few words."""
     hands = (sum(n for source, n in said["sources"][s].items() if source != "none") for s in ("hand_l", "hand_r"))
     left, right = (f"{100 * seen / said['frames']:.0f} %" for seen in hands)
     return f"{said['frames']} frames in {said['duration']:.1f} s, left hand {left}, right hand {right}"

@@ -1,11 +1,11 @@
-"""Where the hands are: each belongs to the pose wrist that is nearest, never to a label.
+"""Where the hands are. Each belongs to the nearest wrist of the pose, whatever its label says.
 
-For each hand the first of these that finds it decides (its name is the frame's source):
+For each hand, the first of these that finds it decides; its name becomes the source of the frame:
 
 - `holistic`: Holistic's hand;
-- `hands`: the hand detector on the signer's upper body, when Holistic lost a hand whose wrist is in the picture;
-- `retry`: the hand detector again, on a crop about that wrist;
-- `pose`: a box about the pose's wrist and finger bases, where the pose is sure of the wrist;
+- `hands`: the hand detector on the signer's upper body, if Holistic lost a hand whose wrist is in the picture;
+- `retry`: the hand detector again, on a crop around that wrist;
+- `pose`: a box around the pose's wrist and finger bases, if the pose is sure of the wrist;
 - `hold`: the last box, for a fifth of a second.
 """
 
@@ -20,15 +20,15 @@ from slt_jax.media.detect import Body, Detector, wrist_inside
 SIDES = ("hand_l", "hand_r")
 DETECTED = ("holistic", "hands", "retry")
 
-HAND_SCALE = 1.6  # a crop's side against the widest extent of the hand's points
-REACH = 0.5  # shoulder widths that a hand's wrist may lie from the pose's
-UPPER_BODY = 4.0  # side of the picture given to the hand detector, in shoulder widths
-RETRY = 1.4  # side of the crop about a wrist, in shoulder widths
-DETECTOR_SIDE = 256  # pixels: more than the hand detector looks at
+HAND_SCALE = 1.6  # a crop's side relative to the widest extent of the hand's points
+REACH = 0.5  # shoulder widths that a hand's wrist may be away from the pose's
+UPPER_BODY = 4.0  # side of the picture that the hand detector gets, in shoulder widths
+RETRY = 1.4  # side of the crop around a wrist, in shoulder widths
+DETECTOR_SIDE = 256  # pixels; the hand detector looks at fewer
 HOLD_SECONDS = 0.2
-# After so many searches in a row that found nothing near a resting wrist, only every so manieth frame is searched.
+# After PATIENCE searches in a row without a hand at a resting wrist, only every REST_INTERVAL-th frame is searched.
 PATIENCE, REST_INTERVAL = 3, 4
-RESTING = 0.08  # shoulder widths a frame
+RESTING = 0.08  # shoulder widths per frame
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class HandFinder:
     _sides: dict[str, _Side] = field(default_factory=lambda: {side: _Side() for side in SIDES})
 
     def find(self, image: np.ndarray, body: Body | None, time: float) -> dict[str, Hand]:
-        """The hands that were found; `body` in pixels of `image`, `time` in seconds."""
+        """The hands found in `image`; `body` in its pixels, `time` in seconds."""
         found: dict[str, Hand] = {}
         if body is not None:
             found = self._detect(image, body)
@@ -101,7 +101,7 @@ class HandFinder:
         return squares
 
     def _search(self, image, view: Square, body: Body, sides, source: str, found: dict, sources: dict) -> None:
-        """Add to `found` what the hand detector sees in `view` of the hands `sides`."""
+        """Add to `found` those of the hands `sides` that the hand detector sees in `view`."""
         size = min(max(round(view.side), 32), DETECTOR_SIDE)
         corner, unit = np.array(view.corners()[:2], np.float32), view.side / size
         seen = [hand * unit + corner for hand in self.detector.hands(cut(image, view, size))]
@@ -133,7 +133,7 @@ class HandFinder:
 
 
 def assign(hands: list[np.ndarray], pose: np.ndarray, scale: float) -> dict[str, np.ndarray]:
-    """{side: hand}: each hand goes to the nearest wrist within reach, and each wrist takes its nearest hand."""
+    """Assign hands to sides: each hand to the nearest wrist within reach, and each wrist takes its nearest hand."""
     nearest: dict[str, tuple[float, int]] = {}
     for number, hand in enumerate(hands):
         distances = {side: float(np.linalg.norm(hand[0, :2] - pose[WRIST[side], :2])) for side in SIDES}
@@ -144,7 +144,7 @@ def assign(hands: list[np.ndarray], pose: np.ndarray, scale: float) -> dict[str,
 
 
 def on_own_side(square: Square, pose: np.ndarray, side: str) -> Square:
-    """A square whose middle is nearer to its own wrist: of folded hands each crop shows its own best."""
+    """Move a square nearer to its own wrist, so that with folded hands each crop shows its own hand best."""
     own, other = (pose[WRIST[name], :2] for name in (side, "hand_r" if side == "hand_l" else "hand_l"))
     towards = (own - other) / max(float(np.linalg.norm(own - other)), 1e-6)
     across = float(np.dot((square.x, square.y) - (own + other) / 2, towards))
@@ -156,14 +156,14 @@ def on_own_side(square: Square, pose: np.ndarray, side: str) -> Square:
 
 
 def shoulder_width(pose: np.ndarray) -> float:
-    """In pixels; a signer who turns aside stays as wide as the head and the trunk say."""
+    """The shoulder width in pixels; for a signer who turns aside, judged by head and trunk."""
     width = float(np.linalg.norm(pose[LEFT_SHOULDER, :2] - pose[RIGHT_SHOULDER, :2]))
     head = float(np.linalg.norm(pose[0, :2] - pose[[LEFT_SHOULDER, RIGHT_SHOULDER], :2].mean(0)))
     return max(width, head, 1.0)
 
 
 def _middle(pose: np.ndarray, side: str) -> tuple[float, float]:
-    """The middle of the hand by the pose, a little beyond the finger bases' half way."""
+    """The middle of the hand according to the pose: a little beyond half way to the finger bases."""
     wrist, bases = pose[WRIST[side], :2], pose[list(FINGER_BASES[side]), :2].mean(0)
     x, y = wrist + 0.8 * (bases - wrist)
     return float(x), float(y)

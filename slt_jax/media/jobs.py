@@ -1,4 +1,4 @@
-"""What is to be extracted, what an earlier run has done already, and the record of it all."""
+"""What to extract, what an earlier run has already done, and the record of both."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from slt_jax.media.video import SUFFIXES
 
 @dataclass(frozen=True)
 class Job:
-    """One clip: a video or the part of it from `start` to `end`, in seconds from the video's start."""
+    """One clip: a video, or its part from `start` to `end`, in seconds from the start of the video."""
 
     video: str | Path
     video_id: str
@@ -24,7 +24,7 @@ class Job:
     end: float | None = None
 
     def key(self, settings: ExtractionSettings) -> dict[str, Any]:
-        """What the files of this clip depend on; equal keys mean equal files."""
+        """Everything that the files of this clip depend on; equal keys mean equal files."""
         try:
             stat = os.stat(self.video)
         except OSError:
@@ -34,9 +34,9 @@ class Job:
 
 
 def find_videos(folder: str | Path) -> list[Job]:
-    """A job for every video under `folder`, in the order of their paths; the ids are the names without endings.
+    """A job for every video under `folder`, in the order of their paths. The ids are the file names without endings.
 
-    Raises UserError where there is none, or two have one name.
+    Raises UserError if there is none, or if two have the same name.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -50,7 +50,7 @@ def find_videos(folder: str | Path) -> list[Job]:
 
 
 def check_jobs(jobs: Sequence[Job]) -> list[Job]:
-    """Raises UserError where an id is given twice or cannot be the name of a file."""
+    """Raise UserError if an id is given twice or cannot be part of a file name."""
     known: dict[str, Job] = {}
     for job in jobs:
         if not job.video_id or "/" in job.video_id or "\0" in job.video_id or len(job.video_id.encode()) > 240:
@@ -62,7 +62,7 @@ def check_jobs(jobs: Sequence[Job]) -> list[Job]:
 
 
 class ExtractionRecord:
-    """`metadata.jsonl`: one line a clip, the last one said counts; a line is added as soon as a clip is done."""
+    """`metadata.jsonl`: one line per clip, added as soon as the clip is done. The last line of a clip counts."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -78,7 +78,7 @@ class ExtractionRecord:
                 said = json.loads(line)
                 self.clips[said["video_id"]] = said
             except (ValueError, TypeError, KeyError):
-                continue  # the end of a run that was killed while it wrote
+                continue  # a run was killed while it wrote this
 
     def add(self, said: dict[str, Any]) -> None:
         self.clips[said["video_id"]] = said
@@ -87,13 +87,13 @@ class ExtractionRecord:
             file.write(json.dumps(said, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
-        """One line a clip, in the order of the ids."""
+        """Rewrite the file with one line per clip, in the order of the ids."""
         if self.clips:
             write_json_lines(self.path, [self.clips[video_id] for video_id in sorted(self.clips)])
 
 
 def files_on_disk(out_root: Path, video_ids: Iterable[str]) -> dict[str, dict[str, list[str]]]:
-    """{video id: {stream: names}} of the files there are, from one listing of each folder; `pose` holds one or none."""
+    """{video id: {stream: file names}} from one listing of each folder; `pose` has one name or none."""
     found = {video_id: {stream: [] for stream in (*STREAMS, "pose")} for video_id in video_ids}
     for stream in (*STREAMS, "pose"):
         if not (out_root / stream).is_dir():
@@ -108,7 +108,7 @@ def files_on_disk(out_root: Path, video_ids: Iterable[str]) -> dict[str, dict[st
 
 
 def is_done(said: Mapping[str, Any] | None, key: Mapping[str, Any], files: Mapping[str, list[str]]) -> bool:
-    """Whether a record of a clip still holds: written under this key, and every file of it is there."""
+    """Whether a clip's record still holds: it was written under this key, and all its files are there."""
     if not said or said.get("status") != "ok" or not key or said.get("key") != dict(key):
         return False
     counts = said.get("files", {})

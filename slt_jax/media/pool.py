@@ -1,7 +1,7 @@
-"""Processes that extract, and what becomes of a video that takes its process with it.
+"""Worker processes that extract, and survive a video that kills its process.
 
-Each process has a detector of its own and a pipe. A standard pool would end altogether with the first process that a
-broken video or a lack of memory kills; here that video failed and a new process goes on with the next.
+Each process has its own detector and a pipe. A standard pool would end with the first process that a broken video or a
+lack of memory kills. Here only that video fails, and a new process continues with the next.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ from typing import Any
 from slt_jax.errors import UserError
 from slt_jax.media.jobs import Job
 
-REPORT_SECONDS = 0.5  # between two reports of the frames of one video
+REPORT_SECONDS = 0.5  # seconds between two reports on the frames of one video
 Work = Callable[[Any, Job, Callable[[int, int], None]], dict[str, Any]]
 
 
@@ -27,10 +27,11 @@ def run_jobs(
     workers: int,
     on_frames: Callable[[Job, int, int], None] = lambda *_: None,
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """(job, `work(detector, job, progress)`) as they are done; `on_frames(job, done, expected)` tells of the frames.
+    """Yield (job, `work(detector, job, progress)`) as jobs are done; `on_frames(job, done, expected)` reports frames.
 
-    `workers` processes are spawned, so `make_detector` and `work` must be known by name; 0 works in this process. A
-    process that dies makes {"status": "failed", "reason": ...} of its job. UserErrors of `make_detector` are raised.
+    `workers` processes are spawned, so `make_detector` and `work` must be importable by name; 0 works in this process.
+    If a process dies, its job's result is {"status": "failed", "reason": ...}. UserErrors of `make_detector` are
+    raised.
     """
     if workers == 0:
         detector = make_detector()
@@ -96,7 +97,7 @@ class _Worker:
     def stop(self) -> None:
         self.pipe.close()
         if self.job is not None or not self.ready:
-            self._process.terminate()  # in the middle of something that nobody wants any more
+            self._process.terminate()  # in the middle of work that nobody wants any longer
         self._process.join(10)
         if self._process.exitcode is None:
             self._process.kill()
@@ -111,10 +112,10 @@ class _Worker:
 
 
 def _serve(pipe: Connection, make_detector, work: Work, number: int, count: int) -> None:
-    """The life of a process: a detector, then job after job until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
+    """Run a worker process: make a detector, then do job after job until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which ends this process
     _own_cores(number, count)
-    # The models' libraries write there about themselves; what matters comes through the pipe.
+    # The models' libraries log there; what matters goes through the pipe.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)
     os.close(silence)
@@ -136,12 +137,12 @@ def _serve(pipe: Connection, make_detector, work: Work, number: int, count: int)
                     pipe.send(("frames", (done, expected)))
 
             pipe.send(("done", work(detector, job, progress)))
-    except (EOFError, OSError):  # the parent has closed its end, or is gone
+    except (EOFError, OSError):  # the parent has closed its end or is gone
         return
 
 
 def _own_cores(number: int, count: int) -> None:
-    """A share of the cores for each process: their thread pools are then as big as that share."""
+    """Give each process a share of the cores, so that its thread pools are only that big."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         mine = cores[number % len(cores) :: count] if count <= len(cores) else [cores[number % len(cores)]]

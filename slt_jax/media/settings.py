@@ -1,4 +1,4 @@
-"""What an extraction may be asked for; two extractions with equal settings write equal files."""
+"""The settings of an extraction. Two extractions with equal settings write equal files."""
 
 import dataclasses
 import hashlib
@@ -13,23 +13,23 @@ from slt_jax.errors import UserError
 DEFAULT_FPS = 25.0
 POSES = ("signing", "raw")
 IMAGE_FORMATS = ("jpg", "png")
-# Of what is written. Another number makes `--resume` extract anew.
+# The version of what is written; a new one makes `--resume` extract again.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class ExtractionSettings:
-    """Checked when made: a UserError names the flag of `slt-extract`."""
+    """The settings of an extraction, checked on creation. A UserError names the flag of `slt-extract`."""
 
-    fps: float | None = None  # frames a second that are written; None: DEFAULT_FPS, or the video's own under fps_limit
-    fps_limit: float | None = None  # the video's own rate is kept where it is below
+    fps: float | None = None  # frames per second to write; None: DEFAULT_FPS, or the video's own under fps_limit
+    fps_limit: float | None = None  # keep the video's own rate if it is below this
     landmarks: str = "upper13"  # a name in landmarks.SETS
     pose: str = "signing"  # signing space, or raw: fractions of the picture
     crop_size: int = 224
-    min_confidence: float = 0.5  # of a person, a face and a wrist
+    min_confidence: float = 0.5  # for a person, a face and a wrist
     image_format: str = "jpg"
     face_blur: bool = False
-    mirrored: bool = False  # a selfie video: left and right are those of a mirror
+    mirrored: bool = False  # a selfie video, with left and right as in a mirror
     signer_box: tuple[float, float, float, float] | None = None  # left, top, right, bottom; pixels, or fractions (<= 1)
 
     def __post_init__(self):
@@ -54,12 +54,12 @@ class ExtractionSettings:
             raise UserError(f"--signer-box {given}: give LEFT,TOP,RIGHT,BOTTOM with LEFT < RIGHT and TOP < BOTTOM")
 
     def rate(self, own: float | None) -> float:
-        """Frames a second written for a video that has `own`."""
+        """Frames per second to write for a video whose own rate is `own`."""
         if self.fps_limit is None:
             return self.fps or DEFAULT_FPS
         return min(rate for rate in (self.fps, self.fps_limit, own) if rate)
 
     def key(self) -> str:
-        """A short name of all settings: the same only where the files would be."""
+        """A short name of all settings, the same only if the files would be the same."""
         content = json.dumps(dataclasses.asdict(self) | {"version": VERSION}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""Of several people the one who signs: chosen before the extraction, followed through it, never swapped for another.
+"""Which of several people signs: chosen before the extraction, followed through it, never swapped for another.
 
-The choice looks at a few pictures of the whole video: faces say who is there, and where there are several, the
-motion of their hands says who signs. What is chosen is a region of the picture; Holistic sees nothing else.
+The choice looks at a few pictures of the whole video. Faces tell who is there; if there are several people, the motion
+of their hands tells who signs. The result is a region of the picture, and Holistic sees nothing else.
 """
 
 import math
@@ -15,17 +15,17 @@ from slt_jax.errors import UserError
 from slt_jax.media.detect import Body, Box
 from slt_jax.media.hands import SIDES, shoulder_width
 
-SAMPLES = 6  # pictures that the choice looks at
-MOTION_SAMPLES = 5  # of these, for the motion of the hands
-TILED_FROM = 480  # pixels: a smaller picture has no faces that are small and still of use
-TILE = 0.6  # of the picture: its quarters, overlapping
+SAMPLES = 6  # pictures to choose from
+MOTION_SAMPLES = 5  # of these, for measuring the motion of the hands
+TILED_FROM = 480  # pixels; in smaller pictures, small faces are of no use
+TILE = 0.6  # overlapping quarters, as fractions of the picture
 # The space a person signs in, in face heights from the middle of the face.
 ASIDE, ABOVE, BELOW = 5.0, 3.5, 6.5
-WHOLE = 0.8  # of the picture: a region as big as this is the whole picture
-LINK = 1.5  # face widths that a face moves from sample to sample
-STILL = 0.1  # counted as motion of everyone, so that size decides between people at rest
-JUMP = 1.0  # shoulder widths that a nose moves from frame to frame
-LOST_SECONDS = 1.0  # after which a person anywhere in the region is taken for the signer
+WHOLE = 0.8  # of the picture; a larger region becomes the whole picture
+LINK = 1.5  # face widths that a face may move between samples
+STILL = 0.1  # added to everyone's motion, so that size decides between people at rest
+JUMP = 1.0  # shoulder widths that a nose may move between frames
+LOST_SECONDS = 1.0  # seconds after which anyone in the region is taken for the signer
 
 
 @dataclass
@@ -46,16 +46,16 @@ class Person:
 
 @dataclass(frozen=True)
 class Choice:
-    """`region`: left, top, right, bottom in whole pixels; `people`: how many there were to choose from."""
+    """The chosen `region` (left, top, right, bottom, in whole pixels), and how many `people` there were."""
 
     region: tuple[int, int, int, int]
     people: int
 
 
 def choose_signer(images: Iterable[np.ndarray], detector, box: Box | None = None) -> Choice:
-    """The region of the signer in `images`, all of one size; `box` decides where it is given.
+    """The region of the signer in `images`, which are all of one size. If `box` is given, it decides.
 
-    Raises UserError where `box` lies outside of the pictures.
+    Raises UserError if `box` lies outside the pictures.
     """
     images = list(images)
     height, width = images[0].shape[:2]
@@ -79,7 +79,7 @@ def choose_signer(images: Iterable[np.ndarray], detector, box: Box | None = None
 
 
 def find_faces(image: np.ndarray, detector) -> list[Box]:
-    """The faces in a picture; in a big one also those too small for the detector, which sees its quarters enlarged."""
+    """The faces in a picture. The detector sees the quarters of a big one enlarged, to find small faces too."""
     faces = detector.faces(image)
     height, width = image.shape[:2]
     if max(height, width) < TILED_FROM:
@@ -96,7 +96,7 @@ def find_faces(image: np.ndarray, detector) -> list[Box]:
 
 
 def find_people(faces: list[list[Box]]) -> list[Person]:
-    """Faces of the pictures linked by place; a person is there in at least a third of the pictures."""
+    """Link the faces of the pictures by place. A person is one who is in at least a third of the pictures."""
     people: list[Person] = []
     for number, boxes in enumerate(faces):
         free = list(people)
@@ -111,7 +111,7 @@ def find_people(faces: list[list[Box]]) -> list[Person]:
 
 
 def hand_motion(images: list[np.ndarray], region: tuple[int, int, int, int], detector) -> float:
-    """How far the wrists move from picture to picture, in shoulder widths from between the shoulders."""
+    """How far the wrists move between pictures, in shoulder widths relative to the middle of the shoulders."""
     left, top, right, bottom = region
     places = []
     for pose in detector.poses(np.ascontiguousarray(image[top:bottom, left:right]) for image in images):
@@ -120,7 +120,7 @@ def hand_motion(images: list[np.ndarray], region: tuple[int, int, int, int], det
             continue
         middle = pose[[LEFT_SHOULDER, RIGHT_SHOULDER], :2].mean(0)
         wrists = pose[[WRIST[side] for side in SIDES]]
-        # Also where they are not seen: hands that rest out of sight and come up have moved.
+        # Unseen wrists count too: hands that come up from out of sight have moved.
         places.append((wrists[:, :2] - middle) / shoulder_width(pose))
     steps = np.linalg.norm(np.diff(np.array(places), axis=0), axis=-1)
     return float(np.nan_to_num(steps).mean()) if steps.size else 0.0
@@ -128,13 +128,13 @@ def hand_motion(images: list[np.ndarray], region: tuple[int, int, int, int], det
 
 @dataclass
 class Follower:
-    """Tells frame by frame whether a body found in the region is still the signer."""
+    """Tells for each frame whether a body found in the region is still the signer."""
 
     nose: np.ndarray | None = None
     seen: float = 0.0
 
     def accepts(self, body: Body, time: float) -> bool:
-        """`time` in seconds; a body that is accepted becomes what the next one is compared with."""
+        """Whether `body` is the signer, at `time` in seconds. The next body is compared with the last accepted one."""
         nose, scale = body.pose[NOSE, :2], shoulder_width(body.pose)
         if self.nose is not None and time - self.seen < LOST_SECONDS:
             allowed = JUMP * scale * (1 + (time - self.seen))
@@ -145,7 +145,7 @@ class Follower:
 
 
 def _apart(person: Person, box: Box) -> float:
-    """Between a face and a person's last one, in widths of the bigger of the two; far where their sizes differ."""
+    """The distance of a face from a person's last one, in widths of the bigger one; far if their sizes differ."""
     last = list(person.faces.values())[-1]
     widths = (last[2] - last[0], box[2] - box[0])
     if max(widths) > 2 * min(widths):
@@ -154,13 +154,13 @@ def _apart(person: Person, box: Box) -> float:
 
 
 def _between(one: Box, other: Box) -> float:
-    """The distance of their middles, in widths of the wider box."""
+    """The distance of the middles of two boxes, in widths of the wider one."""
     x, y = (abs((one[n] + one[n + 2]) - (other[n] + other[n + 2])) / 2 for n in (0, 1))
     return math.hypot(x, y) / max(one[2] - one[0], other[2] - other[0], 1.0)
 
 
 def _region(person: Person, people: list[Person], width: int, height: int) -> tuple[int, int, int, int]:
-    """The signing space about a person's faces, up to the faces of the others."""
+    """The signing space around a person's faces, up to the faces of the others."""
     faces, size = person.limits(), person.size
     x, y = (faces[0] + faces[2]) / 2, (faces[1] + faces[3]) / 2
     left, right = faces[0] - ASIDE * size, faces[2] + ASIDE * size

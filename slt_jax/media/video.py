@@ -1,4 +1,4 @@
-"""Pictures of a video by the time at which they are shown, upright and with square pixels."""
+"""The pictures of a video by the time at which they are shown, upright and with square pixels."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -12,17 +12,17 @@ import numpy as np
 from slt_jax.errors import UserError
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".gif", ".m4v")
-FROM_SEEKS = 30.0  # seconds from which on a few pictures are sought and not read on the way
+FROM_SEEKS = 30.0  # seconds; in a longer video, samples are found by seeking instead of reading on
 T = TypeVar("T")
 
 
 class BadVideo(UserError):
-    """A video that cannot be used; others can go on."""
+    """A video that cannot be used. Others can continue."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file says of its video, which may be wrong; `duration` in seconds, None where it says nothing."""
+    """What a file says about its video, which may be wrong. `duration` is in seconds, or None if not given."""
 
     fps: float | None
     duration: float | None
@@ -30,7 +30,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Picture:
-    """One frame of the output: `image` uint8 (H, W, 3), RGB; not `fresh` where it is the one before again."""
+    """One frame of the output: `image` uint8 (H, W, 3), RGB. Not `fresh` if it repeats the one before."""
 
     number: int
     image: np.ndarray
@@ -38,7 +38,7 @@ class Picture:
 
 
 def facts(path: str | Path) -> Facts:
-    """Raises BadVideo where there is no video in the file."""
+    """Read what a file says about its video. Raises BadVideo if there is no video in it."""
     with _opened(path) as (_, stream):
         return _facts(stream)
 
@@ -46,9 +46,9 @@ def facts(path: str | Path) -> Facts:
 def pictures(
     path: str | Path, fps: float, *, start: float | None = None, end: float | None = None, mirrored: bool = False
 ) -> Iterator[Picture]:
-    """The pictures shown nearest to `start`, `start` + 1 / fps, ... before `end`, in seconds from the video's start.
+    """Yield the pictures shown nearest to `start`, `start` + 1 / fps, ... before `end`, in seconds of the video.
 
-    One at a time is held. Raises BadVideo where the file cannot be read, is cut short, or has no picture in there.
+    Only one is held at a time. Raises BadVideo if the file cannot be read, is cut short, or has no picture there.
     """
     start = start or 0.0
     with _opened(path) as (container, stream):
@@ -68,7 +68,7 @@ def pictures(
 def samples(
     path: str | Path, count: int, *, start: float | None = None, end: float | None = None, mirrored: bool = False
 ) -> Iterator[np.ndarray]:
-    """About `count` images spread over a video, in their order; for a long one the nearest key frames."""
+    """About `count` images spread over a video, in order; in a long one, the nearest key frames."""
     known = facts(path).duration
     begin, stop = start or 0.0, end if end is not None else known
     if stop is None or stop - begin <= FROM_SEEKS:
@@ -87,10 +87,10 @@ def samples(
 def at_rate(
     timed: Iterable[tuple[float, float, T]], fps: float, start: float = 0.0, end: float | None = None
 ) -> Iterator[tuple[int, T, bool]]:
-    """(time, seconds shown, item) in order become (number, item, fresh): the items nearest to start + number / fps.
+    """Turn (time, seconds shown, item) in order into (number, item, fresh): the items nearest to start + number / fps.
 
-    As many as the time between `start` and `end` (or the last item's end) holds, rounded; `fresh` is False for an item
-    that is given again.
+    There are as many as fit between `start` and `end` (or the end of the last item), rounded. `fresh` is False for an
+    item that is repeated.
     """
     last = math.inf if end is None else max(round((end - start) * fps), 1)
     number, before, fresh = 0, None, True
@@ -114,7 +114,7 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
         container = av.open(str(path))
     except FileNotFoundError:
         raise BadVideo(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # all of PyAV's errors are one of these
+    except (OSError, ValueError) as error:  # PyAV's errors are all one of these
         raise BadVideo(f"{path}: cannot be opened as a video ({_reason(error)})") from None
     with container:
         stream = next((s for s in container.streams.video if not _is_cover(s)), None)
@@ -129,12 +129,12 @@ def _av():
         import av
     except ImportError:
         raise UserError('reading videos needs PyAV: pip install "slt-jax[media]"') from None
-    av.logging.set_level(None)  # a broken video is told in a record, not on the terminal
+    av.logging.set_level(None)  # a broken video is reported in its record, not on the terminal
     return av
 
 
 def _is_cover(stream) -> bool:
-    """A picture of the album, not a video."""
+    """Whether the stream is album art and not a video."""
     return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
@@ -149,7 +149,7 @@ def _facts(stream) -> Facts:
 
 
 def _seek(container, stream, seconds: float) -> None:
-    """To the key frame before; a file that cannot be sought in is read from its start."""
+    """Seek to the key frame before. A file without seeking is read from its start."""
     origin = float((stream.start_time or 0) * stream.time_base)
     try:
         container.seek(int((seconds + origin) / stream.time_base), stream=stream, backward=True)
@@ -158,9 +158,9 @@ def _seek(container, stream, seconds: float) -> None:
 
 
 def _timed(path, container, stream, start: float, end: float | None) -> Iterator[tuple[float, float, Any]]:
-    """(time, seconds shown, frame) from the current place until just after `end`.
+    """Yield (time, seconds shown, frame) from the current place until just after `end`.
 
-    Damaged packets are passed over as players do; a stream that breaks off long before its declared end is an error.
+    Damaged packets are skipped, as players do. A stream that breaks off long before its declared end is an error.
     """
     origin = float((stream.start_time or 0) * stream.time_base)
     known = _facts(stream)
@@ -178,7 +178,7 @@ def _timed(path, container, stream, start: float, end: float | None) -> Iterator
             yield time, shown, frame
             if end is not None and time > end + step:
                 return
-    # Only what is said of the video itself counts: sound may be longer.
+    # Only what the file says about the video itself counts, as sound may be longer.
     alone = stream.duration or not container.streams.audio
     expected = min(known.duration, math.inf if end is None else end) if known.duration and alone else 0.0
     reached = start if time is None else time + step
@@ -194,11 +194,11 @@ def _packets(path, container, stream) -> Iterator[Any]:
 
 
 def _upright(frame, stream, mirrored: bool) -> np.ndarray:
-    """RGB as it is meant to be seen: the pixels square, the rotation of the metadata done."""
+    """The frame as RGB, as it is meant to be seen: with square pixels, and rotated as the metadata says."""
     ratio = stream.sample_aspect_ratio
     width = round(frame.width * float(ratio)) if ratio and ratio > 0 else frame.width
     image = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
-    turns = round(frame.rotation / 90) % 4  # counter-clockwise, as numpy counts
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise, as in NumPy
     if turns:
         image = np.rot90(image, turns)
     if mirrored:
