@@ -1,6 +1,6 @@
 """v9's checkpoint files as the parts that training and inference need.
 
-A checkpoint is a dict with `model_state`, a dict with `state_dict`, or the state dict itself (REFERENCE, section 2).
+A checkpoint is a dict with `model_state`, a dict with `state_dict`, or the state dict itself.
 """
 
 import dataclasses

@@ -266,7 +266,7 @@ def test_settings_are_json_or_text():
     assert config.data.mix_streams == {"hand_l": 0.5}  # v9's aliases mean the same in a file
 
 
-# REFERENCE, section 3: every flag with a value, the key it sets, and what it becomes.
+# Every flag of v9 with a value, the key it sets, and what it becomes.
 FLAGS = """
 face-dir f; hand-left-dir l; hand-right-dir r; pose-dir p; metadata-csv m.csv; train-index t.csv; val-index v.csv
 work-dir w; num-workers 3; batch-size 6; val-batch-size 2; seed 5; device cpu; precision fp32; tensorboard tb

@@ -1,4 +1,4 @@
-"""The goldens that v9 produced, for the tests that compare with them (REFERENCE, goldens/README)."""
+"""The goldens that v9 produced, for the tests that compare with them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A v9-shaped model in plain torch, written from REFERENCE section 1 and independent of the library.
+"""A v9-shaped model in plain torch, written from v9's modules and independent of the library.
 
 It stands for the code that must load our files: names, order and arithmetic are torch's own.
 """
