@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from slt_jax.errors import UserError
 from slt_jax.streams import parse_mix_stream
 
@@ -204,6 +202,8 @@ def build_section(name: str, values: Mapping) -> Any:
 
 def read_config_file(path: str | Path) -> dict:
     """The mapping in a YAML or JSON file."""
+    import yaml  # a third of the time of `import slt_jax`, were it at the top
+
     path = Path(path)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -30,6 +30,12 @@ def project(own: Path) -> Path:
     return own.parent if own.name == "convert.py" else own.parents[1]
 
 
+def test_import_brings_nothing_heavy():
+    heavy = "{'jax', 'flax', 'numpy', 'transformers', 'yaml'}"
+    result = python("-c", f"import sys, slt_jax; print({heavy} & set(sys.modules))", folder=ROOT)
+    assert result.stdout == "set()\n"
+
+
 def test_import_names_the_file_that_hides_convert(own):
     result = python(*IMPORT, folder=project(own))
     assert result.returncode == 1
