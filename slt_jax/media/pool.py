@@ -34,14 +34,8 @@ def run_jobs(
     raised.
     """
     if workers == 0:
-        detector = make_detector()
-        try:
-            for job in jobs:
-                yield job, work(detector, job, partial(on_frames, job))
-        finally:
-            detector.close()
+        yield from _run_here(jobs, make_detector, work, on_frames)
         return
-
     context, waiting = multiprocessing.get_context("spawn"), list(reversed(jobs))
     count = min(workers, len(jobs))
     running: dict[object, _Worker] = {}  # by the pipe to each
@@ -82,6 +76,16 @@ def run_jobs(
     finally:
         for worker in running.values():
             worker.stop()
+
+
+def _run_here(jobs: Sequence[Job], make_detector, work: Work, on_frames) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """`run_jobs` in this process."""
+    detector = make_detector()
+    try:
+        for job in jobs:
+            yield job, work(detector, job, partial(on_frames, job))
+    finally:
+        detector.close()
 
 
 class _Worker:

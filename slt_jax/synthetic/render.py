@@ -6,7 +6,7 @@ crops, themselves enlarged from small videos. Squared distances stand in for dis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
 import numpy as np
@@ -267,7 +267,7 @@ def _paint_face(image: np.ndarray, track: np.ndarray, signer: Signer, light: flo
     canvas.ellipse(0.5, 0.88, 0.11, 0.16, 0.82 * skin, box=(0.35, 0.65, 0.7, 1))
     canvas.ellipse(head_x, head_y - 0.08, wide + 0.05, high - 0.02, hair, slope=tilt, box=(0.05, 0.95, 0, 0.75))
     canvas.ellipse(head_x + 0.02 * t["yaw"], head_y + 0.03, wide, high - 0.03, skin, slope=tilt)
-    brow_y, eye_y, mouth_y = -0.115 - 0.075 * t["raise"], -0.035, 0.225
+    brow_y, eye_y = -0.115 - 0.075 * t["raise"], -0.035
     eye = 0.036 * np.clip(1 + 0.8 * t["eyes"], 0.12, 1.7)
     puff = np.clip(t["cheeks"] - 0.2, 0, 1)
     for side in (-1, 1):
@@ -295,15 +295,19 @@ def _paint_face(image: np.ndarray, track: np.ndarray, signer: Signer, light: flo
         feature(at, eye_y, 0.068, eye, (244, 240, 236), box=(*half, 0.25, 0.7))
         feature(at + 0.02 * t["yaw"], eye_y, 0.03, np.minimum(eye, 0.032), (36, 26, 22), box=(*half, 0.25, 0.7))
     feature(0.02 * t["yaw"], 0.085, 0.032, 0.06, 0.84 * skin, box=(0.3, 0.7, 0.4, 0.8))
-    # Lips, then the opening, teeth and tongue inside it.
-    opening = np.clip(t["open"], 0, 1.2)
+    _paint_mouth(feature, t, skin)
+
+
+def _paint_mouth(feature: Callable[..., None], t: Mapping[str, np.ndarray], skin: np.ndarray) -> None:
+    """Lips, then the opening, teeth and tongue inside it; `feature` and `t` as in `_paint_face`."""
+    middle, opening = 0.225, np.clip(t["open"], 0, 1.2)
     width = 0.115 * np.clip(1 + 0.55 * t["width"], 0.35, 1.6)
     tall = 0.022 + 0.075 * opening
     shape = {"bend": -3.2 * t["curve"], "box": (0.1, 0.9, 0.5, 1)}
-    feature(0, mouth_y, width, tall + 0.012, skin * [0.78, 0.5, 0.5], **shape)
+    feature(0, middle, width, tall + 0.012, skin * [0.78, 0.5, 0.5], **shape)
     feature(
         0,
-        mouth_y,
+        middle,
         width * 0.8,
         np.maximum(tall - 0.014, 0.006),
         (70, 20, 24),
@@ -312,11 +316,11 @@ def _paint_face(image: np.ndarray, track: np.ndarray, signer: Signer, light: flo
     )
     feature(
         0,
-        mouth_y,
+        middle,
         width * 0.76,
         np.maximum(tall - 0.02, 0.005),
         (245, 243, 236),
         **shape,
         opacity=np.clip(t["teeth"] - 0.2, 0, 1),
     )
-    feature(0, mouth_y + 0.05, 0.06, 0.065, (226, 92, 104), box=shape["box"], opacity=np.clip(t["tongue"] - 0.2, 0, 1))
+    feature(0, middle + 0.05, 0.06, 0.065, (226, 92, 104), box=shape["box"], opacity=np.clip(t["tongue"] - 0.2, 0, 1))
