@@ -64,16 +64,19 @@ def _remove_abandoned(folder: Path, prefix: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as an indented JSON file, complete or not at all."""
     with replacing(path) as file:
         file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_json_lines(path: str | Path, records: list[dict]) -> None:
+    """Write one JSON object per line, complete or not at all."""
     with replacing(path) as file:
         file.writelines((json.dumps(record, ensure_ascii=False) + "\n").encode() for record in records)
 
 
 def copy_file(source: str | Path, target: str | Path) -> None:
+    """Copy a file; the target appears complete or not at all."""
     with open(source, "rb") as original, replacing(target) as copy:
         shutil.copyfileobj(original, copy, 1 << 22)
 

@@ -108,6 +108,7 @@ def _remarks(prepared: Prepared) -> Iterator[str]:
 
 
 def words_of(text: str) -> list[str]:
+    """The words of a text, lowercased."""
     return _WORD.findall(text.lower())
 
 

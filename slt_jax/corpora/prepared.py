@@ -23,4 +23,5 @@ class Prepared:
 
     @property
     def failed(self) -> int:
+        """How many clips could not be extracted."""
         return sum(drop.reason == "extraction failed" for drop in self.corpus.drops)

@@ -38,6 +38,7 @@ class CorpusClip:
 
     @property
     def duration(self) -> float | None:
+        """Seconds, or None if the whole video is the clip."""
         return None if self.start is None or self.end is None else self.end - self.start
 
 
@@ -65,6 +66,8 @@ class Drop:
 
 @dataclass
 class Corpus:
+    """A corpus as read: its usable clips, and the rows that were repaired or dropped."""
+
     clips: list[CorpusClip] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""The model of a checkpoint, and what the user says of it.
+"""Whether the model settings that a user gives agree with a checkpoint.
 
-The checkpoint knows best: a setting given for it must be the one it has, and only what it does not say is taken from
-the user. Decoders and backbones are compared by what they are, not by where they were read from.
+The checkpoint knows best. A given setting must equal the checkpoint's, and only what the checkpoint does not say is
+taken from the user. Decoders and backbones are compared by what they are, not by where they were read from.
 """
 
 import dataclasses
@@ -21,20 +21,20 @@ from slt_jax.streams import IMAGES
 
 DECODER_KEYS = ("decoder_model", "decoder_config", "decoder_class")
 BACKBONE_KEYS = ("backbone", *(stream.backbone_key for stream in IMAGES))
-# Of a HuggingFace configuration: where it comes from, not what it builds.
+# Keys of a HuggingFace configuration that say where it comes from, not what it builds.
 ORIGIN = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "tie_word_embeddings"}
 
 
 def agreed_blueprint(checkpoint: Checkpoint, wish: ModelWish) -> Blueprint:
-    """The checkpoint's model. Raises UserError naming flag, both values and the file where `wish` contradicts it."""
+    """The checkpoint's model. Raises UserError that names flag, both values and file if `wish` contradicts it."""
     return blueprint(checkpoint, additions(checkpoint, wish) or None)
 
 
 def additions(checkpoint: Checkpoint, wish: ModelWish) -> dict[str, Any]:
-    """Of what the user says, the settings that the checkpoint does not know itself."""
+    """The settings given by the user that the checkpoint itself does not know."""
     told = infer_fields(checkpoint.state)
     projectors = told.pop("projector")
-    told.pop("projector_dropout", None)  # its weights know that there was dropout, not how much
+    told.pop("projector_dropout", None)  # the weights show that there was dropout, but not how much
     said = told | {key: value for key, value in checkpoint.model_fields.items() if value is not None}
     added = {}
     for key, value in wish.over(said).items():
@@ -60,7 +60,7 @@ def _contradiction(checkpoint: Checkpoint, flag: str, asked: Any, known: Any) ->
 
 
 def _same(value: Any, known: Any) -> bool:
-    """Also where YAML has text for a number."""
+    """Whether two values are the same, even if YAML gives text for a number."""
     try:
         return value == known or float(value) == float(known)
     except (TypeError, ValueError):
@@ -68,7 +68,7 @@ def _same(value: Any, known: Any) -> bool:
 
 
 def _projector_is_new(checkpoint: Checkpoint, value: Any, known: str | Mapping[str, str], wish: ModelWish) -> bool:
-    """Never: the weights tell; `auto` agrees with everything."""
+    """Always false: the weights tell, and `auto` agrees with everything."""
     for stream in IMAGES:
         asked = value.get(stream.key, "auto") if isinstance(value, Mapping) else value
         if asked != "auto" and asked != (known.get(stream.key) if isinstance(known, Mapping) else known):
@@ -77,7 +77,7 @@ def _projector_is_new(checkpoint: Checkpoint, value: Any, known: str | Mapping[s
 
 
 def _backbone_is_new(checkpoint: Checkpoint, key: str, value: Any, wish: ModelWish) -> bool:
-    """Unless the file records its backbones: weights tell everything of a ViT but its heads."""
+    """Whether the file does not record its backbones. Weights tell everything about a ViT but its heads."""
     sizes = free_vit(value) if key == "backbone" else parse_backbone(value, f"model.{key}").sizes
     record = checkpoint.rest.get("architecture")
     for index, stream in enumerate(IMAGES):
@@ -98,7 +98,7 @@ def _backbone_is_new(checkpoint: Checkpoint, key: str, value: Any, wish: ModelWi
 
 
 def _decoder_is_new(checkpoint: Checkpoint, said: Mapping[str, Any], key: str, value: Any, wish: ModelWish) -> bool:
-    """Where the configuration that the file was trained with is not there any more."""
+    """Whether the configuration that the file was trained with is gone."""
     others = {name: known for name, known in said.items() if name not in DECODER_KEYS}
     record = checkpoint.rest.get("architecture")
     if isinstance(record, Mapping):
@@ -118,7 +118,7 @@ def _decoder_is_new(checkpoint: Checkpoint, said: Mapping[str, Any], key: str, v
 
 
 def _alike(known: Any, asked: Any) -> bool:
-    """Lists and tuples are alike; mappings are left out of records."""
+    """Make lists and tuples comparable; leave mappings out of records."""
     if isinstance(known, Mapping) or isinstance(asked, Mapping):
         return True
     return known == asked or (isinstance(known, list | tuple) and list(known) == list(asked or ()))

@@ -1,4 +1,4 @@
-"""The checkpoints of an evaluation, opened and settled: what can be wrong with one is said here."""
+"""Open the checkpoints of an evaluation and settle their settings. Errors in them are raised here."""
 
 import dataclasses
 import logging
@@ -30,7 +30,7 @@ from slt_jax.training.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
 
-# What an evaluation does as the run did that made the checkpoint. The rest belongs to the machine or has to be asked.
+# Settings that an evaluation takes from the run. The others depend on the machine or must be given.
 INHERITED = (*SOURCES, "precision", "batch_size", "val_batch_size", "max_target_length", "tokenizer")
 
 
@@ -50,10 +50,12 @@ class Candidate:
 
     @property
     def model(self) -> ModelConfig:
+        """The configuration of the model."""
         return self.plan.config
 
     @property
     def batch_size(self) -> int:
+        """Clips per batch."""
         return self.data.val_batch_size or self.data.batch_size
 
     def params(self) -> dict[str, np.ndarray]:
@@ -61,7 +63,7 @@ class Candidate:
         return load_params(self.checkpoint, self.entries)
 
     def curves(self) -> list[dict[str, Any]]:
-        """The records of `metrics.jsonl` in the work-dir, none where there is none."""
+        """The records of `metrics.jsonl` in the work-dir; empty without one."""
         for folder in (self.path, self.path.absolute().parent):
             try:
                 if records := WorkDir(folder).read_metrics():
@@ -72,7 +74,7 @@ class Candidate:
 
 
 def open_candidates(request: EvaluationRequest) -> list[Candidate]:
-    """All checkpoints of the request, to be evaluated on the same clips. Raises UserError naming flag and file."""
+    """All checkpoints of the request, to be evaluated on the same clips. Raises UserError that names flag and file."""
     paths = request.checkpoints
     for number, path in enumerate(paths):
         if any(path.resolve() == other.resolve() for other in paths[:number]):
@@ -90,7 +92,7 @@ def open_candidates(request: EvaluationRequest) -> list[Candidate]:
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """A short name for each path, fit for a file name: its own, with as many folders before it as tell it apart."""
+    """A short name for each path that can be part of a file name, with as many parent folders as make it unique."""
     parts = [Path(os.path.abspath(path)).parts[1:] for path in paths]
     parts = [(*part[:-1], part[-1].removesuffix(".pt").removesuffix(".pth")) for part in parts]
     names = [part[-1] for part in parts]
@@ -111,7 +113,7 @@ def _open(path: Path, label: str, request: EvaluationRequest) -> Candidate:
         raise UserError(f"{path}: holds an encoder without a decoder, which cannot translate")
     plan = agreed_blueprint(checkpoint, request.model)
     structure, entries = plan.structure(dtype=compute_dtype(data.precision))
-    load_params(checkpoint, entries)  # strict: what does not fit is said before anything is compiled
+    load_params(checkpoint, entries)  # strict: what does not fit is reported before anything is compiled
     if data.v9_hand_masks is None:
         masks = trained_with_v9_masks(checkpoint.config)
         data = dataclasses.replace(data, v9_hand_masks=masks)
@@ -127,19 +129,19 @@ def _open(path: Path, label: str, request: EvaluationRequest) -> Candidate:
 
 
 def _data(checkpoint: Checkpoint, given: Mapping[str, Any]) -> DataConfig:
-    """The data settings: as given, else those that the checkpoint was trained with."""
+    """The data settings: as given, or else those that the checkpoint was trained with."""
     saved = checkpoint.config.get("data")
     saved = saved if isinstance(saved, Mapping) else {}
     known = {key: saved[key] for key in INHERITED if saved.get(key) is not None}
     if given.keys() & set(STREAM_FOLDERS):
-        known.pop("packs", None)  # given folders are meant to be read
+        known.pop("packs", None)  # folders that are given are to be read
     if "batch_size" in given:
         known.pop("val_batch_size", None)
     return build_section("data", known | given)
 
 
 def _search(path: Path, plan: Blueprint, data: DataConfig, request: EvaluationRequest) -> Search:
-    """How long texts may be: `--max-new-tokens`, else `max_target_length` with the start token, as training shows."""
+    """How long texts may be: `--max-new-tokens`, else `max_target_length` with the start token, as in training."""
     if request.max_new_tokens is not None:
         flag, given, longest = "--max-new-tokens", True, request.max_new_tokens + 1
     else:

@@ -1,4 +1,4 @@
-"""The clips of an evaluation: which they are, how long, and in batches of like length."""
+"""The clips of an evaluation: which, how long, and in batches of similar length."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ NO_GROUP = "(empty)"
 
 @dataclass(frozen=True)
 class EvaluationClips:
-    """The clips of the index that can be read, in its order; `frames` and `skipped` (reasons) go by id."""
+    """The clips of the index that can be read, in its order. `frames` and `skipped` (reasons) are by id."""
 
     clips: list[ClipRow]
     files: dict[str, ClipFiles]
@@ -31,7 +31,7 @@ class EvaluationClips:
     skipped: dict[str, str]
 
     def groups(self, column: str) -> dict[str, str]:
-        """Every clip's value in a column of the metadata. Raises UserError where there is no such column."""
+        """Every clip's value in a column of the metadata. Raises UserError if there is no such column."""
         name = column.strip().lower()
         rows = {clip.video_id: clip.columns() for clip in self.clips}
         known = dict.fromkeys(key for row in rows.values() for key in row)
@@ -42,9 +42,9 @@ class EvaluationClips:
 
 
 def open_clips(index: str | Path, data: DataConfig, landmarks: int) -> EvaluationClips:
-    """Read the CSVs, list the folders and look at every file; nothing is decoded.
+    """Read the CSVs, list the folders and check every file. Nothing is decoded.
 
-    Raises UserError naming the flag or file. Clips that cannot be read are errors without `skip_bad_clips`.
+    Raises UserError that names the flag or file. Without `skip_bad_clips`, clips that cannot be read are errors.
     """
     for key in (*(() if data.packs else STREAM_FOLDERS), "metadata_csv"):
         if not getattr(data, key):
@@ -58,10 +58,10 @@ def open_clips(index: str | Path, data: DataConfig, landmarks: int) -> Evaluatio
 
 
 def length_buckets(frames: Mapping[str, int], sequence_length: int, batch_size: int) -> dict[int, list[str]]:
-    """The ids of the clips to show in each number of frames: a quarter, a half or all of `sequence_length`.
+    """The ids of the clips to show in each number of frames: a quarter, a half, or all of `sequence_length`.
 
-    A clip is in the shortest that shows all its frames; one that is longer than all is sampled by the longest. Clips
-    that would not fill a batch go with the next longer ones: another program costs more than their padding.
+    A clip is in the shortest bucket that shows all its frames, and is sampled in the longest if it fits in none. Clips
+    that would not fill a batch join the next longer bucket, because another program costs more than their padding.
     """
     lengths = sorted({math.ceil(sequence_length / part) for part in (4, 2, 1)})
     buckets: dict[int, list[str]] = {length: [] for length in lengths}
@@ -74,7 +74,7 @@ def length_buckets(frames: Mapping[str, int], sequence_length: int, batch_size: 
 
 
 def batch_rows(clips: int, batch_size: int, devices: int) -> int:
-    """Rows of each batch: no more batches than `batch_size` needs, with as few rows to fill up as can be."""
+    """Rows per batch: no more batches than `batch_size` needs, with as few filler rows as possible."""
     batches = math.ceil(clips / batch_size)
     return math.ceil(math.ceil(clips / batches) / devices) * devices
 
@@ -88,9 +88,9 @@ def bucket_loader(
     length: int,
     rows: int,
 ) -> Loader:
-    """Batches of `rows` clips shown in `length` frames: no flips, sampled in the middle, references instead of labels.
+    """Batches of `rows` clips in `length` frames: no flips, sampled in the middle, with references instead of labels.
 
-    A last batch that is not full is filled up with rows that are not `valid`.
+    The last batch is filled up with rows that are not `valid`.
     """
     return Loader(
         clips,

@@ -29,9 +29,10 @@ from slt_jax.runtime.sharding import check_batch_size, device_mesh, replicated
 def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     """Translate the clips of the index with every checkpoint, write the reports and return that of report.json.
 
-    Raises UserError before anything is compiled; but for images whose ends alone are whole, which are found when read.
+    Raises UserError before anything is compiled, except for images that are damaged in the middle: they are only found
+    when they are read.
     """
-    # --- the checkpoints and the clips: what can be wrong is said here ------------------------------------------------
+    # --- the checkpoints and the clips; what is wrong is reported here ------------------------------------------------
     candidates = open_candidates(request)
     first = candidates[0]
     mesh = device_mesh()
@@ -90,7 +91,7 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
 def translate_split(
     candidate: Candidate, found: EvaluationClips, mesh: Mesh
 ) -> tuple[list[Prediction], dict[str, str], float]:
-    """One checkpoint's translations in the order of the index, the clips it could not read, seconds of compilation."""
+    """One checkpoint's translations in the order of the index, the unreadable clips, and seconds of compilation."""
     use_precision(candidate.data.precision)
     params = jax.device_put(candidate.params(), replicated(mesh))
     batches = BatchDecoder(
@@ -121,6 +122,7 @@ def translate_split(
 
 
 def counted(number: int, noun: str) -> str:
+    """`1 clip`, `2 clips`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

@@ -1,7 +1,7 @@
-"""report.html: an evaluation as one page that a person looks at, complete in itself.
+"""report.html: an evaluation as one page to look at, complete in itself.
 
-Its style, its scripts and its pictures are inside; it asks for nothing from anywhere. The parts in `page_parts` are put
-together here, with all that was found as JSON: the scripts draw it.
+Styles, scripts and pictures are inside, and nothing is loaded from elsewhere. The parts in `page_parts` are put
+together here, with all results as JSON that the scripts draw.
 """
 
 import base64
@@ -22,7 +22,7 @@ from slt_jax.decoding.results import Prediction
 from slt_jax.errors import UserError
 from slt_jax.pictures.sheet import clip_sheet
 
-# With these a page of many real clips has a few megabytes.
+# With these, a page of many real clips takes a few megabytes.
 SHEETS, COLUMNS, CELL, QUALITY = 150, 12, 56, 60
 CURVES = ("train_loss", "val_loss", "val_cer", "val_bleu", "val_chrf", "lr")
 
@@ -38,8 +38,8 @@ def write_page(
 ) -> None:
     """Write the page.
 
-    `report` is report.json's content; `results` the translations and `curves` the records of metrics.jsonl, both by the
-    checkpoint's label; `files` go by video id. Contact sheets are drawn of the worst and the best clips, at most 150.
+    `report` is the content of report.json. `results` (translations) and `curves` (records of metrics.jsonl) are by the
+    checkpoint's label, `files` by video id. Contact sheets are drawn for the worst and the best clips, at most 150.
     """
     clips: dict[str, dict[str, Any]] = {}
     for prediction in itertools.chain.from_iterable(results.values()):
@@ -72,7 +72,7 @@ def write_page(
 
 
 def extremes(results: Mapping[str, Sequence[Prediction]]) -> Iterator[str]:
-    """All ids, each once: of every checkpoint the worst and the best by chrF, then the second worst and so on."""
+    """All ids, each once: first every checkpoint's worst and best clip by chrF, then the second worst, and so on."""
     ranked = [sorted(predictions, key=lambda prediction: prediction.chrf) for predictions in results.values()]
     given = set()
     for rank in range(max(map(len, ranked), default=0)):
@@ -97,7 +97,7 @@ def _sheet(files: ClipFiles) -> list[int | str] | str:
 def _checkpoint(
     label: str, known: Mapping[str, Any], predictions: Sequence[Prediction], place: Mapping[str, int]
 ) -> dict[str, Any]:
-    """A checkpoint's part of the report, its translations as [place of the clip, text, chrF, ms]."""
+    """A checkpoint's part of the report, with its translations as [index of the clip, text, chrF, ms]."""
     return {
         "label": label,
         "path": known.get("path"),
@@ -108,7 +108,7 @@ def _checkpoint(
 
 
 def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """What is drawn of every run; checkpoints of one run share its curves."""
+    """The curves of every run. Checkpoints of one run share them."""
     runs: list[dict[str, Any]] = []
     for label, records in curves.items():
         kept = _finite([{key: record.get(key) for key in ("epoch", *CURVES)} for record in records])
@@ -121,7 +121,7 @@ def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str,
 
 
 def _embedded(data: Any) -> str:
-    """JSON that may stand in a script element: no text in it can end the element. What is not finite becomes null."""
+    """JSON for a script element: no text in it can end the element, and numbers that are not finite become null."""
     text = json.dumps(_finite(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 

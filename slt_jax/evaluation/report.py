@@ -1,4 +1,4 @@
-"""What an evaluation leaves on disk: a CSV of predictions a checkpoint, report.json and report.csv.
+"""What an evaluation leaves on disk: a CSV of predictions per checkpoint, report.json and report.csv.
 
     report.json = {
         "aggregate": {METRIC: {"mean", "std", "min", "max", "count"}}     over the checkpoints
@@ -15,7 +15,7 @@
     }
 
 METRIC: bleu, chrf, cer, wer, rouge_l in percent; latency_avg_ms, latency_std_ms, latency_p50_ms, latency_p95_ms,
-latency_min_ms, latency_max_ms of a clip. Standard deviations are of what there is (divided by n).
+latency_min_ms, latency_max_ms of a clip. Standard deviations divide by n.
 """
 
 import csv
@@ -36,7 +36,7 @@ EXAMPLES = 5
 
 
 def checkpoint_report(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """The part of report.json that the translations of one checkpoint tell."""
+    """The part of report.json that follows from the translations of one checkpoint."""
     groups: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         if prediction.group is not None:
@@ -51,7 +51,7 @@ def checkpoint_report(predictions: Sequence[Prediction]) -> dict[str, Any]:
 
 
 def aggregate(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Each metric over the checkpoints."""
+    """Mean, std, min, max and count of each metric over the checkpoints."""
     return {
         metric: {
             "mean": float(np.mean(values)), "std": float(np.std(values)), "min": min(values), "max": max(values),
@@ -63,12 +63,12 @@ def aggregate(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, f
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
-    """`video_id,prediction,reference,latency_ms`, in the order of the index."""
+    """Write `video_id,prediction,reference,latency_ms`, in the order of the index."""
     _write_csv(path, ("video_id", "prediction", "reference", "latency_ms"), map(_row, predictions))
 
 
 def write_report_csv(path: str | Path, report: Mapping[str, Any]) -> None:
-    """One row a checkpoint, one a group of it, and the aggregates; `kind` says which of these a row is."""
+    """Write a row per checkpoint, a row per group, and the aggregates; `kind` says which of these a row is."""
     rows = []
     for checkpoint in report["checkpoints"]:
         name = {"checkpoint": checkpoint["checkpoint"]}
@@ -100,7 +100,7 @@ def _row(prediction: Prediction) -> dict[str, Any]:
 
 def _write_csv(path: str | Path, header: Sequence[str], rows) -> None:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, header)  # \r\n ends a row: with any other end a lone \r in a text would not be quoted
+    writer = csv.DictWriter(text, header)  # rows end with \r\n, or a lone \r in a text would not be quoted
     writer.writeheader()
     writer.writerows(rows)
     with replacing(path) as file:

@@ -1,4 +1,4 @@
-"""What the user asks of an evaluation, before any checkpoint has been opened."""
+"""What the user asks for, before any checkpoint has been opened."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,27 +14,27 @@ REPORTS = ("report.json", "report.csv", "report.html")  # written beside the pre
 
 @dataclass(frozen=True)
 class ModelWish:
-    """What file, flags and --set say of the model; all of it must agree with the checkpoints."""
+    """What the configuration file, flags and --set say about the model. All of it must agree with the checkpoints."""
 
-    values: Mapping[str, Any]  # of file and flags
-    flags: frozenset[str]  # the keys that were flags
-    settings: tuple[str, ...]  # of --set, "model.KEY=VALUE"
+    values: Mapping[str, Any]  # from file and flags
+    flags: frozenset[str]  # the keys given as flags
+    settings: tuple[str, ...]  # from --set, "model.KEY=VALUE"
 
     def over(self, known: Mapping[str, Any]) -> dict[str, Any]:
-        """All that is asked for; a dotted --set changes a part of a mapping in `known`."""
+        """All requested settings. A dotted --set changes part of a mapping in `known`."""
         tree = {"model": {key: value for key, value in known.items() if isinstance(value, Mapping)} | dict(self.values)}
         for setting in self.settings:
             apply_setting(tree, setting)
         return tree["model"]
 
     def name(self, key: str) -> str:
-        """How the user wrote a key."""
+        """The key as the user wrote it."""
         return "--" + key.replace("_", "-") if key in self.flags else f"model.{key}"
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """An evaluation as asked for; `data` holds the keys of that section that were given, without defaults."""
+    """A requested evaluation. `data` holds the keys of that section that were given, without defaults."""
 
     checkpoints: tuple[Path, ...]
     eval_index: Path
@@ -62,10 +62,10 @@ class EvaluationRequest:
 def merge_settings(
     file: str | Path | None, flags: Mapping[str, Mapping[str, Any]], settings: Sequence[str]
 ) -> tuple[dict[str, Any], ModelWish]:
-    """The data keys that --config, flags and --set give, checked, and what they say of the model.
+    """Merge and check the data keys from --config, flags and --set; return them with the wishes for the model.
 
-    The model is not checked here: half of what it needs is in the checkpoint. Raises UserError for an unknown section
-    or a wrong value outside of it.
+    The model is not checked here, because half of what it needs is in the checkpoint. Raises UserError for an unknown
+    section, or for a wrong value outside the section `model`.
     """
     tree = read_config_file(file) if file else {}
     for section, values in flags.items():

@@ -1,4 +1,4 @@
-"""`verify --case`: what this library computes against what the PyTorch v9 code computed, for one small model.
+"""`verify --case`: compare what this library computes with what v9 (in PyTorch) computed, for one small model.
 
 A case is a folder: `case.json` (settings), `checkpoint.pt`, `inputs.npz` (batches `b0_*`, `b1_*`) and `expected.npz`.
 """
@@ -33,7 +33,7 @@ FILES = ("case.json", "checkpoint.pt", "inputs.npz", "expected.npz")
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: a relative error, or None where it is not counted; `remark` says more."""
+    """One comparison: a relative error, or None if it does not count; `remark` says more."""
 
     name: str
     error: float | None
@@ -51,10 +51,11 @@ class V9Case:
     checkpoint: Checkpoint
 
     def batch(self, name: str = "b0") -> dict[str, np.ndarray]:
+        """The arrays of a batch of inputs, such as `b0`."""
         return {key.removeprefix(f"{name}_"): v for key, v in self.inputs.items() if key.startswith(f"{name}_")}
 
     def plan(self) -> Blueprint:
-        """The model; the sizes of its backbones are those of the face's, whose weights tell all but the heads."""
+        """The model. All backbones have the sizes of the face's, whose weights tell everything but the heads."""
         heads = self.settings.get("vit", {}).get("heads")
         vit = infer_vit(self.checkpoint.state, IMAGES[0], num_heads=heads)
         vit = dataclasses.replace(vit, **_resize(self.settings.get("vit", {})))
@@ -67,12 +68,12 @@ class V9Case:
 
 
 def _resize(vit: Mapping[str, Any]) -> dict[str, Any]:
-    """How the position table is resized, where the case says so; else as the hub model of these weights does."""
+    """How the position table is resized: as the case says, or else as the hub model of these weights does."""
     return {key: vit[key] for key in ("interpolate_antialias", "interpolate_offset") if key in vit}
 
 
 def read_case(folder: str | Path) -> V9Case:
-    """Raises UserError where the folder is not a case."""
+    """Open a case. Raises UserError if the folder is not one."""
     folder = Path(folder)
     if missing := [name for name in FILES if not (folder / name).exists()]:
         raise UserError(f"--case {folder}: has no {', '.join(missing)}; a case holds {', '.join(FILES)}")
@@ -85,7 +86,7 @@ def read_case(folder: str | Path) -> V9Case:
 
 
 def verify_case(case: V9Case) -> Iterator[Row]:
-    """Every comparison, as soon as it is made."""
+    """Yield every comparison as soon as it is made."""
     plan = case.plan()
     _, entries = plan.structure()
     params = jax.tree.map(jnp.asarray, load_params(case.checkpoint, entries))
@@ -157,7 +158,7 @@ def _trace(case: V9Case, plan: Blueprint) -> Iterator[Row]:
         error = largest_error(values, case.expected[name]) if name in case.expected else None
         remark = f"largest of {len(values)} steps"
         if random and (error is None or error > 1e-5):
-            # v9's dropout drew numbers that nobody else can draw.
+            # v9's dropout drew random numbers that nobody else can draw.
             error, remark = None, f"not counted: v9 trained with dropout (here without: {error:.1e})"
         yield Row(name, error, remark)
 
@@ -180,13 +181,13 @@ def _steps_done(settings: Mapping[str, Any]) -> int:
 
 
 def largest_error(actual, expected) -> float:
-    """The largest relative error of a series; a number near 0 (a cosine's rate at its end) is not divided by itself."""
+    """The largest relative error of a series. A number near 0 (as at the end of a cosine) is not divided by itself."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     size = np.maximum(np.abs(expected), 1e-6 * np.abs(expected).max())
     return float(np.max(np.abs(actual - expected) / size))
 
 
 def relative_error(actual, expected) -> float:
-    """Relative L2 error."""
+    """The relative L2 error."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), np.finfo(np.float64).tiny))

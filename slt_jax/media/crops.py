@@ -28,6 +28,7 @@ class Square:
         return cls(float(x), float(y), float(scale * max(high - low)))
 
     def corners(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom in pixels."""
         half = self.side / 2
         return self.x - half, self.y - half, self.x + half, self.y + half
 

@@ -109,6 +109,7 @@ class Detector:
         return [_points(hand, image)[:, :2] for hand in found.multi_hand_landmarks or []]
 
     def faces(self, image: np.ndarray) -> list[Box]:
+        """Boxes (left, top, right, bottom) of all faces in `image`."""
         height, width = image.shape[:2]
         with _quiet():
             found = self._faces.process(image)
@@ -124,6 +125,7 @@ class Detector:
         self._holistic.reset()
 
     def close(self) -> None:
+        """Free the models."""
         for model in (self._holistic, self._hands, self._faces, self._pose):
             if model is not None:
                 model.close()

@@ -99,6 +99,7 @@ class _Finder:
         self._face: tuple[float, Square] | None = None
 
     def look(self, image: np.ndarray, time: float, fresh: bool, tracks: _Tracks) -> None:
+        """Add what is found in one picture to `tracks`."""
         if not fresh:  # the same picture again
             tracks.poses.append(tracks.poses[-1])
             for stream in STREAMS:

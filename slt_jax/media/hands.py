@@ -33,6 +33,8 @@ RESTING = 0.08  # shoulder widths per frame
 
 @dataclass(frozen=True)
 class Hand:
+    """A hand that was found: the square of its crop, and its source."""
+
     square: Square
     source: str
 

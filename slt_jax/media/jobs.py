@@ -81,6 +81,7 @@ class ExtractionRecord:
                 continue  # a run was killed while it wrote this
 
     def add(self, said: dict[str, Any]) -> None:
+        """Add the line of a clip."""
         self.clips[said["video_id"]] = said
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:

@@ -36,9 +36,11 @@ class Person:
 
     @property
     def size(self) -> float:
+        """The median height of the face boxes."""
         return float(np.median([bottom - top for _, top, _, bottom in self.faces.values()]))
 
     def limits(self) -> Box:
+        """The smallest box around all face boxes."""
         boxes = np.array(list(self.faces.values()))
         (left, top), (right, bottom) = map(float, boxes[:, :2].min(0)), map(float, boxes[:, 2:].max(0))
         return left, top, right, bottom

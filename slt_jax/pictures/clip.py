@@ -1,4 +1,4 @@
-"""What there is to see of a clip: its crops, its pose, and where each hand's crop comes from."""
+"""What can be seen of a clip: its crops, its pose, and where each hand's crop comes from."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,19 +20,19 @@ class ClipView:
     total: int  # frames
     pose: np.ndarray  # float32 (T, L, 3), maybe shorter than the clip
     figure: Figure
-    missing: dict[str, np.ndarray | None]  # by hand, bool (T,): what the pose file says
-    sources: dict[str, tuple[str, ...]]  # by hand, a word a frame; none where the file does not say
+    missing: dict[str, np.ndarray | None]  # per hand, bool (T,): missing, as the pose file says
+    sources: dict[str, tuple[str, ...]]  # per hand, one word per frame; empty if the file does not say
     fps: float | None
 
     def has(self, stream: str, frame: int) -> bool:
-        """Whether there is a crop of the frame."""
+        """Whether the frame has a crop."""
         return frame in self._frames(stream).numbers
 
     def _frames(self, stream: str) -> Frames:
         return getattr(self.files, stream)
 
     def crop(self, stream: str, frame: int, size: int) -> np.ndarray | None:
-        """uint8 (size, size, 3), None where there is no file. Raises BadClip where it is damaged."""
+        """The crop, uint8 (size, size, 3), or None without a file. Raises BadClip if it is damaged."""
         frames = self._frames(stream)
         if not self.has(stream, frame):
             return None
@@ -42,21 +42,21 @@ class ClipView:
         return pixels
 
     def hidden(self, hand: str, frame: int) -> bool:
-        """Whether the pose file calls the hand missing; the model does not see it then."""
+        """Whether the pose file calls the hand missing. The model does not see it then."""
         said = self.missing[hand]
         return said is not None and frame < len(said) and bool(said[frame])
 
     def source(self, hand: str, frame: int) -> str:
-        """Where the crop comes from, in the extractor's word; empty where nobody says."""
+        """Where the crop comes from, in the extractor's word; empty if unknown."""
         said = self.sources[hand]
         return said[frame] if frame < len(said) else ""
 
     def points(self, frame: int) -> np.ndarray | None:
-        """The landmarks (L, 3) of a frame, None where the pose is shorter than the clip."""
+        """The landmarks (L, 3) of a frame, or None if the pose is shorter than the clip."""
         return self.pose[frame] if frame < len(self.pose) else None
 
     def seen(self, hand: str) -> float:
-        """The share of frames that show the model a hand."""
+        """The share of frames in which the model sees the hand."""
         numbers = self._frames(hand).numbers
         return sum(not self.hidden(hand, int(number)) for number in numbers) / self.total
 
@@ -64,7 +64,7 @@ class ClipView:
 def open_clip(files: ClipFiles) -> ClipView:
     """Read the pose file and count the frames; no picture is decoded.
 
-    Raises UserError where the pose cannot be used or there is nothing to see.
+    Raises UserError if the pose cannot be used or there is nothing to see.
     """
     files = files.loaded()
     arrays = _arrays(files) if files.pose else {}
@@ -81,17 +81,17 @@ def open_clip(files: ClipFiles) -> ClipView:
 
 
 def _arrays(files: ClipFiles) -> dict[str, np.ndarray]:
-    """All arrays of the pose file that can be read; what else is wrong with it, `read_pose` tells."""
+    """All arrays of the pose file that can be read. `read_pose` reports what is wrong with the others."""
     arrays = {}
     with suppress(*POSE_ERRORS), files.open_pose() as file, np.load(file, allow_pickle=False) as archive:
         for name in archive.files:
-            with suppress(ValueError):  # an array of objects, which only its writer can read
+            with suppress(ValueError):  # an array of Python objects, which only its writer can read
                 arrays[name] = archive[name]
     return arrays
 
 
 def _landmark_names(arrays: Mapping[str, np.ndarray], landmarks: int) -> tuple[str, ...]:
-    """As the file says, else those of the usual set of so many landmarks."""
+    """The names in the file, else those of the usual set with this many landmarks."""
     said = _words(arrays.get("landmarks"))
     return said if len(said) == landmarks else usual_names(landmarks)
 
@@ -105,7 +105,7 @@ def _words(array: np.ndarray | None) -> tuple[str, ...]:
 
 
 def _rate(array: np.ndarray | None) -> float | None:
-    """Frames a second, where the file has a sensible number."""
+    """Frames per second, if the file has a sensible number."""
     if array is None or array.size != 1 or array.dtype.kind not in "iuf":
         return None
     rate = float(array.reshape(()))

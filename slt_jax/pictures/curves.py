@@ -1,4 +1,4 @@
-"""The curves of one or several runs, from their `metrics.jsonl`, as PNG and SVG."""
+"""Plot the curves of one or several runs from their `metrics.jsonl`, as PNG and SVG."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ LineStyle = Literal["-", "--"]
 
 @dataclass(frozen=True)
 class Panel:
-    """One diagram: its title and what is drawn in it, {key of a record: (name, style of line)}."""
+    """One diagram: its title and its lines, {key of a record: (name, style of line)}."""
 
     title: str
     lines: Mapping[str, tuple[str, LineStyle]]
@@ -33,9 +33,9 @@ PANELS = (
 
 
 def read_runs(paths: Sequence[str | Path]) -> dict[str, Records]:
-    """The records of every run by a label of its own; a path is a work-dir or a `metrics.jsonl`.
+    """The records of every run, by a label of its own. A path is a work-dir or a `metrics.jsonl`.
 
-    Raises UserError naming the file (and line) that cannot be used, or the run that is given twice.
+    Raises UserError that names the file (and line) that cannot be used, or the run that is given twice.
     """
     files: list[Path] = []
     for path in map(Path, paths):
@@ -47,7 +47,7 @@ def read_runs(paths: Sequence[str | Path]) -> dict[str, Records]:
 
 
 def read_records(path: Path) -> Records:
-    """One record an epoch, in order."""
+    """One record per epoch, in order."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def read_records(path: Path) -> Records:
 
 
 def run_labels(files: Sequence[Path]) -> list[str]:
-    """The name of each file's folder, with as many folders before it as tell it apart, else with the file's name."""
+    """Each file's folder name, with as many parent folders as make it unique, or else with the file's name."""
     folders = [file.resolve().parent for file in files]
     names = {folder: folder.name for folder in folders}
     for count in range(2, max(len(folder.parts) for folder in folders) + 1):
@@ -86,9 +86,9 @@ def run_labels(files: Sequence[Path]) -> list[str]:
 
 
 def plot(runs: Mapping[str, Records], targets: Sequence[Path]) -> None:
-    """Draw the panels that any run has numbers for; `targets` end in .png or .svg.
+    """Draw the panels for which any run has numbers. `targets` end in .png or .svg.
 
-    Raises UserError where matplotlib is not installed.
+    Raises UserError if matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -127,12 +127,12 @@ def plot(runs: Mapping[str, Records], targets: Sequence[Path]) -> None:
     for axis in axes[len(panels) :]:
         axis.remove()
     handles = [_line(colour, "-") for colour in colours]
-    labels = [label.replace("$", r"\$") for label in runs]  # folders, not formulas
+    labels = [label.replace("$", r"\$") for label in runs]  # names of folders, not formulas
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(runs)), frameon=False, fontsize=9)
     for target in targets:
         kind = target.suffix.lower().removeprefix(".")
         with replacing(target) as file, matplotlib.rc_context({"svg.hashsalt": "slt_jax", "svg.fonttype": "none"}):
-            # Without a date the same runs give the same file.
+            # Without a date, the same runs give the same file.
             figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
 
 
@@ -143,7 +143,7 @@ def _line(colour: str, style: LineStyle):
 
 
 def _style_key(axis, panel: Panel, runs: Mapping[str, Records]) -> None:
-    """Say which line is dashed, where a panel has lines of two kinds."""
+    """Explain the dashed line, if a panel has two kinds of lines."""
     there = [line for key, line in panel.lines.items() if any(_curve(run, key)[0] for run in runs.values())]
     if len(panel.lines) > 1:
         axis.legend([_line("0.4", style) for _, style in there], [name for name, _ in there], fontsize=8, frameon=False,
@@ -151,7 +151,7 @@ def _style_key(axis, panel: Panel, runs: Mapping[str, Records]) -> None:
 
 
 def _curve(records: Records, key: str) -> tuple[list[float], list[float]]:
-    """Epochs and values where a record has a number for the key."""
+    """Epochs and values of the records that have a number for the key."""
     points = [
         (epoch, value)
         for record in records
@@ -168,7 +168,7 @@ def _value(record: Mapping[str, Any], key: str) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    """A number that can be drawn. NaN and infinity are holes in a curve."""
+    """A number that can be drawn. NaN and infinity become gaps in the curve."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
         return None
     return float(value)

@@ -1,4 +1,4 @@
-"""A clip as a moving picture: its streams beside each other, as gif or mp4."""
+"""A clip as a film: its streams side by side, as gif or mp4."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -20,7 +20,7 @@ _PAPER, _INK, _FAINT = "white", "black", "#666666"
 
 
 def film(clip: ClipView, fps: float, frames: Iterable[int], tile: int = 184) -> Iterator[Image.Image]:
-    """A picture of every frame that is asked for; width and height are even, as video needs them."""
+    """One picture per requested frame. Width and height are even, as video needs them."""
     colours = source_colours(clip)
     width, height = len(_TITLES) * (tile + _GAP) + _GAP, 2 * _BAR + tile + 14
     for frame in frames:
@@ -40,7 +40,7 @@ def film(clip: ClipView, fps: float, frames: Iterable[int], tile: int = 184) -> 
 
 
 def _caption(clip: ClipView, stream: str, frame: int) -> str:
-    """The stream's name and, of a hand, where its crop comes from or why there is none."""
+    """The stream's name and, for a hand, where its crop comes from or why there is none."""
     title = _TITLES[stream]
     if stream in ("face", "pose"):
         gone = clip.points(frame) is None if stream == "pose" else not clip.has(stream, frame)
@@ -52,8 +52,8 @@ def _caption(clip: ClipView, stream: str, frame: int) -> str:
 
 
 def write_gif(path: str | Path, clip: ClipView, fps: float) -> None:
-    """At most 50 frames a second: what is faster, viewers slow down."""
-    # One palette, of frames from all over the clip: smaller than one a frame, and nothing flickers.
+    """Write at most 50 frames per second, because viewers slow down faster files."""
+    # One palette, from frames all over the clip: smaller than one per frame, and nothing flickers.
     some = list(film(clip, fps, np.linspace(0, clip.total - 1, 8).round().astype(int).tolist()))
     montage = Image.new("RGB", (some[0].width, len(some) * some[0].height))
     for row, image in enumerate(some):
@@ -67,7 +67,7 @@ def write_gif(path: str | Path, clip: ClipView, fps: float) -> None:
 
 
 def write_mp4(path: str | Path, clip: ClipView, fps: float) -> None:
-    """H.264. Raises UserError where PyAV is not installed or has no encoder for it."""
+    """Write H.264. Raises UserError if PyAV is not installed or has no encoder for it."""
     try:
         import av
     except ImportError:

@@ -12,18 +12,18 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def text_width(text: str, size: int) -> float:
-    """Pixels that `draw_text` takes."""
+    """The width of the text in pixels, as `draw_text` draws it."""
     plain = (unicodedata.normalize("NFD", character)[0] for character in text)
     return sum(_font(size).getlength({"¿": "?", "¡": "!"}.get(letter, letter)) for letter in plain)
 
 
 def draw_text(image: Image.Image, at: tuple[float, float], text: str, size: int, fill: str = "black") -> None:
-    """Text in Pillow's built-in font, which lacks Spanish letters: marks are drawn over the plain letters."""
+    """Draw text in Pillow's built-in font. It lacks Spanish letters, so accents are drawn over the plain letters."""
     font, draw = _font(size), ImageDraw.Draw(image)
     x, y = at
     for character in text:
         letter, *marks = list(unicodedata.normalize("NFD", character))
-        if letter in "¿¡":  # the upright sign, turned by 180 degrees and lowered
+        if letter in "¿¡":  # the upright sign, rotated by 180 degrees and lowered
             upright = "?" if letter == "¿" else "!"
             glyph = Image.new("L", (round(font.getlength(upright)), size + 4))
             ImageDraw.Draw(glyph).text((0, 0), upright, font=font, fill=255)

@@ -1,4 +1,4 @@
-"""A contact sheet: one clip as one picture, for a person to judge at a glance."""
+"""A contact sheet: one clip as one picture, to judge at a glance."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -12,10 +12,10 @@ _INK, _FAINT = "black", "#666666"
 
 
 def clip_sheet(files: ClipFiles, *, columns: int = 12, cell: int = 96) -> Image.Image:
-    """Rows face, left, right and pose over at most `columns` evenly chosen frames, `cell` pixels each.
+    """Rows of face, left hand, right hand and pose, over at most `columns` evenly spaced frames, `cell` pixels each.
 
-    Missing crops are grey; a crop that the pose file calls missing is pale and struck out; where the pose file says
-    whence a hand's crop comes, a corner has that source's colour. Raises UserError where a file cannot be read.
+    Missing crops are grey. A crop that the pose file calls missing is pale and struck out. If the pose file says where
+    a hand's crop comes from, a corner has the colour of that source. Raises UserError if a file cannot be read.
     """
     clip = open_clip(files)
     frames = np.linspace(0, clip.total - 1, min(columns, clip.total)).round().astype(int).tolist()
@@ -43,7 +43,7 @@ def clip_sheet(files: ClipFiles, *, columns: int = 12, cell: int = 96) -> Image.
 
 
 def describe(clip: ClipView) -> str:
-    """How long the clip is and how often the model sees its hands."""
+    """Say how long the clip is and how often the model sees its hands."""
     rate = f" at {clip.fps:g} fps" if clip.fps else ""
     left, right = (f"{clip.seen(hand):.0%}" for hand in ("hand_l", "hand_r"))
     return f"{clip.total} frame{'s' * (clip.total > 1)}{rate}, left hand {left}, right hand {right}"

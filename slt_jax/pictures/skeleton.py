@@ -1,4 +1,4 @@
-"""A frame's landmarks as a stick figure: bones between the names it knows, dots for all others."""
+"""Draw a frame's landmarks as a stick figure: bones between known names, dots for the rest."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,8 +12,8 @@ from slt_jax.data.landmarks import BY_NUMBER, names
 PAPER = (246, 246, 242)
 _GREY, _PALE = (90, 90, 90), (215, 215, 215)
 _COLOURS = {"left": (30, 110, 200), "right": (200, 70, 40)}
-_SHARP = 3  # drawn larger and reduced, for smooth lines
-_HEAD = 22 / 282  # radius in a picture where the shoulders are its usual 0.22 apart
+_SHARP = 3  # draw larger and reduce, for smooth lines
+_HEAD = 22 / 282  # radius in a picture with the shoulders at the usual 0.22 apart
 
 
 _TRUNK = (("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"), ("mouth_left", "mouth_right"))
@@ -22,7 +22,7 @@ _FINGERS = ("pinky", "index", "thumb")
 
 
 def _bones() -> list[tuple[str, str, tuple[int, int, int], int]]:
-    """(from, to, colour, width); a width belongs to a picture of 94 pixels, drawn three times as large."""
+    """(from, to, colour, width). Widths are for a picture of 94 pixels, drawn three times larger."""
     bones = [(a, b, _GREY, 6) for a, b in _TRUNK]
     for side, colour in _COLOURS.items():
         limb = [f"{side}_{part}" for part in _LEG]
@@ -37,13 +37,13 @@ BONES = tuple(_bones())
 
 
 def usual_names(number: int) -> tuple[str, ...]:
-    """Of landmarks that a file does not name; none for a number that no usual set has."""
+    """The names of landmarks that a file does not name; none if no usual set has this number."""
     return names(BY_NUMBER[str(number)]) if str(number) in BY_NUMBER else ()
 
 
 @dataclass(frozen=True)
 class Figure:
-    """How the landmarks of one clip are drawn: names, the square of the picture that is shown, the head's radius."""
+    """How to draw the landmarks of one clip: names, the visible square of the picture, the head's radius."""
 
     names: tuple[str, ...]
     left: float = 0.0
@@ -53,7 +53,7 @@ class Figure:
 
     @classmethod
     def of(cls, pose: np.ndarray, names: tuple[str, ...]) -> "Figure":
-        """For a whole clip, so that nothing jumps: pose (T, L, 3). Where arms leave the picture, more is shown."""
+        """For a whole clip, pose (T, L, 3), so that nothing jumps. More is shown if arms leave the picture."""
         sure = sure_landmarks(pose)
         low, high = np.zeros(2), np.ones(2)
         if sure.any():
@@ -73,14 +73,14 @@ class Figure:
 
 
 def draw_skeleton(points: np.ndarray, size: int, figure: Figure) -> Image.Image:
-    """One frame's landmarks (L, 3) on a square of `size` pixels; what is below confidence 0.25 is pale."""
+    """Draw one frame's landmarks (L, 3) on a square of `size` pixels. Those below confidence 0.25 are pale."""
     large = _SHARP * size
     unit = large / 282
     image = Image.new("RGB", (large, large), PAPER)
     draw = ImageDraw.Draw(image)
-    known = np.isfinite(points).all(-1) & points.any(-1)  # zeros stand for what nobody has seen
+    known = np.isfinite(points).all(-1) & points.any(-1)  # zeros stand for landmarks that were not seen
     sure = known & (points[:, 2] >= MIN_CONFIDENCE)
-    # Far away is as good as infinite, and Pillow takes no numbers beyond its own.
+    # Pillow refuses larger numbers, and this far away is as good as infinite.
     near = np.nan_to_num(points[:, :2] - (figure.left, figure.top)).clip(-9 * figure.side, 9 * figure.side)
     xy = [(float(x) * large, float(y) * large) for x, y in near / figure.side]
     place = {name: index for index, name in enumerate(figure.names) if index < len(points) and known[index]}
@@ -95,7 +95,7 @@ def draw_skeleton(points: np.ndarray, size: int, figure: Figure) -> Image.Image:
         drawn.add(nose)
     for a, b, colour, width in BONES[len(_TRUNK) :]:
         drawn |= _bone(draw, xy, sure, place, (a, b), colour, width * unit)
-    radius = (3 if drawn else 6) * unit  # small where they are only eyes and ears
+    radius = (3 if drawn else 6) * unit  # smaller if they are only eyes and ears
     for index in set(np.flatnonzero(known).tolist()) - drawn:
         side = next((side for side in _COLOURS if index < len(figure.names) and side in figure.names[index]), "")
         colour = _COLOURS.get(side, _GREY) if sure[index] else _PALE
@@ -104,7 +104,7 @@ def draw_skeleton(points: np.ndarray, size: int, figure: Figure) -> Image.Image:
 
 
 def _bone(draw, xy, sure, place, ends, colour, width) -> set[int]:
-    """Draw a bone where both ends are there; which landmarks it joined."""
+    """Draw a bone if both its ends are there. Returns the landmarks that it joins."""
     if not all(end in place for end in ends):
         return set()
     a, b = (place[end] for end in ends)

@@ -1,4 +1,4 @@
-"""The squares that contact sheets and films are made of."""
+"""The tiles that contact sheets and films are made of."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from slt_jax.pictures.skeleton import draw_skeleton
 
 ROWS = ("face", "left", "right", "pose")
 MISSING = (235, 235, 235)
-# Colours that are told apart also without red and green; the more trust a crop deserves, the cooler.
+# Colours that can be told apart without seeing red and green. The more a crop can be trusted, the cooler.
 SOURCES = {
     "holistic": (0, 114, 178), "hands": (86, 180, 233), "retry": (0, 158, 115), "pose": (240, 190, 40),
     "hold": (213, 94, 0), "none": MISSING,
@@ -19,21 +19,21 @@ _OTHERS = ((204, 121, 167), (120, 94, 240), (90, 90, 90), (150, 120, 60))
 
 
 def photo(pixels: np.ndarray | None, size: int) -> Image.Image:
-    """A crop, uint8 (H, W, 3), as a square; grey where there is none."""
+    """A crop, uint8 (H, W, 3), as a square; grey if there is none."""
     if pixels is None:
         return Image.new("RGB", (size, size), MISSING)
     return Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def paste_column(sheet: Image.Image, at: tuple[int, int], tiles: Sequence[Image.Image], cell: int) -> None:
-    """Tiles below each other, one every `cell` pixels."""
+    """Paste tiles below each other, one every `cell` pixels."""
     x, y = at
     for row, tile in enumerate(tiles):
         sheet.paste(tile, (x, y + row * cell))
 
 
 def frame_tiles(clip: ClipView, frame: int, size: int, colours: dict[str, tuple[int, int, int]]) -> list[Image.Image]:
-    """Face, left hand, right hand and pose of a frame; hands carry the colour of their source in a corner."""
+    """The tiles of a frame: face, left hand, right hand, pose. Hands have the colour of their source in a corner."""
     face, left, right = (clip.crop(stream, frame, size) for stream in ("face", "hand_l", "hand_r"))
     tiles = [photo(face, size)]
     for hand, crop in (("hand_l", left), ("hand_r", right)):
@@ -50,7 +50,7 @@ def frame_tiles(clip: ClipView, frame: int, size: int, colours: dict[str, tuple[
 
 
 def source_colours(clip: ClipView) -> dict[str, tuple[int, int, int]]:
-    """A colour for each word of where crops come from: for the usual ones always the same."""
+    """A colour for each source of crops, always the same for the usual sources."""
     words = dict.fromkeys(word for said in clip.sources.values() for word in said if word)
     strange = [word for word in words if word not in SOURCES]
     return {
@@ -60,7 +60,7 @@ def source_colours(clip: ClipView) -> dict[str, tuple[int, int, int]]:
 
 
 def _struck_out(tile: Image.Image) -> Image.Image:
-    """A picture that is there, but not shown to the model."""
+    """Mark a picture that exists but is not shown to the model."""
     tile = Image.blend(tile.convert("L").convert("RGB"), Image.new("RGB", tile.size, MISSING), 0.6)
     side = tile.width - 1
     ImageDraw.Draw(tile).line([(0, side), (side, 0)], fill=(150, 150, 150), width=2)

@@ -1,4 +1,4 @@
-"""From a video file to text: extraction, the model that a checkpoint holds, and a window of the video at a time."""
+"""From a video file to text: extract the streams, then translate one window of the video at a time."""
 
 import dataclasses
 import os
@@ -30,7 +30,7 @@ from slt_jax.training.tokenizer import tokenizer_of
 
 @dataclass(frozen=True)
 class Segment:
-    """What was said from `start` to `end`, in seconds."""
+    """What was signed from `start` to `end`, in seconds."""
 
     start: float
     end: float
@@ -39,7 +39,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class TrainingStreams:
-    """What the streams were like that a model was trained on; None where its training data is not at hand."""
+    """What the streams that a model was trained on were like; None if the training data is not at hand."""
 
     landmarks: str | None
     pose: str | None
@@ -48,7 +48,7 @@ class TrainingStreams:
 
 @dataclass(frozen=True)
 class VideoTranslator:
-    """A checkpoint that is ready to translate videos."""
+    """A checkpoint ready to translate videos."""
 
     translator: Translator
     tokenizer: Any
@@ -57,14 +57,14 @@ class VideoTranslator:
     streams: TrainingStreams
 
     def defaults(self) -> dict[str, Any]:
-        """The settings of an extraction that this model was trained for, as far as they are known."""
+        """The extraction settings that this model was trained on, as far as they are known."""
         landmarks = self.streams.landmarks or BY_NUMBER.get(str(self.translator.config.pose_landmarks))
         known = {"landmarks": landmarks, "pose": self.streams.pose, "fps": self.streams.fps or DEFAULT_FPS,
                  "crop_size": max(self.translator.config.image_size, 224)}  # fmt: skip
         return {name: value for name, value in known.items() if value is not None}
 
     def check(self, settings: ExtractionSettings) -> list[str]:
-        """What about `settings` differs from the training data. Raises UserError where the model cannot read it."""
+        """How `settings` differ from the training data, in lines. Raises UserError if the model cannot read that."""
         wanted, given = self.translator.config.pose_landmarks, len(SETS[settings.landmarks])
         if wanted != given:
             known = ", ".join(name for name, points in SETS.items() if len(points) == wanted) or "none"
@@ -89,9 +89,9 @@ class VideoTranslator:
         progress: bool = False,
         make_detector: Callable[[], Any] | None = None,
     ) -> Iterator[Segment]:
-        """The segments of `video`, one after the other; `window` seconds each, None cuts at pauses.
+        """Yield the segments of `video` one after another, of `window` seconds each, or cut at pauses if None.
 
-        A video that fits the model is one segment. Raises UserError where it cannot be read or nobody is in it.
+        A video that fits the model is one segment. Raises UserError if it cannot be read or shows nobody.
         """
         with tempfile.TemporaryDirectory(prefix="slt-translate-") as folder:
             job = Job(video, "video")
@@ -108,7 +108,7 @@ class VideoTranslator:
             motion = hand_motion(arrays)
             cuts = even(record["frames"], longest) if window else at_pauses(motion, fps, longest)
             for first, end in cuts:
-                if len(cuts) == 1 or motion[first:end].max() > STILL:  # else nobody says anything there
+                if len(cuts) == 1 or motion[first:end].max() > STILL:  # else nobody signs anything there
                     clip = self._read(part_of(files, arrays, first, end, Path(folder)))
                     yield Segment(round(first / fps, 3), round(end / fps, 3), self._text(clip))
 
@@ -126,9 +126,9 @@ class VideoTranslator:
 
 
 def open_translator(path: str | Path, *, num_beams: int = 4, tokenizer: str | None = None) -> VideoTranslator:
-    """The model of a `.pt`, a work-dir or a folder of Orbax states, with its tokenizer.
+    """Open the model of a `.pt`, a work-dir or a folder of Orbax states, with its tokenizer.
 
-    Raises UserError where one of them cannot be read or they do not fit.
+    Raises UserError if either cannot be read or they do not fit.
     """
     if num_beams < 1:
         raise UserError(f"--num-beams {num_beams}: must be at least 1")
@@ -142,14 +142,14 @@ def open_translator(path: str | Path, *, num_beams: int = 4, tokenizer: str | No
     loaded = tokenizer_of(Path(path), plan, tokenizer, data.get("tokenizer"))
     streams = training_streams(data.get("pose_dir"), data.get("packs"))
     if streams.pose is None and "architecture" not in checkpoint.rest:
-        streams = dataclasses.replace(streams, pose="raw")  # v9's file, and v9's extraction knew no other
+        streams = dataclasses.replace(streams, pose="raw")  # v9's file, and v9's extraction knew nothing else
     translator = Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))
     search = Search(max_length=data.get("max_target_length") or 128, num_beams=num_beams)
     return VideoTranslator(translator, loaded, search, trained_with_v9_masks(checkpoint.config), streams)
 
 
 def training_streams(pose_dir: str | None, packs: str | None = None) -> TrainingStreams:
-    """What one pose file of `packs` or `pose_dir` says of itself; raw poses where slt-extract did not write it."""
+    """What one pose file of `packs` or `pose_dir` says about itself; raw poses if slt-extract did not write it."""
     try:
         first = _first_pose(pose_dir, packs)
         if first is None:
@@ -172,7 +172,7 @@ def _first_pose(pose_dir: str | None, packs: str | None) -> BinaryIO | None:
 
 
 def part_of(files: ClipFiles, arrays: Mapping[str, np.ndarray], first: int, end: int, folder: Path) -> ClipFiles:
-    """The frames `first` to `end` of a clip as a clip of their own; its pose file is written into `folder`."""
+    """The frames `first` to `end` of a clip as a clip of their own. Its pose file is written into `folder`."""
     streams = {}
     for stream in STREAMS:
         frames: Frames = getattr(files, stream)
@@ -186,7 +186,7 @@ def part_of(files: ClipFiles, arrays: Mapping[str, np.ndarray], first: int, end:
 
 
 def srt(segments: list[Segment]) -> str:
-    """Segments as an SRT file; those without text are left out."""
+    """Segments as the text of an SRT file. Those without text are left out."""
     said = [segment for segment in segments if segment.text]
     return "\n".join(
         f"{number}\n{_clock(segment.start)} --> {_clock(segment.end)}\n{segment.text}\n"

@@ -1,9 +1,8 @@
-"""From a sentence to movement: signers, timing, and per-frame tracks of both hands, face and pose.
+"""From a sentence to movement: signers, timing, and tracks of both hands, face and pose for every frame.
 
-Everything is one array over the frames of a clip. Each sign gives target values; weights that rise and
-fall smoothly mix neighbouring signs (co-articulation), and a stroke is added while a sign is held.
-Random numbers come from a generator per purpose, and none depends on the sign shown: two glosses that
-differ in one stream give equal frames in the others.
+Everything is an array over the frames of a clip. Each sign gives target values. Weights that rise and fall smoothly mix
+neighbouring signs (co-articulation), and a stroke is added while a sign is held. Random numbers come from one generator
+per purpose, and none depends on the sign shown: two glosses that differ in one stream give equal frames in the others.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ HAND_COLUMNS = 12
 FACE = ("raise", "furrow", "eyes", "open", "width", "curve", "cheeks", "teeth", "tongue", "yaw", "pitch", "roll")
 
 REST = np.array([*SHAPES["round"], *ORIENTATIONS["down"], 0.55, 1.2])
-BASE_PLACE, BASE_ORIENTATION = (0.25, 0.6), (25, 0, 0)  # of a left hand that the right one acts on
+BASE_PLACE, BASE_ORIENTATION = (0.25, 0.6), (25, 0, 0)  # of a left hand on which the right one acts
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Signer:
     thickness: float  # of fingers
     face: tuple[float, float]  # half width and half height, in crop widths
     brows: float  # thickness
-    tempo: float  # more is slower
+    tempo: float  # larger is slower
     jitter: float
     left_handed: bool = False
 
@@ -69,7 +68,7 @@ SIGNERS = (
 
 @dataclass(frozen=True)
 class Tracks:
-    """One clip before drawing; `right` and `left` are the person's own sides, also for left-handed signers."""
+    """One clip before it is drawn. `right` and `left` are the person's own sides, also for left-handed signers."""
 
     right: np.ndarray  # (T, HAND_COLUMNS)
     left: np.ndarray
@@ -81,13 +80,13 @@ class Tracks:
 
 
 def smooth_noise(rng: np.random.Generator, frames: int, columns: int) -> np.ndarray:
-    """(frames, columns) of about unit variance, correlated over some three frames."""
+    """Noise (frames, columns) of about unit variance, correlated over about three frames."""
     white = rng.standard_normal((frames + 2, columns))
     return (white[:-2] + 2 * white[1:-1] + white[2:]) / np.sqrt(6)
 
 
 def _stroke(motion: str, phase: np.ndarray) -> np.ndarray:
-    """What a motion adds to x, y (shoulder widths) and roll (degrees) at phase 0..1 of the sign: (T, 3)."""
+    """What a motion adds to x, y (in shoulder widths) and roll (in degrees) at phase 0..1 of the sign: (T, 3)."""
     turn = 2 * np.pi * phase
     zero, swing, path = np.zeros_like(phase), np.sin(1.5 * turn), 2 * phase - 1
     triangle = 2 * np.abs((3 * phase) % 2 - 1) - 1
@@ -110,7 +109,7 @@ def _stroke(motion: str, phase: np.ndarray) -> np.ndarray:
 
 
 def _hand_targets(sign: Sign, phase: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Dominant and other hand over the frames, each (T, HAND_COLUMNS); None for an idle hand."""
+    """The dominant and the other hand over the frames, each (T, HAND_COLUMNS); None for an idle hand."""
     start, end = np.array(SHAPES[sign.right]), np.array(SHAPES[sign.right_end])
     right = np.empty((len(phase), HAND_COLUMNS))
     changed = np.clip(2 * phase - 0.5, 0, 1)[:, None]  # open or close in the middle half of the sign
@@ -122,13 +121,13 @@ def _hand_targets(sign: Sign, phase: np.ndarray) -> tuple[np.ndarray, np.ndarray
         return right, None
     if sign.left == "mirror":
         left = right.copy()
-        left[:, X] = np.maximum(left[:, X], 0.12) + 0.1  # two hands do not fit into one place
+        left[:, X] = np.maximum(left[:, X], 0.12) + 0.1  # two hands do not fit in one place
         return right, left
     return right, np.tile([*SHAPES[sign.left], *BASE_ORIENTATION, *BASE_PLACE], (len(phase), 1))
 
 
 def _face_targets(sign: Sign, marks: frozenset[str], seconds: np.ndarray) -> np.ndarray:
-    """Lexical mouth and eyes plus the grammar's brows and head: (T, len(FACE)). `seconds`: four frames are 1."""
+    """The sign's mouth and eyes and the grammar's brows and head: (T, len(FACE)). `seconds`: four frames are 1."""
     value = dict.fromkeys(FACE, 0.0) | FACES[sign.face]
     track = np.tile([value[name] for name in FACE], (len(seconds), 1))
     if "neg" in marks:
@@ -151,7 +150,7 @@ def _timeline(rng: np.random.Generator, frames: int, signs: int) -> tuple[np.nda
     edges = np.concatenate([[0], np.cumsum(lengths)]) * frames / lengths.sum()
     times = np.arange(frames) + 0.5
     spans = np.diff(edges)
-    # The way from one sign to the next takes 45 % of the shorter of the two.
+    # The transition between two signs takes 45 % of the shorter one.
     width = 0.45 * np.minimum(spans[:-1], spans[1:])
     width[[0, -1]] = 0.45 * spans[[1, -2]]
     ramp = np.clip((times[:, None] - edges[1:-1]) / width + 0.5, 0, 1)
@@ -164,7 +163,7 @@ def _timeline(rng: np.random.Generator, frames: int, signs: int) -> tuple[np.nda
 
 
 def tracks(sentence: Sentence, signer: Signer, frames: int, seed: tuple[int, ...], calm: bool = False) -> Tracks:
-    """The movement of one clip. `calm` halves the jitter and the number of lost hands (small level)."""
+    """The movement of one clip. `calm` (the small level) halves the jitter and the number of lost hands."""
     timing, body, gaps = (np.random.default_rng([*seed, purpose]) for purpose in (1, 2, 3))
     weights, phase, blur = _timeline(timing, frames, len(sentence.glosses))
     seconds = (np.arange(frames) + timing.uniform(0, 4)) / 4
@@ -185,12 +184,12 @@ def tracks(sentence: Sentence, signer: Signer, frames: int, seed: tuple[int, ...
     for track in (dominant, other):
         track += spread * smooth_noise(body, frames, HAND_COLUMNS) + habit * body.standard_normal(HAND_COLUMNS)
     face += amount * np.array([0.1] * 9 + [0.12] * 3) * smooth_noise(body, frames, len(FACE))
-    face[:, :9] += 0.08 * amount * body.standard_normal(9)  # everybody's neutral differs
+    face[:, :9] += 0.08 * amount * body.standard_normal(9)  # everybody's neutral face differs
     blinks = body.random(frames) < 0.03
     face[blinks, FACE.index("eyes")] = -1.0
 
-    # Hands are lost while they move fast and, rarely, while held. An idle hand stays in view: the model hides both
-    # hands where either is missing, so it would see little of a corpus in which resting hands leave the picture.
+    # Hands are lost while they move fast and, rarely, while held. An idle hand stays in view: as the model hides both
+    # hands if either is missing, it would see little of a corpus in which resting hands leave the picture.
     missing = gaps.random((2, frames)) < (0.03 + 0.27 * blur) * (0.5 if calm else 1.0)
     sides = (1, 0) if signer.left_handed else (0, 1)
     hands, missing = (dominant, other)[:: -1 if signer.left_handed else 1], missing[list(sides)]
@@ -212,16 +211,16 @@ KNUCKLES = np.array([[-0.32, 0.86, 0], [0.33, 0.95, 0], [0.5, 0.5, 0]])  # pinky
 
 
 def _pose(right, left, face, signer: Signer, rng: np.random.Generator, amount: float) -> np.ndarray:
-    """(T, 39): BlazePose 0 and 11-22 as x / W, y / H, visibility, for a 4:3 frame."""
+    """The pose (T, 39): BlazePose 0 and 11-22 as x / W, y / H, visibility, for a 4:3 frame."""
     frames, scale = len(face), signer.shoulders
-    stretch = scale * 4 / 3  # of y, because the frame is wider than high
+    stretch = scale * 4 / 3  # factor on y, because the frame is wider than high
     sway = 0.012 * amount * smooth_noise(rng, frames, 2)
     middle = np.array([0.5, 0.52]) + rng.uniform(-0.04, 0.04, 2) + sway
     points = np.zeros((frames, 13, 3))
     yaw, pitch, roll = (face[:, FACE.index(name)] for name in ("yaw", "pitch", "roll"))
     nose = np.stack([0.1 * yaw + 0.08 * roll, -0.75 + 0.07 * pitch], axis=1)
     points[:, 0] = np.column_stack([middle + nose * [scale, stretch], np.ones(frames)])
-    for side, hand, offset in ((-1, right, 1), (1, left, 0)):  # a right hand is at the image's left
+    for side, hand, offset in ((-1, right, 1), (1, left, 0)):  # a right hand is on the left of the image
         flip = np.array([side * scale, stretch])
         shoulder = np.tile([0.5, 0.0], (frames, 1))
         wrist = hand[:, X:] * [1, 1]

@@ -1,4 +1,4 @@
-"""Contact sheets: a generated clip as one picture for a person, with Pillow only."""
+"""Contact sheets: generated clips as one picture to look at, with Pillow only."""
 
 import csv
 import os
@@ -25,7 +25,7 @@ def contact_sheet(
     video_ids: Sequence[str] | None = None,
     columns: int = 12,
 ) -> Path:
-    """One PNG that shows clips to a person: face, both hands and the pose, `columns` frames of each.
+    """Write a PNG that shows clips: face, both hands and pose, `columns` frames of each.
 
     `source` is a corpus directory (then `video_ids` chooses, by default the first three) or rendered clips.
     """
@@ -41,7 +41,7 @@ def contact_sheet(
 
 
 def draw_sheet(clips: list[RenderedClip], columns: int) -> Image.Image:
-    """Clips below each other; of each, a title and the rows face, left hand, right hand and pose."""
+    """Draw clips below each other, each with a title and rows of face, left hand, right hand and pose."""
     columns = min(columns, max(len(clip.pose) for clip in clips))
     height = _TITLE + len(ROWS) * _CELL + 10
     sheet = Image.new("RGB", (_LABEL + columns * _CELL, height * len(clips)), "white")

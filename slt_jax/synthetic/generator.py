@@ -1,7 +1,7 @@
-"""A generated signing corpus in the data contract's format: something to train on without any recording.
+"""A generated signing corpus in the format of docs/data.md: something to train on without any recording.
 
 `generate` writes a corpus, `render_clip` makes one clip in memory. Signs are in lexicon.py, sentences in grammar.py,
-movement in body.py, drawing in render.py; contact_sheet.py shows clips to a person.
+movement in body.py, drawing in render.py; contact_sheet.py shows clips.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from slt_jax.synthetic.body import SIGNERS, tracks
 from slt_jax.synthetic.grammar import Sentence, sample_sentences
 
 SPLITS = ("train", "val", "test")
-MARKER = "synthetic.json"  # says that a directory was generated and may be overwritten
+MARKER = "synthetic.json"  # marks a directory as generated, so that it may be overwritten
 JPEG_QUALITY = 90
-_CHUNK = 8  # clips a worker takes at once
+_CHUNK = 8  # clips that a worker takes at once
 
 
 @dataclass(frozen=True)
 class Level:
-    """How hard a corpus is: the usual clip lengths, the most signs a sentence has, signers, reduced jitter."""
+    """How hard a corpus is: usual clip lengths, signs per sentence at most, signers, reduced jitter."""
 
     frames: tuple[int, int]
     signs: int
@@ -49,7 +49,7 @@ LEVELS = {"small": Level((12, 16), 3, 3, True), "full": Level((20, 32), 6, len(S
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """All that decides a clip's content; equal specs give equal arrays."""
+    """Everything that decides a clip's content. Equal specs give equal arrays."""
 
     sentence: Sentence
     frames: int = 32
@@ -137,11 +137,12 @@ def generate(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Summary:
-    """Write a corpus of the data contract: crops, poses, meta.csv and index/{train,val,test}.csv.
+    """Write a corpus in the format of docs/data.md: crops, poses, meta.csv and index/{train,val,test}.csv.
 
-    The same arguments give the same bytes, whatever `workers` is (None: one a core; 0: this process). Splits share
-    signers but no sentence; where the grammar has fewer sentences than clips are asked for, clips of one split
-    repeat its sentences with other signers and movements. The directory appears complete or not at all.
+    The same arguments give the same bytes, whatever `workers` is (None: one per core; 0: this process). Splits share
+    signers but no sentence. If the grammar has fewer sentences than there are clips, the clips of a split repeat its
+    sentences with other signers and movements. The directory appears complete or not at all. Raises UserError for an
+    argument out of range, and for a directory that is not empty.
     """
     out_dir = Path(out_dir)
     counts = dict(zip(SPLITS, (num_train, num_val, num_test), strict=True))
@@ -166,7 +167,7 @@ def generate(
             missing_hands=missing / max(1, 2 * sum(spec.frames for spec in specs.values())),
             seconds=time.perf_counter() - started,
         )
-        # Only what follows from the arguments: two runs write equal files.
+        # Only what follows from the arguments, so that two runs write equal files.
         facts = {k: v for k, v in asdict(summary).items() if k not in ("directory", "seconds")}
         (directory / MARKER).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return summary
@@ -175,12 +176,12 @@ def generate(
 def plan(
     counts: dict[str, int], seed: int, level: str, frames: tuple[int, int] | None = None
 ) -> tuple[dict[str, ClipSpec], dict[str, set[str]]]:
-    """Which clip shows what: {video id: spec}, and the texts of each split."""
+    """Decide what each clip shows: {video id: spec}, and the texts of each split."""
     kind = LEVELS[level]
     low, high = frames or kind.frames
     pool = sample_sentences(np.random.default_rng([seed, 0]), sum(counts.values()), level)
     shares = counts
-    if len(pool) < sum(counts.values()):  # a small grammar: most of it to training, the rest repeats its sentences
+    if len(pool) < sum(counts.values()):  # a small grammar: most goes to training, the rest repeats its sentences
         limit = len(pool) * 15 // 100 if counts["train"] else len(pool) // 2
         shares = {split: min(counts[split], limit) for split in ("val", "test")}
     cuts = (shares["val"], shares["val"] + shares["test"])
@@ -232,7 +233,7 @@ def _check_directory(out_dir: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _written_whole(out_dir: Path) -> Iterator[Path]:
-    """A directory beside `out_dir` that takes its name when the block ends well and is removed otherwise."""
+    """Yield a directory beside `out_dir` that takes its name if the block succeeds and is removed otherwise."""
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (out_dir.parent / f".{out_dir.name}.{kind}-{os.getpid()}" for kind in ("partial", "old"))
     partial.mkdir()
@@ -262,7 +263,7 @@ def _write_clips(directory: Path, specs: dict[str, ClipSpec], image_size: int, w
                 missing += _write_chunk(directory, chunk, image_size)
                 bar.update(len(chunk))
             return missing
-        # Spawned, not forked: a parent that has started JAX's threads must not be forked.
+        # Spawned, because a parent that has started JAX's threads must not be forked.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context, initializer=keep_freed_memory) as pool:
             futures = {pool.submit(_write_chunk, directory, chunk, image_size): len(chunk) for chunk in chunks}
@@ -296,7 +297,7 @@ def _write_chunk(directory: Path, chunk: list[tuple[str, ClipSpec]], image_size:
 
 def _write_jpeg(path: str, image: np.ndarray) -> None:
     data = simplejpeg.encode_jpeg(image, quality=JPEG_QUALITY, colorsubsampling="420")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)  # a third less than open() costs
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)  # costs a third less than open()
     try:
         os.write(descriptor, data)
     finally:

@@ -1,8 +1,8 @@
-"""Sentences of the generated corpus: a gloss order with marks on the face, and its Spanish.
+"""Sentences of the generated corpus: glosses in signed order with marks on the face, and the Spanish text.
 
-Signed order is time, subject, object (with numeral and adjective after it), verb, question word.
-Negation and questions are no signs of their own: the head shakes, the brows rise or knit. Spanish
-wants articles, agreement, persons, tenses and `no`, and drops the pronoun, so words do not line up.
+The signed order is time, subject, object (with numeral and adjective after it), verb, question word. Negation and
+questions are not signs of their own: the head shakes, the brows rise or knit. Spanish needs articles, agreement,
+persons, tenses and `no`, and drops the pronoun, so words do not line up.
 The Spanish is Rioplatense (vos tenés, mañana vas a tomar mate).
 """
 
@@ -118,7 +118,7 @@ _IRREGULAR = {
     "ser": {"present": "soy sos es somos son", "past": "era eras era éramos eran"},
     "estar": {"present": "estoy estás está estamos están"},
 }
-_IMPERFECT = {"querer", "tener", "vivir", "estar"}  # states: their past is the imperfect
+_IMPERFECT = {"querer", "tener", "vivir", "estar"}  # states, whose past is the imperfect
 _ENDINGS = {
     ("present", "ar"): "o ás a amos an",
     ("present", "er"): "o és e emos en",
@@ -153,13 +153,13 @@ class Sentence:
 
     @property
     def gloss_text(self) -> str:
-        """`PAN QUERER^neg`: one line for the metadata."""
+        """One line for the metadata, such as `PAN QUERER^neg`."""
         return " ".join("^".join((g, *sorted(m))) for g, m in zip(self.glosses, self.marks, strict=True))
 
 
 @dataclass(frozen=True)
 class _Phrase:
-    """A noun phrase or pronoun: its glosses, its Spanish, and what a verb or adjective agrees with."""
+    """A noun phrase or pronoun: its glosses, its Spanish, and what verbs and adjectives agree with."""
 
     glosses: tuple[str, ...]
     text: str
@@ -175,7 +175,7 @@ def _agree(adjective: str, gender: str, plural: bool) -> str:
 
 
 def noun_phrase(noun: str, role: str, owner: str = "", number: str = "", adjective: str = "") -> _Phrase:
-    """Signed (MI) PERRO (DOS) (GRANDE); Spanish "mis dos perros grandes". `role` is subject, object or place."""
+    """Signed (MI) PERRO (DOS) (GRANDE), Spanish "mis dos perros grandes". `role` is subject, object or place."""
     singular, plural_form, gender, kind = NOUNS[noun]
     plural = bool(number)
     if number == "MUCHO":
@@ -197,7 +197,7 @@ def noun_phrase(noun: str, role: str, owner: str = "", number: str = "", adjecti
 
 
 def pronoun(gloss: str) -> _Phrase:
-    """Spanish keeps only `ustedes`; the verb says the others."""
+    """A pronoun. Spanish keeps only `ustedes`; the verb expresses the others."""
     person = PERSONS[gloss]
     return _Phrase((gloss,), "ustedes" if gloss == "USTEDES" else "", person, plural=person > 2)
 
@@ -216,7 +216,7 @@ def clause(
     wh: str = "",
     negated: bool = False,
 ) -> Sentence:
-    """Join a subject, a verb (or adjective: then the copula is added) and what it takes.
+    """Join a subject, a verb (or an adjective, which gets a copula) and its complements.
 
     `question` is "", "yn" or "wh"; with "wh", `wh` is the sign at the end and the Spanish word at the front.
     """
@@ -244,7 +244,7 @@ def clause(
     text = " ".join(filter(None, words))
     signed = [time, *(() if wh == "QUIÉN" else subject.glosses), *(complement.glosses if complement else ()), verb, wh]
     glosses = tuple(filter(None, signed))
-    # The head shakes from the object to the verb; a question holds the brows from the first sign to the last.
+    # The head shakes from object to verb. In a question, the brows are held from the first sign to the last.
     denied = {verb, *(complement.glosses if complement else ())} if negated else set()
     marks = [{question} - {""} | ({"neg"} if gloss in denied else set()) for gloss in glosses]
     return Sentence(f"¿{text}?" if question else text, glosses, tuple(map(frozenset, marks)))
@@ -270,7 +270,7 @@ def _pick(rng: np.random.Generator, items):
 
 def _random_full(rng: np.random.Generator) -> Sentence:
     time = _pick(rng, list(TIMES)) if rng.random() < 0.45 else ""
-    negated = rng.random() < 0.2 and time != "SIEMPRE"  # Spanish would say nunca
+    negated = rng.random() < 0.2 and time != "SIEMPRE"  # Spanish would use nunca
     question = "yn" if rng.random() < 0.2 else ""
     if rng.random() < 0.45:
         subject = pronoun(_pick(rng, list(PERSONS)))
@@ -307,7 +307,7 @@ def _random_full(rng: np.random.Generator) -> Sentence:
     return clause(subject, verb, complement=complement, question="wh", wh="CUÁNDO")
 
 
-# The demo's vocabulary: 4 subjects x 4 objects x 4 verbs, each plain, negated or asked: 192 sentences.
+# The demo's vocabulary: 4 subjects x 4 objects x 4 verbs, each as statement, negation or question: 192 sentences.
 _SMALL_SUBJECTS, _SMALL_OBJECTS = ("YO", "VOS", "MADRE", "PADRE"), ("MATE", "AGUA", "PAN", "CARNE")
 _SMALL_VERBS = ("QUERER", "TENER", "COMPRAR", "VENDER")
 
@@ -330,7 +330,7 @@ def small_sentences() -> tuple[Sentence, ...]:
 
 
 def sample_sentences(rng: np.random.Generator, count: int, level: str) -> list[Sentence]:
-    """Up to `count` sentences with different texts, shuffled; fewer only where the grammar has no more."""
+    """Up to `count` sentences with different texts, shuffled; fewer only if the grammar has no more."""
     if level == "small":
         everything = small_sentences()
         return [everything[i] for i in rng.permutation(len(everything))[:count]]

@@ -1,10 +1,10 @@
 """The signs of the generated corpus: how each gloss is articulated.
 
-A sign is what the right hand does (shape, palm orientation, place, motion), what the left hand does
-(nothing, the same mirrored, or a base hand of its own shape) and what the face does. Each of the four
-streams shows one part of that and no other: finger configuration and orientation are in the hand
-crops, place and path only in the pose, mouth, cheeks and eyes only in the face. `minimal_pairs` finds
-the glosses that a single stream tells apart; a model that ignores a stream cannot get them right.
+A sign is what the right hand does (shape, palm orientation, place, motion), what the left hand does (nothing, the same
+mirrored, or a base hand with its own shape) and what the face does. Each of the four streams shows one part of this and
+no other: the hand crops show fingers and orientation, only the pose shows place and path, only the face shows mouth,
+cheeks and eyes. `minimal_pairs` finds the glosses that a single stream tells apart. A model that ignores the stream
+cannot get them right.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Sign:
 
     @property
     def form(self) -> tuple:
-        """The articulation without the name; no two glosses share one."""
+        """The articulation without the name. No two glosses share one."""
         return (self.right, self.right_end, self.orientation, self.place, self.motion, self.left, self.face)
 
 

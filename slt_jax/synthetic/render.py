@@ -1,4 +1,4 @@
-"""Drawing the crops: hands as shaded capsules, faces as ellipses, all frames of a clip at once in numpy.
+"""Draw the crops: hands as shaded capsules, faces as ellipses, all frames of a clip at once in NumPy.
 
 Shapes are drawn on a grid coarser than the image and enlarged, which is both faster and closer to real
 crops, themselves enlarged from small videos. Squared distances stand in for distances: no square roots.
@@ -20,12 +20,12 @@ _BONES = np.array([[0.50, 0.46], [0.54, 0.52], [0.50, 0.47], [0.40, 0.36]])
 _RADIUS = np.array([0.14, 0.145, 0.14, 0.12])
 _FAN = np.array([13.0, 3.0, -8.0, -19.0]) * _DEGREE  # direction of spread fingers, towards the thumb
 _CROP = 2.9  # side of a hand crop in palm widths
-_HAND_GRID, _FACE_GRID = 0.65, 0.75  # of the image size; drawing is on this grid
+_HAND_GRID, _FACE_GRID = 0.65, 0.75  # of the image size, for the grid on which to draw
 _BLOCK = 16  # frames
 
 
 def hand_capsules(track: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ends (T, n, 3) twice and radii (n,) of a right hand's capsules in hand coordinates, palm widths."""
+    """Both ends (T, n, 3) and radii (n,) of a right hand's capsules, in hand coordinates and palm widths."""
     frames, shape = len(track), np.clip(track[:, SHAPE], -0.1, 1.1)
     curl, spread, off = shape[:, 1:5], shape[:, 5:6], shape[:, 6:7]
     fan = _FAN * (0.15 + 0.85 * spread) * (1 - 0.8 * np.clip(curl, 0, 1))
@@ -74,7 +74,7 @@ def draw_hand(track, blur, signer: Signer, mirrored: bool, size: int) -> tuple[n
 
 
 def draw_capsules(a, b, radius, tone, depth, softness, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Paint capsules from the farthest to the nearest, each frame in its own order.
+    """Paint capsules from the farthest to the nearest, in each frame's own order.
 
     a, b: (T, n, 2) ends in pixels; radius (pixels), tone (brightness), depth: (T, n); softness: (T,) edge width in
     pixels. Returns coverage 0..1 and shade times coverage, float32 (T, size, size).
@@ -119,7 +119,7 @@ def draw_capsules(a, b, radius, tone, depth, softness, size: int) -> tuple[np.nd
         np.subtract(1, coverage, out=h)
         h *= dy
         coverage += h
-        dx *= -0.3  # darker towards the outline: neighbouring fingers stay apart
+        dx *= -0.3  # darker towards the outline, so that neighbouring fingers stay apart
         dx += tone[one]
         dx -= shade
         dx *= dy
@@ -129,14 +129,14 @@ def draw_capsules(a, b, radius, tone, depth, softness, size: int) -> tuple[np.nd
 
 @cache
 def _enlarging(small: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bilinear: two neighbours and the second one's weight for each of `size` pixels."""
+    """For bilinear enlarging: two neighbours and the weight of the second for each of `size` pixels."""
     at = np.clip((np.arange(size) + 0.5) * small / size - 0.5, 0, small - 1)
     low = np.minimum(at.astype(int), small - 2)
     return low, low + 1, (at - low).astype(np.float32)
 
 
 def enlarge(images: np.ndarray, size: int) -> np.ndarray:
-    """(..., s, s) to (..., size, size), bilinear, as a transposed view.
+    """Enlarge (..., s, s) to (..., size, size), bilinearly, as a transposed view.
 
     Only rows are gathered (and then, transposed, the columns): runs of memory instead of single numbers. The view
     is passed on as it is, numpy works in the order of the memory underneath.
@@ -159,25 +159,25 @@ def _noise_sheet(side: int) -> np.ndarray:
 
 
 def _backdrop(colour, rng: np.random.Generator, size: int) -> np.ndarray:
-    """(3, size, size): a colour with soft blotches and a slope of light."""
+    """A backdrop (3, size, size): a colour with soft blotches and a gradient of light."""
     blotches = rng.standard_normal((1, 6, 6)).astype(np.float32) * 9
     slope = np.linspace(-8, 8, size, dtype=np.float32) * rng.uniform(-1, 1)
     return np.array(colour, np.float32)[:, None, None] + enlarge(blotches, size) + slope
 
 
 def _blocks(frames: int) -> Iterator[slice]:
-    """Frames a few at a time: what is computed between two blocks stays in the processor's cache."""
+    """Yield a few frames at a time, so that intermediate results stay in the processor's cache."""
     return (slice(start, start + _BLOCK) for start in range(0, frames, _BLOCK))
 
 
 def _grain(rng: np.random.Generator, frames: int, size: int) -> list[np.ndarray]:
-    """Sensor noise: for each frame a square at a random place of one sheet."""
+    """Sensor noise: for each frame, a square from a random place on one sheet."""
     at = rng.integers(0, size, (frames, 2))
     return [_noise_sheet(size)[y : y + size, x : x + size] for y, x in at]
 
 
 def _finish(image: np.ndarray, grain: list[np.ndarray], result: np.ndarray) -> None:
-    """float (3, T, H, W), overwritten, with grain to uint8 (T, H, W, 3)."""
+    """Add grain to float (3, T, H, W), which is overwritten, and turn it into uint8 (T, H, W, 3)."""
     image += np.stack(grain).swapaxes(-1, -2)  # in memory as `enlarge` leaves images
     np.clip(image, 0, 255, out=image)
     for channel in range(3):
@@ -185,7 +185,7 @@ def _finish(image: np.ndarray, grain: list[np.ndarray], result: np.ndarray) -> N
 
 
 def render_hand(track, blur, signer: Signer, mirrored: bool, seed: tuple[int, ...], size: int) -> np.ndarray:
-    """uint8 (T, size, size, 3) crops. The backdrop is the shirt, wherever the hand is: place belongs to the pose."""
+    """Hand crops, uint8 (T, size, size, 3). The backdrop is always the shirt: only the pose shows where the hand is."""
     rng = np.random.default_rng(seed)
     skin = (np.array(signer.skin) * rng.uniform(0.92, 1.08)).astype(np.float32)
     backdrop = _backdrop(signer.shirt, rng, size)[:, None]
@@ -202,21 +202,21 @@ def render_hand(track, blur, signer: Signer, mirrored: bool, seed: tuple[int, ..
 
 
 class _Canvas:
-    """(3, T, size, size) to paint ellipses on; coordinates and lengths in crop widths, each a number or (T,)."""
+    """An image (3, T, size, size) to paint ellipses on. Coordinates and lengths are in crop widths, numbers or (T,)."""
 
     def __init__(self, image: np.ndarray):
         self.image, self.size = image, image.shape[-1]
         self.grid = ((np.arange(self.size) + 0.5) / self.size).astype(np.float32)
 
     def ellipse(self, x, y, rx, ry, colour, slope=0.0, bend=0.0, box=(0.0, 1.0, 0.0, 1.0), opacity=None):
-        """`slope` and `bend` shear the ellipse up by slope u + bend u^2; `box` (left, right, top, bottom) bounds it."""
+        """Paint an ellipse, sheared up by slope u + bend u^2 and bounded by `box` (left, right, top, bottom)."""
         if opacity is not None and not np.any(opacity):
             return
         left, right, top, bottom = (round(edge * self.size) for edge in box)
         x, y, rx, ry, slope, bend = np.broadcast_arrays(x, y, rx, ry, slope, bend, np.zeros(self.image.shape[1]))[:6]
         u = self.grid[left:right] - x[:, None]  # (T, W)
         level = y[:, None] + (slope[:, None] + bend[:, None] * u) * u
-        hardness = 0.5 * self.size * np.minimum(rx, ry)  # of the edge, which is a pixel wide
+        hardness = 0.5 * self.size * np.minimum(rx, ry)  # of the edge, which is one pixel wide
         u *= u
         u *= (-hardness / rx**2)[:, None]
         u += (hardness + 0.5)[:, None]
@@ -234,7 +234,7 @@ class _Canvas:
 
 
 def render_face(track: np.ndarray, signer: Signer, seed: tuple[int, ...], size: int) -> np.ndarray:
-    """uint8 (T, size, size, 3): brows, eyes, mouth and cheeks follow the track, the head turns, nods and tilts."""
+    """Face crops, uint8 (T, size, size, 3): the features follow the track; the head turns, nods and tilts."""
     rng = np.random.default_rng(seed)
     light = rng.uniform(0.92, 1.08)
     backdrop = _backdrop(signer.wall, rng, max(28, round(_FACE_GRID * size)))[:, None]
@@ -253,7 +253,7 @@ def _paint_face(image: np.ndarray, track: np.ndarray, signer: Signer, light: flo
     skin, hair = (np.array(colour) * light for colour in (signer.skin, signer.hair))
     wide, high = signer.face
     canvas = _Canvas(image)
-    # The head moves a little and the features on it more, as on a ball.
+    # The head moves a little, and its features move more, as on a ball.
     head_x, head_y = 0.5 + 0.02 * t["yaw"] + 0.03 * t["roll"], 0.5 + 0.02 * t["pitch"]
     x, y, tilt = head_x + 0.085 * t["yaw"], head_y + 0.05 * t["pitch"], 0.22 * t["roll"]
 
