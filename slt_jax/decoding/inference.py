@@ -11,7 +11,8 @@ from jax import Array
 from convert.checkpoint import Blueprint
 from slt_jax.config import ModelConfig
 from slt_jax.data.schema import CLIP_ARRAYS
-from slt_jax.decoding.generate import generate_tokens
+from slt_jax.decoding.generate import generate
+from slt_jax.decoding.search import Search
 from slt_jax.errors import UserError
 from slt_jax.models.images import normalise
 from slt_jax.models.multistream import Stages
@@ -54,21 +55,23 @@ class Translator:
         early_stopping: bool = False,
         **options,
     ) -> np.ndarray:
-        """Token ids (B, <= max_length), int32, start token included, numbered as HuggingFace's `generate` does."""
+        """Token ids (B, <= max_length), int32, start token included, numbered as HuggingFace's `generate` does.
+
+        `options` are the further fields of `slt_jax.decoding.search.Search`, or what the `generate` of a decoder of
+        your own takes.
+        """
         self._need_decoder()
         inputs = model_inputs(batch)
         encoded = _encode(self._structure, self.params, inputs)
         decoder = self._structure.merge(self.params).decoder.model
-        tokens = generate_tokens(
-            decoder,
-            encoded,
-            inputs.get("pad_mask"),
-            num_beams=num_beams,
-            min_length=min_length,
-            max_length=max_length,
-            early_stopping=early_stopping,
-            **options,
+        mask = inputs.get("pad_mask")
+        options |= dict(
+            num_beams=num_beams, min_length=min_length, max_length=max_length, early_stopping=early_stopping
         )
+        if hasattr(decoder, "generate"):  # which may know options that our search does not
+            tokens = decoder.generate(encoded, mask, **options)
+        else:
+            tokens = generate(decoder, encoded, mask, Search(**options))
         return np.asarray(tokens, dtype=np.int32)
 
     def _need_decoder(self) -> None:

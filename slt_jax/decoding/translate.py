@@ -8,7 +8,6 @@ predictions = translate(loader, batches, tokenizer, limit=5)
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -21,24 +20,9 @@ from slt_jax.data.text import decode
 from slt_jax.decoding.generate import generate_tokens
 from slt_jax.decoding.results import Prediction
 from slt_jax.decoding.scores import clip_chrf
+from slt_jax.decoding.search import Search
 from slt_jax.runtime import hosts
 from slt_jax.runtime.sharding import place_batch
-
-
-@dataclass(frozen=True)
-class Search:
-    """How texts are searched for. `max_length` counts the start token; of several beams the first finished ones win."""
-
-    max_length: int
-    num_beams: int = 1
-    min_length: int = 2
-
-    def options(self) -> dict[str, Any]:
-        """For `generate_tokens`."""
-        return {
-            "max_length": self.max_length, "min_length": self.min_length, "num_beams": self.num_beams,
-            "early_stopping": self.num_beams > 1,
-        }  # fmt: skip
 
 
 @dataclass
@@ -72,7 +56,7 @@ class BatchDecoder:
     def _timed(self, batch: Batch) -> tuple[np.ndarray, float]:
         start = time.perf_counter()
         encoded, frames = self.encode(place_batch(batch.arrays, self.mesh))
-        tokens = np.asarray(generate_tokens(self.decoder, encoded, frames, **self.search.options()))
+        tokens = np.asarray(generate_tokens(self.decoder, encoded, frames, self.search))
         return tokens, time.perf_counter() - start
 
 

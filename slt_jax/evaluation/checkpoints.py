@@ -15,7 +15,7 @@ from convert.state_dict import Entry
 from slt_jax.base.console import say
 from slt_jax.config import DataConfig, ModelConfig, build_section
 from slt_jax.data.splits import STREAM_FOLDERS
-from slt_jax.decoding.translate import Search
+from slt_jax.decoding.search import Search
 from slt_jax.errors import UserError
 from slt_jax.evaluation.agreement import agreed_blueprint
 from slt_jax.evaluation.clip_selection import SOURCES

@@ -9,8 +9,8 @@ import numpy as np
 
 from convert.checkpoint import Blueprint, Checkpoint
 from slt_jax.base.files import sha256
+from slt_jax.decoding.search import Search
 from slt_jax.export.encoder import encoder_inputs, encoder_outputs
-from slt_jax.models.families import max_positions
 from slt_jax.models.images import IMAGE_MEAN, IMAGE_STD
 from slt_jax.streams import IMAGES
 from slt_jax.training.start import trained_with_v9_masks
@@ -74,25 +74,16 @@ def _tensor(name: str, dtype, shape) -> dict[str, Any]:
 
 def generation(decoder: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """How `generate` searches by default with this decoder; lengths count the start token."""
-
-    def given(name: str, default=None):
-        return decoder[name] if decoder.get(name) is not None else default
-
-    def several(name: str) -> list[int]:
-        ids = given(name, ())
-        return [ids] if isinstance(ids, int) else list(ids)
-
     data = settings.get("data")
     longest = data.get("max_target_length", MAX_LENGTH) if isinstance(data, Mapping) else MAX_LENGTH
-    if (positions := max_positions(decoder)) is not None:
-        longest = min(longest, positions + 1)
+    search = Search(max_length=longest, min_length=MIN_LENGTH).resolved(decoder)
     return {
-        "decoder_start_token_id": given("decoder_start_token_id", given("bos_token_id")),
-        "pad_token_id": given("pad_token_id"),
-        "eos_token_id": several("eos_token_id"),
-        "forced_bos_token_id": given("forced_bos_token_id"),
-        "forced_eos_token_id": several("forced_eos_token_id"),
-        "no_repeat_ngram_size": given("no_repeat_ngram_size", 0),
-        "min_length": MIN_LENGTH,
-        "max_length": longest,
+        "decoder_start_token_id": search.start,
+        "pad_token_id": search.pad,
+        "eos_token_id": list(search.eos),
+        "forced_bos_token_id": search.forced_bos,
+        "forced_eos_token_id": list(search.forced_eos),
+        "no_repeat_ngram_size": search.no_repeat_ngram_size,
+        "min_length": search.min_length,
+        "max_length": search.max_length,
     }

@@ -15,7 +15,7 @@ same for every beam of a sentence.
 Matrix products run in `dtype`; the residual stream stays float32, as under torch's autocast (T5's outgrows float16).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -27,6 +27,8 @@ from slt_jax.models.layers import gelu
 
 KeysValues = tuple[Array, Array]
 Cache = dict
+# decode_step(tokens (B,), position (), cache): logits (B, vocab), and the cache with the tokens in it.
+DecodeStep = Callable[[Array, Array, Cache], tuple[Array, Cache]]
 
 
 class AttentionSizes(NamedTuple):

@@ -18,7 +18,7 @@ from slt_jax.data.landmarks import BY_NUMBER, SETS
 from slt_jax.data.packs import open_pack
 from slt_jax.data.text import decode
 from slt_jax.decoding.inference import Translator
-from slt_jax.decoding.translate import Search
+from slt_jax.decoding.search import Search
 from slt_jax.errors import UserError
 from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings

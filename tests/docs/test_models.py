@@ -16,6 +16,7 @@ from convert import read_pt, write_pt
 from slt_jax.cli.train import main
 from slt_jax.data.text import load_tokenizer, train_tokenizer
 from slt_jax.decoding.generate import generate_tokens
+from slt_jax.decoding.search import Search
 from slt_jax.models.vit import ViTConfig
 from slt_jax.synthetic.generator import generate
 from tests.models.test_backbones import hub_weights, under
@@ -64,10 +65,11 @@ def test_custom_decoders_guide(folder, monkeypatch):
     decoder = slt_jax.load(folder / "own-decoder" / "last.pt").blueprint.build().decoder.model
     encoded = np.random.default_rng(0).normal(size=(2, 5, 64)).astype(np.float32)
     mask = np.arange(5) < np.array([[5], [3]])
-    stepwise = [generate_tokens(decoder, encoded, mask, max_length=9, num_beams=n) for n in (1, 3)]
+    searches = [Search(max_length=9, num_beams=n, min_length=0, early_stopping=False) for n in (1, 3)]
+    stepwise = [generate_tokens(decoder, encoded, mask, search) for search in searches]
     monkeypatch.delattr(type(decoder), "decode_step")
-    for n, tokens in zip((1, 3), stepwise, strict=True):
-        np.testing.assert_array_equal(generate_tokens(decoder, encoded, mask, max_length=9, num_beams=n), tokens)
+    for search, tokens in zip(searches, stepwise, strict=True):
+        np.testing.assert_array_equal(generate_tokens(decoder, encoded, mask, search), tokens)
 
     run(cnn)
     state = read_pt(folder / "cnn" / "last.pt")["model_state"]

@@ -11,7 +11,8 @@ from slt_jax.data.loader import Batch
 from slt_jax.decoding import translate as module
 from slt_jax.decoding.results import Prediction
 from slt_jax.decoding.scores import clip_chrf, corpus_scores, rouge_l, signatures
-from slt_jax.decoding.translate import BatchDecoder, Search, translate
+from slt_jax.decoding.search import Search
+from slt_jax.decoding.translate import BatchDecoder, translate
 from slt_jax.evaluation.checkpoints import labels
 from slt_jax.evaluation.clip_selection import batch_rows, length_buckets
 from slt_jax.evaluation.report import write_predictions

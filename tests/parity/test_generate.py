@@ -17,7 +17,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from slt_jax.decoding.generate import _generate, generate
+from slt_jax.decoding import generate as module
+from slt_jax.decoding.generate import _generate
+from slt_jax.decoding.search import Search
 from slt_jax.models.bart import Bart
 from slt_jax.models.t5 import T5
 from tests.parity.goldens import T5_CASES, Golden, needs_goldens
@@ -120,6 +122,12 @@ def random_frames(seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     encoded = 2 * rng.normal(size=(BATCH, FRAMES, WIDTH)).astype(np.float32)
     return encoded, np.arange(FRAMES) < rng.integers(1, FRAMES + 1, (BATCH, 1))
+
+
+def generate(model, encoded, mask=None, **settings) -> np.ndarray:
+    """Ours, with HuggingFace's defaults."""
+    search = Search(**{"min_length": 0, "early_stopping": False} | settings)
+    return module.generate(model, encoded, mask, search)
 
 
 def huggingface(model, encoded, mask, **settings):

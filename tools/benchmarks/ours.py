@@ -16,6 +16,7 @@ from slt_jax.cli.command import choose_device, keep_compiled_programs
 from slt_jax.config import Config
 from slt_jax.decoding.generate import generate_tokens
 from slt_jax.decoding.inference import Translator
+from slt_jax.decoding.search import Search
 from slt_jax.models.flops import model_flops
 from slt_jax.models.freeze import trained_paths
 from slt_jax.models.params import split_model
@@ -189,11 +190,9 @@ class Generation:
         np.save(Path(folder, "mask.npy"), self.mask)
         return plan.record() | {"frozen": []}
 
-    def _options(self, beams: int) -> dict[str, Any]:
-        return {"num_beams": beams, "max_length": self.config.data.max_target_length}
-
     def tokens(self, beams: int) -> np.ndarray:
-        return self.translator.generate(self.batch, **self._options(beams))
+        return self.translator.generate(self.batch, num_beams=beams, max_length=self.config.data.max_target_length)
 
     def turn(self, beams: int) -> Seconds:
-        return timed(lambda: generate_tokens(self.decoder, self.encoded, self.mask, **self._options(beams)))
+        search = Search(self.config.data.max_target_length, beams, min_length=0, early_stopping=False)
+        return timed(lambda: generate_tokens(self.decoder, self.encoded, self.mask, search))

@@ -1,0 +1,94 @@
+"""How tokens are searched for: what a caller asks for, completed by the decoder's configuration."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from slt_jax.models.families import max_positions
+
+
+@dataclass(frozen=True)
+class ResolvedSearch:
+    """Everything about a search that is compiled in."""
+
+    start: int
+    pad: int
+    eos: tuple[int, ...]
+    max_length: int
+    min_length: int
+    num_beams: int
+    early_stopping: bool | Literal["never"]
+    length_penalty: float
+    no_repeat_ngram_size: int
+    forced_bos: int | None
+    forced_eos: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a caller asks for, in HuggingFace's terms; what is None comes from the decoder's configuration.
+
+    `max_length` and `min_length` count the start token, `max_new_tokens` does not and wins over `max_length`. Where
+    `early_stopping` is None, of several beams the first finished ones win. `forced_eos_token_id=()` turns off a forced
+    end that the configuration asks for.
+    """
+
+    max_length: int = 128
+    num_beams: int = 1
+    min_length: int = 2
+    early_stopping: bool | Literal["never"] | None = None
+    max_new_tokens: int | None = None
+    length_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | Sequence[int] | None = None
+    decoder_start_token_id: int | None = None
+    pad_token_id: int | None = None
+    eos_token_id: int | Sequence[int] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """As keyword arguments, for a decoder with a `generate` of its own; without what is None."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given["early_stopping"] = self._stops_early()
+        return {name: value for name, value in given.items() if value is not None}
+
+    def resolved(self, config: Mapping[str, Any]) -> ResolvedSearch:
+        """The search with a decoder of this configuration; it ends where the decoder's positions do.
+
+        Raises ValueError where start or pad token are missing, or there is no room for a token or no beam.
+        """
+
+        def setting(name: str, default=None):
+            asked = getattr(self, name)
+            return asked if asked is not None else config[name] if config.get(name) is not None else default
+
+        eos = _as_tuple(setting("eos_token_id", ()))
+        start = setting("decoder_start_token_id", config.get("bos_token_id"))
+        pad = setting("pad_token_id", eos[0] if eos else None)
+        if start is None or pad is None:
+            raise ValueError("generation needs decoder_start_token_id and pad_token_id, as arguments or in the config")
+        max_length = self.max_length if self.max_new_tokens is None else self.max_new_tokens + 1
+        if (positions := max_positions(config)) is not None:
+            max_length = min(max_length, positions + 1)
+        if max_length < 2 or self.num_beams < 1:
+            raise ValueError(f"max_length {max_length} must be at least 2 and num_beams {self.num_beams} at least 1")
+        return ResolvedSearch(
+            start=start,
+            pad=pad,
+            eos=eos,
+            max_length=max_length,
+            min_length=self.min_length,
+            num_beams=self.num_beams,
+            early_stopping=self._stops_early(),
+            length_penalty=float(setting("length_penalty", 1.0)),
+            no_repeat_ngram_size=setting("no_repeat_ngram_size", 0),
+            forced_bos=setting("forced_bos_token_id"),
+            forced_eos=_as_tuple(setting("forced_eos_token_id", ())),
+        )
+
+    def _stops_early(self) -> bool | Literal["never"]:
+        return self.num_beams > 1 if self.early_stopping is None else self.early_stopping
+
+
+def _as_tuple(ids: int | Sequence[int]) -> tuple[int, ...]:
+    return (ids,) if isinstance(ids, int) else tuple(ids)

@@ -1,0 +1,43 @@
+"""Which tokens may come next: minimal length, forced starts and ends, no repeated n-grams."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from slt_jax.decoding.search import ResolvedSearch
+
+
+def is_eos(ids: Array, search: ResolvedSearch) -> Array:
+    return jnp.isin(ids, jnp.asarray(search.eos, jnp.int32))
+
+
+def restrict(scores: Array, tokens: Array, length: Array, search: ResolvedSearch) -> Array:
+    """`scores` (N, vocab) of the token after `tokens[:, :length]`, -inf where forbidden, in HuggingFace's order."""
+    vocab = scores.shape[-1]
+    if search.no_repeat_ngram_size > 0:
+        scores = jnp.where(repeats(tokens, length, search.no_repeat_ngram_size, vocab), -jnp.inf, scores)
+    if search.min_length > 0 and search.eos:
+        scores = jnp.where(is_eos(jnp.arange(vocab), search) & (length < search.min_length), -jnp.inf, scores)
+    if search.forced_bos is not None:
+        scores = jnp.where(length == 1, only((search.forced_bos,), vocab), scores)
+    if search.forced_eos:
+        scores = jnp.where(length == search.max_length - 1, only(search.forced_eos, vocab), scores)
+    return scores
+
+
+def only(ids: tuple[int, ...], vocab: int) -> Array:
+    """Scores (vocab,) that leave no choice but `ids`."""
+    return jnp.full(vocab, -jnp.inf).at[jnp.asarray(ids)].set(0.0)
+
+
+def repeats(tokens: Array, length: Array, n: int, vocab: int) -> Array:
+    """Bool (N, vocab): tokens that would complete an n-gram that `tokens[:, :length]` (N, max_length) already has."""
+    rows, max_length = tokens.shape
+    starts = jnp.arange(max(0, max_length - n + 1))
+    suffix = jax.lax.dynamic_slice_in_dim(tokens, length - (n - 1), n - 1, axis=1)
+    same = jnp.broadcast_to(starts + n <= length, (rows, len(starts)))
+    for i in range(n - 1):
+        same &= tokens[:, starts + i] == suffix[:, i : i + 1]
+    last = jnp.where(same, tokens[:, starts + n - 1], vocab)  # a column to spare for windows that do not match
+    banned = jnp.zeros((rows, vocab + 1), bool).at[jnp.arange(rows)[:, None], last].set(True)
+    return banned[:, :vocab]
