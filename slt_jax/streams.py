@@ -1,12 +1,22 @@
 """The one table of streams: what a model sees of a signer, and what each part of it is called wherever it appears.
 
 Folders, flags, batches, masks, mirrors, the encoder, freezing, packs, pictures, export and conversion read this table.
-Another stream is another row.
+Another stream of pictures is another row. The only landmarks are those of the pose files.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from slt_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How an extraction cuts the pictures of a stream out of a video."""
+
+    smoothing: tuple[float, float] = (0.08, 0.08)  # of its centre and its side, in seconds: a hand is less calm
+    around: tuple[str, ...] = ()  # BlazePose points that it is about; none where a detector finds its place
+    scale: float = 1.0  # its side against the widest extent of these points
 
 
 @dataclass(frozen=True)
@@ -15,12 +25,14 @@ class Stream:
 
     name: str  # in files, batches and packs: the folder `hand_l/`, the array `batch["hand_l"]`
     key: str  # in the configuration and on the command line: `hand_left_dir`, --hand-left-dir
+    title: str  # for people: "left hand"; its first word is what fits beside a row of pictures
     projector: str  # attribute of the encoder, and so in state-dict keys: `encoder.hand_left_projector.*`
     mask: str  # the batch's bool array that says what of the stream is (not) there; "" without one
     mirror: str  # `name` of the stream that takes its place in a mirror
     aliases: tuple[str, ...]  # what --mix-stream also takes
     backbone: str = ""  # attribute of the encoder; "" for landmarks, which no backbone sees
     pair: str = ""  # streams of one pair are hidden together where one of them is missing
+    crop: Crop = Crop()  # of pictures
 
     @property
     def images(self) -> bool:
@@ -41,6 +53,17 @@ class Stream:
     def freeze_key(self) -> str:
         return f"freeze_{self.backbone_key}"
 
+    def folder(self, data: object) -> str | None:
+        """Its folder in the section `data` of a configuration."""
+        return getattr(data, self.folder_key)
+
+    def backbone_spec(self, model: object) -> Any:
+        """What the section `model` of a configuration says of its backbone."""
+        return getattr(model, self.backbone_key)
+
+    def freeze_spec(self, model: object) -> Any:
+        return getattr(model, self.freeze_key)
+
     @property
     def backbone_prefix(self) -> str:
         """What the state-dict keys of its backbone begin with."""
@@ -57,25 +80,43 @@ class Stream:
         return tuple(other.mask for other in STREAMS if self.pair and other.pair == self.pair)
 
     @property
+    def label(self) -> str:
+        """The title in one word: "left"."""
+        return self.title.split()[0]
+
+    @property
+    def missing_key(self) -> str:
+        """The array of a pose file that says in which frames a crop does not show what it should."""
+        return f"miss_{self.name}"
+
+    @property
     def arrays(self) -> tuple[str, ...]:
         """The arrays of a batch that belong together: the stream and its mask."""
         return (self.name, self.mask) if self.mask else (self.name,)
 
 
 STREAMS = (
-    Stream("face", "face", "face_projector", "", "face", ("face",), backbone="face_backbone"),
     Stream(
-        "hand_l", "hand_left", "hand_left_projector", "miss_mask_hl", "hand_r",
-        ("hand-left", "hand_left", "hand_l", "hand-l", "hl"), backbone="hand_backbone_left", pair="hands",
+        "face", "face", "face", "face_projector", "", "face", ("face",), backbone="face_backbone",
     ),
     Stream(
-        "hand_r", "hand_right", "hand_right_projector", "miss_mask_hr", "hand_l",
-        ("hand-right", "hand_right", "hand_r", "hand-r", "hr"), backbone="hand_backbone_right", pair="hands",
+        "hand_l", "hand_left", "left hand", "hand_left_projector", "miss_mask_hl", "hand_r",
+        ("hand-left", "hand_left", "hand_l", "hand-l", "hl"),
+        backbone="hand_backbone_left", pair="hands", crop=Crop((0.03, 0.08)),
     ),
-    Stream("pose", "pose", "pose_projector", "pose_conf_mask", "pose", ("pose",)),
+    Stream(
+        "hand_r", "hand_right", "right hand", "hand_right_projector", "miss_mask_hr", "hand_l",
+        ("hand-right", "hand_right", "hand_r", "hand-r", "hr"),
+        backbone="hand_backbone_right", pair="hands", crop=Crop((0.03, 0.08)),
+    ),
+    Stream("pose", "pose", "pose", "pose_projector", "pose_conf_mask", "pose", ("pose",)),
 )  # fmt: skip
-IMAGES = tuple(stream for stream in STREAMS if stream.images)
 BY_NAME = {stream.name: stream for stream in STREAMS}
+IMAGES = tuple(stream for stream in STREAMS if stream.images)
+MASKED = tuple(stream for stream in IMAGES if stream.mask)  # a frame of them may be missing; others show the nearest
+HANDS = tuple(stream for stream in IMAGES if stream.pair == "hands")
+POSE = BY_NAME["pose"]
+MIXABLE = ", ".join(stream.aliases[0] for stream in STREAMS[:-1]) + f" or {STREAMS[-1].aliases[0]}"
 
 
 def parse_mix_stream(text: str) -> tuple[str, float]:
@@ -84,8 +125,7 @@ def parse_mix_stream(text: str) -> tuple[str, float]:
     wanted = name.strip().lower()
     stream = next((stream for stream in STREAMS if wanted in stream.aliases), None)
     if stream is None:
-        *others, last = (stream.aliases[0] for stream in STREAMS)
-        raise UserError(f"--mix-stream {text}: unknown stream {name!r}; choose {', '.join(others)} or {last}")
+        raise UserError(f"--mix-stream {text}: unknown stream {name!r}; choose {MIXABLE}")
     try:
         p = float(number) if colon else 1.0
     except ValueError:

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from slt_jax.cli.evaluate import main as evaluate
-from slt_jax.cli.flags import corpus_flags
 from slt_jax.cli.train import main as train
 from slt_jax.synthetic.contact_sheet import contact_sheet
 from slt_jax.synthetic.generator import generate
@@ -19,17 +18,15 @@ def main() -> int:
     data, run = Path("runs/demo/data"), Path("runs/demo/run")
     print("generating 1,080 clips of 12 signs by 3 signers; no sentence of the test clips is in the others", flush=True)
     generate(data, num_train=1000, num_val=40, num_test=40, level="small", image_size=28, overwrite=True)
-    folders = corpus_flags(data)
     code = train([
-        "--config", str(CONFIG), *folders, "--train-index", f"{data}/index/train.csv",
-        "--val-index", f"{data}/index/val.csv", "--work-dir", str(run), "--overwrite",
+        "--config", str(CONFIG), "--root", str(data), "--work-dir", str(run), "--overwrite",
     ])  # fmt: skip
     if code:
         return code
     predictions = run / "test" / "predictions.csv"
     print("\ntest clips, whose sentences the model has never seen:")
     code = evaluate([
-        "--checkpoint", str(run / "last.pt"), *folders, "--eval-index", f"{data}/index/test.csv",
+        "--checkpoint", str(run / "last.pt"), "--root", str(data), "--eval-index", f"{data}/index/test.csv",
         "--output-csv", str(predictions),
     ])  # fmt: skip
     return code or show(predictions, data, run.parent / "clips.png")

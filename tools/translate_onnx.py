@@ -11,8 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from slt_jax.data.clips import STREAMS, StreamDirs, read_clip, scan
+from slt_jax.cli.flags import add_corpus_flags, places_of
+from slt_jax.data.clip_files import scan
+from slt_jax.data.clips import read_clip
+from slt_jax.data.corpus_folder import FOLDERS, StreamFolders, by_stream, check_folders
 from slt_jax.errors import UserError
+from slt_jax.streams import HANDS, IMAGES, MASKED, POSE
 
 
 class OnnxTranslator:
@@ -48,25 +52,26 @@ class OnnxTranslator:
             session = self.step
         return tokens
 
-    def read(self, dirs: StreamDirs, video_id: str) -> dict[str, np.ndarray]:
+    def read(self, folders: StreamFolders, video_id: str) -> dict[str, np.ndarray]:
         """The encoder's inputs for one clip on disk, sampled as in evaluation."""
         model, inputs = self.facts["model"], self.facts["inputs"]
         clip = read_clip(
-            scan(dirs, [video_id])[video_id],
+            scan(folders, [video_id])[video_id],
             sequence_length=model["sequence_length"],
             image_size=model["image_size"],
             num_landmarks=model["pose_landmarks"],
         )
         real = clip["pad_mask"]
-        batch: dict[str, Any] = {name: clip[name][real][None] for name in (*STREAMS, "pad_mask")}
-        for name in STREAMS:
+        batch: dict[str, Any] = {"pad_mask": clip["pad_mask"][real][None]}
+        for name in (stream.name for stream in IMAGES):
             mean, std = (np.array(inputs[name]["normalization"][part], np.float32) for part in ("mean", "std"))
-            pixels = (batch[name].astype(np.float32) / 255 - mean) / std
+            pixels = (clip[name][real][None].astype(np.float32) / 255 - mean) / std
             batch[name] = np.ascontiguousarray(pixels.transpose(0, 1, 4, 2, 3))
-        sure = np.repeat(clip["pose_conf_mask"], 3, axis=-1)
-        batch["pose"] = np.where(sure, clip["pose"], 0)[real][None]
-        for name in ("miss_mask_hl", "miss_mask_hr"):
-            batch[name] = clip[name][real][None] != self.facts["v9_hand_masks"]
+        sure = np.repeat(clip[POSE.mask], 3, axis=-1)
+        batch[POSE.name] = np.where(sure, clip[POSE.name], 0)[real][None]
+        for stream in MASKED:
+            inverted = stream in HANDS and self.facts["v9_hand_masks"]
+            batch[stream.mask] = clip[stream.mask][real][None] != inverted
         return batch
 
 
@@ -125,27 +130,23 @@ def load_tokenizer(folder: Path):
 
 def translate(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     """(video id, text) of every clip."""
-    root = arguments.root
-    given = (arguments.face_dir, arguments.hand_left_dir, arguments.hand_right_dir, arguments.pose_dir)
-    names = ("face", "hand_l", "hand_r", "pose")
-    dirs = StreamDirs(*(path or (root and root / name) for path, name in zip(given, names, strict=True))).checked()
+    folders = by_stream(places_of(vars(arguments), FOLDERS))
+    check_folders(folders)
     tokenizer = load_tokenizer(arguments.tokenizer)
     translator = OnnxTranslator(arguments.metadata)
     texts = []
     for video_id in arguments.video_id:
-        ids = translator.tokens(translator.read(dirs, video_id))[0]
+        ids = translator.tokens(translator.read(folders, video_id))[0]
         texts.append((video_id, tokenizer.decode(ids.tolist(), skip_special_tokens=True).strip()))
     return texts
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], argument_default=argparse.SUPPRESS)
     parser.add_argument("metadata", type=Path, help="the .json that slt-export --decoder wrote")
     parser.add_argument("video_id", nargs="+", help="a clip's name: its files are VIDEO_ID_f000000.jpg and so on")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
-    parser.add_argument("--root", type=Path, help="folder with face, hand_l, hand_r and pose")
-    for stream in ("face", "hand-left", "hand-right", "pose"):
-        parser.add_argument(f"--{stream}-dir", type=Path, help="in place of the one in --root")
+    add_corpus_flags(parser, FOLDERS)
     arguments = parser.parse_args(argv)
     try:
         for video_id, text in translate(arguments):

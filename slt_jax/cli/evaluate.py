@@ -10,9 +10,11 @@ from typing import Any
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.config import DataConfig
+from slt_jax.data.corpus_folder import FOLDERS
 from slt_jax.errors import UserError
 from slt_jax.evaluation.request import REPORTS, EvaluationRequest, merge_settings
 
+ROOT_KEYS = (*FOLDERS, "metadata_csv")  # what --root stands for
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 COLUMNS = {
     "BLEU": "bleu", "chrF": "chrf", "CER": "cer", "WER": "wer", "ROUGE-L": "rouge_l", "ms/clip": "latency_avg_ms",
@@ -36,6 +38,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="one or several: .pt files, work-dirs (their best weights), folders of saved states",
     )
     top.add_argument("--eval-index", metavar="CSV", help="the clips' ids")
+    flags.add_root_flag(top, ROOT_KEYS)
     top.add_argument(
         "--output-csv",
         metavar="CSV",
@@ -66,7 +69,7 @@ def _evaluate(argv: Sequence[str] | None) -> int:
         if not getattr(arguments, flag, None):
             raise UserError(f"--{flag.replace('_', '-')} is not given")
     data, model = merge_settings(
-        getattr(arguments, "config", None), flags.config_flags(arguments), getattr(arguments, "set", [])
+        getattr(arguments, "config", None), flags.config_flags(arguments, ROOT_KEYS), getattr(arguments, "set", [])
     )
     request = EvaluationRequest(
         checkpoints=tuple(map(Path, arguments.checkpoint)),

@@ -3,13 +3,15 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from slt_jax.config import SECTIONS, Config, load_config, nearest
+from slt_jax.data.corpus_folder import FOLDERS, PLACES
 from slt_jax.errors import UserError
-from slt_jax.streams import parse_mix_stream
+from slt_jax.streams import MIXABLE, parse_mix_stream
 
 # Keys whose flag differs from the key, or that have none (they are set in the file or by --set).
 FLAGS = {
@@ -17,6 +19,8 @@ FLAGS = {
     ("data", "mix_streams"): "--mix-stream",
     ("optim", "grad_clip_norm"): "--clip-grad-norm",
 }
+# What `--root` stands for in training.
+ROOT_KEYS = (*FOLDERS, "metadata_csv", "train_index", "val_index")
 WITHOUT_FLAG = {("model", "backbone"), ("model", "vocab_size"), ("model", "pad_token_id"), ("model", "eos_token_id")}
 
 
@@ -44,17 +48,43 @@ def add_config_flags(top: argparse.ArgumentParser, sections: Sequence[str] = tup
                 _add_flag(group, section, field)
 
 
-def corpus_flags(root: Path, streams: Mapping[str, Path] | None = None) -> list[str]:
-    """The flags that name the folders and the texts of a corpus under `root`; `streams` replaces folders of it."""
-    folders = {"face": "--face-dir", "hand_l": "--hand-left-dir", "hand_r": "--hand-right-dir", "pose": "--pose-dir"}
-    streams = {name: root / name for name in folders} | dict(streams or {})
-    return [*(item for name, flag in folders.items() for item in (flag, str(streams[name]))),
-            "--metadata-csv", str(root / "meta.csv")]  # fmt: skip
+def add_root_flag(top: argparse.ArgumentParser, keys: Iterable[str]) -> None:
+    """`--root`, which stands for the flags of `keys`; see `places_of` and `config_flags`."""
+    parts = ", ".join(PLACES[key] for key in keys)
+    top.add_argument("--root", metavar="DIR", help=f"a corpus of the usual layout (docs/data.md): {parts}")
+
+
+def add_corpus_flags(top: argparse.ArgumentParser, keys: Iterable[str]) -> None:
+    """`--root`, and a flag for each of `keys` in its place."""
+    add_root_flag(top, keys)
+    for key in keys:
+        top.add_argument(flag_of(key), metavar="PATH", help=f"(default: {PLACES[key]} of --root)")
+
+
+def flag_of(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def places_of(given: Mapping[str, Any], keys: Iterable[str], *, needed: bool = True) -> dict[str, str]:
+    """The path of each of `keys`: as given by its own flag, else where `--root` has it.
+
+    Raises UserError where `--root` is no directory, and for a key with neither where they are `needed`.
+    """
+    root = given.get("root")
+    if root is not None and not os.path.isdir(root):
+        raise UserError(f"--root {root}: no such directory")
+    paths = {}
+    for key in keys:
+        if key in given or root is not None:
+            paths[key] = str(given[key] if key in given else Path(root) / PLACES[key])
+        elif needed:
+            raise UserError(f"{flag_of(key)} is not given, nor --root")
+    return paths
 
 
 def _add_flag(group, section: str, field: dataclasses.Field) -> None:
     dest = f"{section}.{field.name}"
-    flag = FLAGS.get((section, field.name), "--" + field.name.replace("_", "-"))
+    flag = FLAGS.get((section, field.name), flag_of(field.name))
     default = field.default if field.default_factory is dataclasses.MISSING else None
     text = field.metadata["help"].replace("%", "%%")
     if default not in (None, False, True, "") and "default" not in text:
@@ -68,7 +98,7 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
             dest=dest,
             action="append",
             metavar="STREAM[:P]",
-            help="permute face, hand-left, hand-right or pose across the batch with probability P",
+            help=f"permute {MIXABLE} across the batch with probability P",
         )
     elif dest == "training.compile":
         group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
@@ -113,13 +143,19 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def config_flags(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The configuration flags that were given: {section: {key: value}}."""
+def config_flags(arguments: argparse.Namespace, under_root: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """The configuration flags that were given: {section: {key: value}}.
+
+    `--root` counts as the flags of those keys `under_root` that were not given. Raises UserError for a wrong one.
+    """
     flags: dict[str, dict[str, Any]] = {}
     for name, value in vars(arguments).items():
         section, dot, key = name.partition(".")
         if dot:
             flags.setdefault(section, {})[key] = value
+    if hasattr(arguments, "root"):
+        data = flags.setdefault("data", {})
+        data |= places_of(data | {"root": arguments.root}, under_root)
     if streams := flags.get("data", {}).get("mix_streams"):
         flags["data"]["mix_streams"] = dict(parse_mix_stream(text) for text in streams)
     return flags
@@ -128,7 +164,7 @@ def config_flags(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def configure(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
     """The configuration, and what the user asked for without the defaults."""
     settings = getattr(arguments, "set", [])
-    return load_config(getattr(arguments, "config", None), config_flags(arguments), settings)
+    return load_config(getattr(arguments, "config", None), config_flags(arguments, ROOT_KEYS), settings)
 
 
 def parse(top: Parser, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
-from slt_jax.cli.validate_data import FOLDERS
-from slt_jax.data.clips import ClipFiles, StreamDirs, scan
+from slt_jax.data.clip_files import ClipFiles, scan
+from slt_jax.data.corpus_folder import FOLDERS, by_stream
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata
 from slt_jax.data.packing import verify_pack, write_pack
 from slt_jax.data.packs import open_pack
@@ -19,6 +19,7 @@ from slt_jax.errors import UserError
 
 PROG = "slt-pack"
 SHARD_MB = 256
+INPUTS = (*FOLDERS, "metadata_csv")
 ROWS = 20  # clips that are listed with what is wrong
 
 
@@ -33,10 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     verify = commands.add_parser("verify", help="compare a pack with its checksums, and with the folders", **options)
     verify.add_argument("pack", metavar="PACK", help="folder or URL of the pack")
     for command in (write, verify):
-        command.add_argument("--root", metavar="DIR", type=Path, help="folder of face, hand_l, hand_r, pose, meta.csv")
-        for name, place in FOLDERS.items():
-            flag = "--" + name.replace("_", "-")
-            command.add_argument(flag, metavar="PATH", type=Path, help=f"(default: {place} of --root)")
+        flags.add_corpus_flags(command, INPUTS)
         command.add_argument("--index", metavar="CSV", nargs="+", help="these clips (default: all of the metadata)")
     return flags.parse(top, argv)
 
@@ -90,20 +88,14 @@ def _verify(pack: str, **given: Any) -> int:
     return 1 if problems else 0
 
 
-def _source(
-    root: Path | None = None, index: Sequence[str] | None = None, **given: Path
-) -> tuple[list[ClipRow], dict[str, ClipFiles]]:
+def _source(index: Sequence[str] | None = None, **given: str) -> tuple[list[ClipRow], dict[str, ClipFiles]]:
     """The clips of the metadata, or those that the index files name, and their files."""
-    for name, place in FOLDERS.items():
-        if name not in given and root is None:
-            raise UserError(f"--{name.replace('_', '-')} is not given, nor --root")
-        given.setdefault(name, root and root / place)
-    metadata = read_metadata(given["metadata_csv"])
+    paths = flags.places_of(given, INPUTS)
+    metadata = read_metadata(paths["metadata_csv"])
     ids = metadata if index is None else dict.fromkeys(video_id for path in index for video_id in read_index(path))
     if missing := [video_id for video_id in ids if video_id not in metadata]:
         raise UserError(f"--index: {len(missing)} of {len(ids)} clips have no row in the metadata: {missing[0]}")
-    dirs = StreamDirs(*(given[name] for name in FOLDERS if name != "metadata_csv"))
-    return [metadata[video_id] for video_id in ids], scan(dirs, ids)
+    return [metadata[video_id] for video_id in ids], scan(by_stream(paths), ids)
 
 
 def _shown(bar: tqdm):

@@ -28,6 +28,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="continue a run: a work-dir or a .pt (default: the work-dir's newest state)",
     )
     top.add_argument("--overwrite", action="store_true", help="replace the run that the work-dir holds")
+    flags.add_root_flag(top, flags.ROOT_KEYS)
     add_process_flags(top)
     flags.add_config_flags(top)
     return flags.parse(top, argv)

@@ -11,25 +11,19 @@ from tqdm import tqdm
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
-from slt_jax.data.clips import StreamDirs
-from slt_jax.data.contract import ERROR, HANDS, WARNING, Finding, Report, check_data_set
+from slt_jax.data.contract import ERROR, WARNING, Finding, Report, check_data_set
+from slt_jax.data.corpus_folder import FOLDERS, INDICES, PLACES, by_stream
 from slt_jax.errors import UserError
+from slt_jax.streams import HANDS
 from slt_jax.synthetic.generator import generate
 
 PROG = "slt-check-data"
-# Where `--root` has what a flag names.
-FOLDERS = {"face_dir": "face", "hand_left_dir": "hand_l", "hand_right_dir": "hand_r", "pose_dir": "pose",
-           "metadata_csv": "meta.csv"}  # fmt: skip
-SPLITS = ("train", "val", "test")
+INPUTS = (*FOLDERS, "metadata_csv")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser(PROG, "Check every file of a data set against docs/data.md. Exit code 1: it has errors.")
-    top.add_argument("--root", metavar="DIR", type=Path, help="folder of face, hand_l, hand_r, pose, meta.csv, index")
-    for name, place in FOLDERS.items():
-        top.add_argument("--" + name.replace("_", "-"), metavar="PATH", type=Path, help=f"(default: {place} of --root)")
-    for split in SPLITS:
-        top.add_argument(f"--{split}-index", metavar="CSV", type=Path, help=f"(default: index/{split}.csv of --root)")
+    flags.add_corpus_flags(top, PLACES)
     top.add_argument("--pose-landmarks", type=int, metavar="INT", help="of a frame (default: as most clips have)")
     top.add_argument("--generate", action="store_true", help="check a small corpus that is generated for it")
     top.add_argument("--strict", action="store_true", help="warnings are errors")
@@ -47,38 +41,30 @@ def _validate(argv: Sequence[str] | None) -> int:
     try:
         if not arguments.pop("generate", False):
             return _check(**arguments)
-        if {"root", *FOLDERS, *(f"{split}_index" for split in SPLITS)} & arguments.keys():
+        if {"root", *PLACES} & arguments.keys():
             raise UserError("--generate makes its own data: leave out --root and the other folders and files")
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "corpus"
             generate(root, num_train=8, num_val=4, num_test=4, level="small", image_size=32, workers=0, progress=False)
-            return _check(root, **arguments)
+            return _check(root=str(root), **arguments)
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted", file=sys.stderr)
         return 130
 
 
-def _check(
-    root: Path | None = None, *, pose_landmarks: int | None = None, strict: bool = False, rows: int = 20, **given: Path
-) -> int:
-    if root is not None and not root.is_dir():
-        raise UserError(f"--root {root}: no such directory")
-    for name, place in FOLDERS.items():
-        if name not in given and root is None:
-            raise UserError(f"--{name.replace('_', '-')} is not given, nor --root")
-        given.setdefault(name, root and root / place)
-    indices = {split: given[f"{split}_index"] for split in SPLITS if f"{split}_index" in given}
-    if root is not None and not indices:
-        indices = {split: path for split in SPLITS if (path := root / "index" / f"{split}.csv").is_file()}
-
-    dirs = StreamDirs(*(given[name] for name in FOLDERS if name != "metadata_csv"))
+def _check(*, pose_landmarks: int | None = None, strict: bool = False, rows: int = 20, **given: str) -> int:
+    paths = flags.places_of(given, INPUTS)
+    splits = flags.places_of(given, [key for key in INDICES if key in given] or INDICES, needed=False)
+    indices = {key.removesuffix("_index"): path for key, path in splits.items() if key in given or Path(path).is_file()}
     with tqdm(desc="clips", unit="clip", leave=False, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        report = check_data_set(dirs, given["metadata_csv"], indices, landmarks=pose_landmarks, progress=progress)
+        report = check_data_set(
+            by_stream(paths), paths["metadata_csv"], indices, landmarks=pose_landmarks, progress=progress
+        )
     print("\n".join(table(report, rows)))
     return 1 if report.count(ERROR) or (strict and report.count(WARNING)) else 0
 
@@ -97,11 +83,8 @@ def table(report: Report, rows: int) -> list[str]:
     lines = ["  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in cells]
     clips = report.clips.values()
     frames, images = sum(one.frames for one in clips), sum(sum(one.images.values()) for one in clips)
-    left, right = (sum(one.hands[hand] for one in clips) / max(frames, 1) for hand in HANDS)
-    lines.append(
-        f"{len(clips)} clips, {frames} frames, {images} images; "
-        f"hands in {left:.0%} (left) and {right:.0%} (right) of the frames"
-    )
+    hands = (f"{sum(one.seen[hand.name] for one in clips) / max(frames, 1):.0%} ({hand.label})" for hand in HANDS)
+    lines.append(f"{len(clips)} clips, {frames} frames, {images} images; hands in {' and '.join(hands)} of the frames")
     lines.append(f"{report.count(ERROR)} errors, {report.count(WARNING)} warnings")
     return lines
 

@@ -10,15 +10,16 @@ from slt_jax.base.files import replacing
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.config import nearest
-from slt_jax.data.clips import ClipFiles, StreamDirs, scan
+from slt_jax.data.clip_files import ClipFiles, scan
+from slt_jax.data.corpus_folder import FOLDERS, StreamFolders, by_stream
 from slt_jax.errors import UserError
 from slt_jax.pictures.clip import open_clip
 from slt_jax.pictures.film import write_gif, write_mp4
 from slt_jax.pictures.sheet import clip_sheet, describe
+from slt_jax.streams import POSE
 
 PROG = "slt-view"
 KINDS = (".png", ".gif", ".mp4")
-ROOT = {"face": "face", "hand_left": "hand_l", "hand_right": "hand_r", "pose": "pose"}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -27,9 +28,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         PROG, "Draw a clip's face, hands and pose: a contact sheet (png) and a film (mp4; gif where PyAV is absent)."
     )
     top.add_argument("video_id", metavar="VIDEO_ID", help="the clip's id, as its files are named")
-    top.add_argument("--root", metavar="DIR", help="a folder with face/, hand_l/, hand_r/ and pose/")
-    for stream in ROOT:
-        top.add_argument(f"--{stream.replace('_', '-')}-dir", metavar="DIR", help="in place of the one in --root")
+    flags.add_corpus_flags(top, FOLDERS)
     top.add_argument("--output", metavar="FILE", help="only this one: .png, .gif or .mp4 (default: a .png and a film)")
     top.add_argument("--fps", type=float, help="frames a second of the film (default: the pose file's, else 25)")
     top.add_argument("--columns", type=int, metavar="INT", help="frames on the sheet (default: 12)")
@@ -49,7 +48,7 @@ def _view(argv: Sequence[str] | None) -> int:
     if not 1 <= columns <= 200:
         raise UserError(f"--columns {columns}: must be 1 to 200")
     targets = _targets(arguments)
-    files = _find(arguments.video_id, _folders(arguments))
+    files = _find(arguments.video_id, by_stream(flags.places_of(vars(arguments), FOLDERS)))
     clip = open_clip(files)
     for target in targets:
         try:
@@ -78,20 +77,11 @@ def _targets(arguments: argparse.Namespace) -> list[Path]:
     return [Path(arguments.video_id + kind) for kind in (".png", moving)]
 
 
-def _folders(arguments: argparse.Namespace) -> StreamDirs:
-    """The four folders, each of its own flag or else in `--root`."""
-    root = getattr(arguments, "root", None)
-    if root and not Path(root).is_dir():
-        raise UserError(f"--root {root}: no such directory")
-    inside = {stream: str(Path(root) / name) if root else "" for stream, name in ROOT.items()}
-    return StreamDirs(**{stream: getattr(arguments, f"{stream}_dir", inside[stream]) for stream in ROOT}).checked()
-
-
-def _find(video_id: str, dirs: StreamDirs) -> ClipFiles:
-    files = scan(dirs, [video_id])[video_id]
+def _find(video_id: str, folders: StreamFolders) -> ClipFiles:
+    files = scan(folders, [video_id])[video_id]
     if files.pose is None and files.last_frame() < 0:
-        known = [path.stem for path in Path(dirs.pose).glob("*.npz")]
-        raise UserError(f"{video_id}: no file of this clip in the four folders{nearest(video_id, known, listed=False)}")
+        known = [path.stem for path in Path(folders[POSE.name]).glob("*.npz")]
+        raise UserError(f"{video_id}: no file of this clip in the folders{nearest(video_id, known, listed=False)}")
     return files
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from slt_jax.corpora.histogram import histogram
 from slt_jax.corpora.prepared import Prepared
 from slt_jax.corpora.subtitled import CorpusClip
-from slt_jax.data.contract import HANDS
+from slt_jax.streams import HANDS
 
 LISTED = 200  # bad clips on the page
 EXAMPLES = 3
@@ -121,7 +121,7 @@ def _splits(splits: Mapping[str, Sequence[CorpusClip]], prepared: Prepared) -> t
     header = ["split", "#clips", "#share", "#videos", "#minutes", "#median seconds", "#median words", "#vocabulary",
               "#unknown words", "#repeated texts"]  # fmt: skip
     if prepared.examined:
-        header += ["#left hand missing", "#right hand missing"]
+        header += [f"#{hand.title} missing" for hand in HANDS]
     known = {word for clip in splits.get("train", ()) for word in words_of(clip.text)}
     texts = {clip.text for clip in splits.get("train", ())}
     rows = []
@@ -141,7 +141,7 @@ def _splits(splits: Mapping[str, Sequence[CorpusClip]], prepared: Prepared) -> t
         if prepared.examined:
             examined = [prepared.examined[clip.video_id] for clip in clips]
             frames = max(sum(one.frames for one in examined), 1)
-            row += [f"{1 - sum(one.hands[hand] for one in examined) / frames:.1%}" for hand in HANDS]
+            row += [f"{1 - sum(one.seen[hand.name] for one in examined) / frames:.1%}" for hand in HANDS]
         rows.append(row)
     return header, rows
 

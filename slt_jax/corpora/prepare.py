@@ -17,8 +17,9 @@ from slt_jax.corpora.data_report import report_page
 from slt_jax.corpora.partition import partition, same_footage
 from slt_jax.corpora.prepared import Prepared
 from slt_jax.corpora.subtitled import Corpus, CorpusClip, Drop, read_corpus
-from slt_jax.data.clips import StreamDirs, scan
+from slt_jax.data.clip_files import scan
 from slt_jax.data.contract import examine_all
+from slt_jax.data.corpus_folder import folders_under
 from slt_jax.data.metadata import ClipRow
 from slt_jax.errors import UserError
 
@@ -187,15 +188,15 @@ def _extract(
     for split, clips in prepared.splits.items():
         prepared.splits[split] = [clip for clip in clips if clip.video_id in kept]
 
-    folders = StreamDirs(*(output / name for name in ("face", "hand_l", "hand_r", "pose")))
     prepared.records = {clip.video_id: by_clip[clip.video_id] for clip in corpus.clips}
     expected = [
         ClipRow(file_id(clip.video_id), clip.text, record["fps"], clip.duration, record["frames"])
         for clip, record in zip(corpus.clips, prepared.records.values(), strict=True)
     ]
+    files = scan(folders_under(output), map(file_id, kept))
     with tqdm(total=len(expected), desc="checking", unit="clip", leave=False, disable=None) as bar:
-        examined = examine_all(scan(folders, map(file_id, kept)), expected, lambda done, _: bar.update(done - bar.n))
-    prepared.examined = {clip.video_id: examined[file_id(clip.video_id)] for clip in corpus.clips}
+        found = examine_all(files, expected, lambda done, _: bar.update(done - bar.n))
+    prepared.examined = {clip.video_id: found[file_id(clip.video_id)] for clip in corpus.clips}
 
 
 def _write(output: Path, title: str, prepared: Prepared) -> None:

@@ -9,16 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from slt_jax.data.clips import STREAMS, flip_permutation
+from slt_jax.data.clips import flip_permutation
+from slt_jax.data.schema import PAD_MASK
 from slt_jax.models.images import normalise
-
-# What moves together when a stream is mixed.
-STREAM_ARRAYS = {
-    "face": ("face",),
-    "hand_l": ("hand_l", "miss_mask_hl"),
-    "hand_r": ("hand_r", "miss_mask_hr"),
-    "pose": ("pose", "pose_conf_mask"),
-}
+from slt_jax.streams import BY_NAME, HANDS, IMAGES, MASKED, POSE, STREAMS
 
 
 def prepare(
@@ -41,9 +35,10 @@ def prepare(
     if key is not None and mix_streams:
         arrays = mix(arrays, key, mix_streams)
     if not raw:
-        arrays |= {stream: normalise(arrays[stream], dtype) for stream in STREAMS if arrays[stream].ndim == 5}
+        frames = {stream.name: arrays[stream.name] for stream in IMAGES}
+        arrays |= {name: normalise(array, dtype) for name, array in frames.items() if array.ndim == 5}
     if v9_hand_masks:
-        arrays |= {mask: ~arrays[mask] for mask in ("miss_mask_hl", "miss_mask_hr")}
+        arrays |= {hand.mask: ~arrays[hand.mask] for hand in HANDS}
     return arrays
 
 
@@ -55,43 +50,39 @@ def flip(batch: Mapping[str, Array]) -> dict[str, Array]:
     """
     arrays = dict(batch)
     chosen = arrays.pop("flip", None)
-    landmarks = arrays["pose_conf_mask"].shape[-1]
+    landmarks = arrays[POSE.mask].shape[-1]
     permutation = flip_permutation(landmarks)
     if chosen is None or permutation is None:
         return arrays
 
-    def where(mirrored: Array, name: str) -> Array:
+    def put(name: str, mirrored: Array) -> None:
         original = batch[name]
-        return jnp.where(chosen.reshape(-1, *[1] * (original.ndim - 1)), mirrored, original)
+        arrays[name] = jnp.where(chosen.reshape(-1, *[1] * (original.ndim - 1)), mirrored, original)
 
+    for stream in IMAGES:
+        if batch[stream.name].ndim == 5:  # features are not mirrored here
+            put(stream.name, batch[stream.mirror][..., ::-1, :])
+    for stream in MASKED:
+        put(stream.mask, batch[BY_NAME[stream.mirror].mask])
     order = jnp.array(permutation)
-    pose = arrays["pose"].reshape(*arrays["pose"].shape[:-1], landmarks, 3)
-    mirrored_pose = pose.at[..., 0].set(1 - pose[..., 0])[..., order, :].reshape(arrays["pose"].shape)
-    if batch["face"].ndim == 5:  # features are not mirrored here
-        arrays |= {
-            "face": where(batch["face"][..., ::-1, :], "face"),
-            "hand_l": where(batch["hand_r"][..., ::-1, :], "hand_l"),
-            "hand_r": where(batch["hand_l"][..., ::-1, :], "hand_r"),
-        }
-    return arrays | {
-        "miss_mask_hl": where(batch["miss_mask_hr"], "miss_mask_hl"),
-        "miss_mask_hr": where(batch["miss_mask_hl"], "miss_mask_hr"),
-        "pose": where(mirrored_pose, "pose"),
-        "pose_conf_mask": where(batch["pose_conf_mask"][..., order], "pose_conf_mask"),
-    }
+    pose = batch[POSE.name].reshape(*batch[POSE.name].shape[:-1], landmarks, 3)
+    put(POSE.name, pose.at[..., 0].set(1 - pose[..., 0])[..., order, :].reshape(batch[POSE.name].shape))
+    put(POSE.mask, batch[POSE.mask][..., order])
+    return arrays
 
 
 def mix(batch: Mapping[str, Array], key: Array, mix_streams: Mapping[str, float]) -> dict[str, Array]:
     """With its probability, a stream is dealt out anew among the valid rows of the batch, its masks with it."""
     arrays = dict(batch)
-    valid = arrays.get("valid", jnp.ones(len(arrays["pad_mask"]), bool))
-    for number, (stream, names) in enumerate(STREAM_ARRAYS.items()):
-        if not mix_streams.get(stream):
+    valid = arrays.get("valid", jnp.ones(len(arrays[PAD_MASK]), bool))
+    for number, stream in enumerate(STREAMS):
+        probability = mix_streams.get(stream.name)
+        if not probability:
             continue
         decide, shuffle = jax.random.split(jax.random.fold_in(key, number))
-        mixed = jax.random.bernoulli(decide, mix_streams[stream])
+        mixed = jax.random.bernoulli(decide, probability)
         rows = jnp.where(mixed, permute_valid(shuffle, valid), jnp.arange(len(valid)))
-        arrays |= {name: jnp.take(arrays[name], rows, axis=0) for name in names}
+        arrays |= {name: jnp.take(arrays[name], rows, axis=0) for name in stream.arrays}
     return arrays
 
 

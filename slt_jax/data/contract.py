@@ -14,19 +14,21 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from slt_jax.data.clips import POSE_ERRORS, STREAMS, BadClip, ClipFiles, Frames, StreamDirs, decode_image, scan
+from slt_jax.data.clip_files import POSE_ERRORS, BadClip, ClipFiles, Frames, decode_image, scan
+from slt_jax.data.corpus_folder import StreamFolders, check_folders
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata
-from slt_jax.data.quality import WHOLE, check_clip
+from slt_jax.data.quality import WHOLE, check_clip, gaps_kind
 from slt_jax.errors import UserError
+from slt_jax.streams import BY_NAME, IMAGES, MASKED
 
 ERROR, WARNING = "error", "warning"
-HANDS = ("hand_l", "hand_r")
 FARTHEST = 10.0  # pictures or shoulder widths away; a landmark beyond is in pixels or nonsense
 FPS_TOLERANCE = 1.0
 THREADS = 8  # they wait for the disk, mostly
 # What quality.check_clip finds, and how bad it is.
 SEVERITY = {
-    "pose missing": WARNING, "pose unreadable": ERROR, "face frames missing": WARNING,
+    "pose missing": WARNING, "pose unreadable": ERROR,
+    **{gaps_kind(stream): WARNING for stream in IMAGES},
     "pose shorter than the images": ERROR, "fps differs from the metadata": WARNING,
     "frame_count differs from the metadata": WARNING,
 }  # fmt: skip
@@ -44,11 +46,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examined:
-    """One clip: frames in all, images of each stream, frames that show each hand, landmarks (0 without a pose)."""
+    """One clip: frames in all, images of each stream, landmarks (0 without a pose).
+
+    `seen` counts the frames that show what the stream is of, for streams that may miss it (hands).
+    """
 
     frames: int
     images: Mapping[str, int]
-    hands: Mapping[str, int]
+    seen: Mapping[str, int]
     landmarks: int
     findings: Sequence[Finding]
 
@@ -63,7 +68,7 @@ class Report:
 
 
 def check_data_set(
-    dirs: StreamDirs,
+    folders: StreamFolders,
     metadata_csv: str | Path,
     indices: Mapping[str, str | Path],
     *,
@@ -75,7 +80,7 @@ def check_data_set(
     `indices` by the split's name; `landmarks` of a frame (None: as most clips have). Raises UserError for a folder or
     file that is not there, since then there is nothing to check.
     """
-    dirs = dirs.checked()
+    check_folders(folders)
     for name, path in (("--metadata-csv", metadata_csv), *((f"index {name}", path) for name, path in indices.items())):
         if not os.path.isfile(path):
             raise UserError(f"{name} {path}: no such file")
@@ -94,7 +99,7 @@ def check_data_set(
     report.findings += _check_tables(metadata, splits)
 
     ids = dict.fromkeys([video_id for members in splits.values() for video_id in members] + list(metadata))
-    report.clips = examine_all(scan(dirs, ids), [metadata.get(i) or ClipRow(i, "") for i in ids], progress)
+    report.clips = examine_all(scan(folders, ids), [metadata.get(i) or ClipRow(i, "") for i in ids], progress)
     report.findings += [finding for examined in report.clips.values() for finding in examined.findings]
     report.findings += _check_landmarks(report.clips, landmarks)
     return report
@@ -160,31 +165,32 @@ def examine(files: ClipFiles, clip: ClipRow) -> Examined:
     def add(severity: str, kind: str, detail: str = "") -> None:
         found.append(Finding(severity, files.video_id, kind, detail))
 
-    images = {stream: len(getattr(files, stream).numbers) for stream in STREAMS}
-    hands = {hand: images[hand] for hand in HANDS}
+    images = {name: len(frames.numbers) for name, frames in files.frames.items()}
+    seen = {stream.name: images[stream.name] for stream in MASKED}
     frames, landmarks = files.last_frame() + 1, 0
     if not any(images.values()) and files.pose is None:
         add(ERROR, "no files")
-        return Examined(0, images, hands, 0, found)
+        return Examined(0, images, seen, 0, found)
+    wholly_missing = {gaps_kind(stream) for stream in IMAGES if not images[stream.name]}  # said below
     for problem in check_clip(files, clip, FPS_TOLERANCE):
         kind, _, detail = problem.partition(": ")
-        if images["face"] or kind != "face frames missing":
+        if kind not in wholly_missing:
             add(SEVERITY[kind], kind, detail)
-    for stream, count in images.items():
-        if not count:
-            add(ERROR if stream == "face" else WARNING, f"no {stream} images")
+    for stream in IMAGES:
+        if images[stream.name]:
+            found += _check_images(files.video_id, stream.name, files.frames[stream.name])
         else:
-            found += _check_images(files.video_id, stream, getattr(files, stream))
+            add(WARNING if stream.mask else ERROR, f"no {stream.name} images")
     if files.pose is not None:
         try:
             rows, landmarks, missing = _check_pose(files.pose, add)
             frames = max(frames, rows)
-            for hand, said in missing.items():  # an image may be there and show no hand
-                hands[hand] -= int(np.isin(getattr(files, hand).numbers, np.flatnonzero(said)).sum())
+            for name, told in missing.items():  # an image may be there and show no hand
+                seen[name] -= int(np.isin(files.frames[name].numbers, np.flatnonzero(told)).sum())
         except BadClip as error:
             if not any(finding.kind == "pose unreadable" for finding in found):
                 add(ERROR, "pose unreadable", str(error))
-    return Examined(frames, images, hands, landmarks, found)
+    return Examined(frames, images, seen, landmarks, found)
 
 
 def _check_images(video_id: str, stream: str, frames: Frames) -> Iterator[Finding]:
@@ -233,11 +239,15 @@ def _look(path: str) -> tuple[tuple[int, int], bool]:
 
 
 def _check_pose(path: str, add: Callable[..., None]) -> tuple[int, int, dict[str, np.ndarray]]:
-    """Frames and landmarks of a pose file, and where it says hands are missing. Raises BadClip if it is unreadable."""
+    """Frames and landmarks of a pose file, and in which frames streams are missing. Raises BadClip."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             pose = archive["pose"]
-            missing = {hand: archive[f"miss_{hand}"].reshape(-1) for hand in HANDS if f"miss_{hand}" in archive.files}
+            missing = {
+                stream.name: archive[stream.missing_key].reshape(-1)
+                for stream in MASKED
+                if stream.missing_key in archive.files
+            }
     except (*POSE_ERRORS, TypeError) as error:
         raise BadClip(f"{path}: {' '.join(str(error).split())}") from None
     if pose.dtype != np.float32:
@@ -254,7 +264,7 @@ def _check_pose(path: str, add: Callable[..., None]) -> tuple[int, int, dict[str
         add(ERROR, "pose confidence", f"{confidence.min():g} to {confidence.max():g}, expected 0 to 1")
     if far > FARTHEST:
         add(ERROR, "pose out of range", f"x or y up to {far:g}, where 0 to 1 is the picture: are these pixels?")
-    for hand, said in missing.items():
-        if len(said) not in (0, len(pose)):
-            add(WARNING, f"miss_{hand}", f"{len(said)} values for {len(pose)} frames")
+    for name, told in missing.items():
+        if len(told) not in (0, len(pose)):
+            add(WARNING, BY_NAME[name].missing_key, f"{len(told)} values for {len(pose)} frames")
     return len(pose), points.shape[1], missing

@@ -1,11 +1,11 @@
 """Features of frozen backbones on disk: a folder a set of backbones, two files a clip.
 
     FOLDER/<key>/settings.json                  all that features depend on but the clip; `key` is its hash
-    FOLDER/<key>/plain/<2 digits>/<video_id>    features of every frame of the clip's three streams
+    FOLDER/<key>/plain/<2 digits>/<video_id>    features of every image of the clip
     FOLDER/<key>/mirrored/...                   the same of the mirrored frames
 
-A file holds a CRC-32 of all that follows, the fingerprint of the frames (32 bytes), and for face, hand_l and hand_r the
-rows (1 + frames, width) that the stream's backbone made, the first one of a black image, which stands where a frame is
+A file holds a CRC-32 of all that follows, the fingerprint of the frames (32 bytes), and of each stream of images the
+rows (1 + frames, width) that its backbone made, the first one of a black image, which stands where a frame is
 missing. In a mirror the left hand's backbone sees the right hand, and the other way round. The pose of a packed clip
 comes last, so that no pack is read for it.
 """
@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from slt_jax.base.files import replacing, write_json
-from slt_jax.data.clips import STREAMS, BadClip, ClipFiles
+from slt_jax.data.clip_files import BadClip, ClipFiles
 from slt_jax.errors import UserError
+from slt_jax.streams import BY_NAME, IMAGES
 
-MIRROR = {"face": "face", "hand_l": "hand_r", "hand_r": "hand_l"}  # whose frames a backbone sees in a mirror
 HEAD = 36  # bytes of checksum and fingerprint
 
 
@@ -49,8 +49,8 @@ class Features:
 
     def shapes(self, files: ClipFiles, mirrored: bool) -> dict[str, tuple[int, int]]:
         """Of each stream's features, the row of the black image included."""
-        seen = MIRROR if mirrored else {stream: stream for stream in STREAMS}
-        return {stream: (1 + len(getattr(files, seen[stream]).numbers), self.kinds[stream][0]) for stream in STREAMS}
+        seen = {stream.name: stream.mirror if mirrored else stream.name for stream in IMAGES}
+        return {name: (1 + len(files.frames[seen[name]].numbers), self.kinds[name][0]) for name in seen}
 
     def read(self, files: ClipFiles, mirrored: bool) -> "ClipFeatures":
         """The features of a clip. Raises Stale."""
@@ -73,7 +73,7 @@ class Features:
 
     def write(self, files: ClipFiles, mirrored: bool, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep the features of a clip, loaded where it is packed. Raises UserError where the disk refuses."""
-        features = (arrays[stream].tobytes() for stream in STREAMS)
+        features = (arrays[stream.name].tobytes() for stream in IMAGES)
         content = b"".join((self.fingerprints[files.video_id], *features, files.pose_data or b""))
         try:
             with replacing(self.path(files.video_id, mirrored)) as file:
@@ -110,8 +110,8 @@ class ClipFeatures:
 
     def __call__(self, stream: str, positions: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
         """Features (T, width) of the frames at `positions` of a stream, -1 for a black one, go where they belong."""
-        stream = MIRROR[stream] if self.mirrored else stream
-        out[stream][:] = self.arrays[stream][positions + 1]
+        backbone = BY_NAME[stream].mirror if self.mirrored else stream
+        out[backbone][:] = self.arrays[backbone][positions + 1]
 
 
 def fingerprint(files: ClipFiles) -> bytes:
@@ -122,8 +122,7 @@ def fingerprint(files: ClipFiles) -> bytes:
     if files.record:
         return bytes.fromhex(files.record.sha256)
     digest = hashlib.sha256()
-    for stream in STREAMS:
-        frames = getattr(files, stream)
+    for frames in files.frames.values():
         for position in range(len(frames.numbers)):
             path = frames.path(files.video_id, position)
             try:

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from slt_jax.data import workers
-from slt_jax.data.clips import MIN_CONFIDENCE, BadClip, ClipFiles, empty, flip_permutation, read_clip
+from slt_jax.data.clip_files import BadClip, ClipFiles
+from slt_jax.data.clips import MIN_CONFIDENCE, empty, flip_permutation, read_clip
 from slt_jax.data.feature_cache import Features
 from slt_jax.data.metadata import ClipRow
-from slt_jax.data.schema import CLIP_ARRAYS, BatchSizes, shapes
+from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, BatchSizes, shapes
 from slt_jax.data.text import IGNORE
 from slt_jax.errors import UserError
+from slt_jax.streams import MASKED
 
 logger = logging.getLogger(__name__)
 
@@ -37,23 +39,44 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _Batches:
-    """All batches of all epochs by number. Everything here travels to the workers."""
+class LoaderSettings:
+    """How clips become batches. Raises UserError where the batch does not divide into the processes."""
 
-    files: Sequence[ClipFiles]
-    labels: np.ndarray
-    lengths: np.ndarray  # frames to which each clip is padded; a batch holds clips of one length
-    batch_size: int  # over all processes
+    batch_size: int  # rows of all processes together
     sequence_length: int
     image_size: int
     num_landmarks: int
-    seed: int
-    train: bool
-    shard_index: int
-    shard_count: int
-    skip_bad_clips: bool
-    flip_probability: float
-    min_confidence: float
+    seed: int = 1234
+    train: bool = False  # shuffled and flipped, and sampled at random
+    num_workers: int = 0
+    shard_index: int = 0  # of this process
+    shard_count: int = 1
+    skip_bad_clips: bool = False
+    flip_probability: float = 0.2
+    min_confidence: float = MIN_CONFIDENCE
+
+    def __post_init__(self):
+        if self.batch_size < 1 or self.batch_size % self.shard_count:
+            raise UserError(f"--batch-size {self.batch_size} does not divide into {self.shard_count} processes")
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch in this process."""
+        return self.batch_size // self.shard_count
+
+    def sizes(self, frames: int) -> BatchSizes:
+        """Of a batch of this process."""
+        return BatchSizes(self.rows, frames, self.image_size, self.num_landmarks)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """All batches of all epochs by number. Everything here travels to the workers."""
+
+    settings: LoaderSettings
+    files: Sequence[ClipFiles]
+    labels: np.ndarray
+    lengths: np.ndarray  # frames to which each clip is padded; a batch holds clips of one length
     threads: int = 1
     features: Features | None = None  # what is read instead of images
 
@@ -62,7 +85,9 @@ class _Batches:
         """Where each batch starts and where the clips of its length end, (batches, 2), clips sorted by length."""
         _, counts = np.unique(self.lengths, return_counts=True)
         ends = np.cumsum(counts)
-        starts = [np.arange(end - count, end, self.batch_size) for end, count in zip(ends, counts, strict=True)]
+        starts = [
+            np.arange(end - count, end, self.settings.batch_size) for end, count in zip(ends, counts, strict=True)
+        ]
         return np.stack([np.concatenate(starts), np.repeat(ends, [len(s) for s in starts])], axis=1)
 
     @property
@@ -74,9 +99,11 @@ class _Batches:
         epoch, number = divmod(int(index), self.batches)
         clips, real = self._rows(epoch, number)
         size = len(clips)
-        features = self.features and self.features.kinds
-        sizes = BatchSizes(size, int(self.lengths[clips[0]]), self.image_size, self.num_landmarks)
-        arrays = empty(sizes, features=features, allocate=workers.allocate)
+        arrays = empty(
+            self.settings.sizes(int(self.lengths[clips[0]])),
+            features=self.features and self.features.kinds,
+            allocate=workers.allocate,
+        )
         arrays |= {"flip": np.zeros(size, bool), "valid": real.copy(), "labels": self.labels[clips].copy()}
         rows = [row for row in range(size) if row == 0 or real[row - 1]]  # the real rows and the first that fills up
         read = functools.partial(self._read, epoch, arrays, clips)
@@ -96,8 +123,8 @@ class _Batches:
         """The clips of this process's rows, and which of them are no filling (that is the batch's first clip)."""
         order, spans = self.order(epoch)
         start, end = spans[number]
-        size = self.batch_size // self.shard_count
-        places = start + self.shard_index * size + np.arange(size)
+        size = self.settings.rows
+        places = start + self.settings.shard_index * size + np.arange(size)
         real = places < end
         return order[np.where(real, places, start)], real
 
@@ -107,37 +134,37 @@ class _Batches:
         Batches come in the order of their first clips, which mixes the lengths evenly over the epoch.
         """
         order = np.arange(len(self.files))
-        if self.train:
-            order = _generator(self.seed, epoch, 0).permutation(len(order))
+        if self.settings.train:
+            order = _generator(self.settings.seed, epoch, 0).permutation(len(order))
         places = np.argsort(self.lengths[order], kind="stable")
         return order[places], self.spans[np.argsort(places[self.spans[:, 0]])]
 
     def _read(self, epoch: int, arrays: dict[str, np.ndarray], clips: np.ndarray, row: int) -> tuple[int, str] | None:
         """Fill one row; the clip and what is wrong with it, where bad clips are skipped."""
-        clip = int(clips[row])
-        rng = _generator(self.seed, epoch, clip + 1) if self.train else None
+        clip, settings = int(clips[row]), self.settings
+        rng = _generator(settings.seed, epoch, clip + 1) if settings.train else None
         out = {name: array[row] for name, array in arrays.items() if name not in ("flip", "valid", "labels")}
-        arrays["flip"][row] = rng is not None and rng.random() < self.flip_probability
+        arrays["flip"][row] = rng is not None and rng.random() < settings.flip_probability
         try:
             files, read_frames = self.files[clip], None
             if self.features:
                 files, read_frames = self.features.of_clip(files, bool(arrays["flip"][row]))
             read_clip(
                 files,
-                sequence_length=self.sequence_length,
-                image_size=self.image_size,
-                num_landmarks=self.num_landmarks,
+                sequence_length=settings.sequence_length,
+                image_size=settings.image_size,
+                num_landmarks=settings.num_landmarks,
                 rng=rng,
-                min_confidence=self.min_confidence,
+                min_confidence=settings.min_confidence,
                 out=out,
                 read_frames=read_frames,
             )
         except BadClip as error:
-            if not self.skip_bad_clips:
+            if not settings.skip_bad_clips:
                 raise
             for array in out.values():
                 array[...] = 0
-            for mask in ("pad_mask", "miss_mask_hl", "miss_mask_hr"):  # attention needs a frame to look at
+            for mask in (PAD_MASK, *(stream.mask for stream in MASKED)):  # attention needs a frame to look at
                 out[mask][...] = True
             arrays["valid"][row] = arrays["flip"][row] = False
             return clip, str(error)
@@ -156,62 +183,43 @@ class Loader:
         clips: Sequence[ClipRow],
         files: Mapping[str, ClipFiles],
         labels: np.ndarray,
+        settings: LoaderSettings,
         *,
-        batch_size: int,
-        sequence_length: int,
-        image_size: int,
-        num_landmarks: int,
         lengths: np.ndarray | None = None,
-        seed: int = 1234,
-        train: bool = False,
-        num_workers: int = 0,
-        shard_index: int = 0,
-        shard_count: int = 1,
-        skip_bad_clips: bool = False,
-        flip_probability: float = 0.2,
-        min_confidence: float = MIN_CONFIDENCE,
     ):
-        """`labels` int32 (N, S) belong to `clips` row by row; `batch_size` counts the rows of all processes.
+        """`labels` int32 (N, S) belong to `clips` row by row.
 
         `lengths` (N,): frames to which each clip is padded, see `padded_lengths`; None is `sequence_length` for all.
+        Raises UserError where there are no clips.
         """
         if not clips:
             raise UserError("a split without clips cannot be loaded")
         if len(labels) != len(clips):
             raise ValueError(f"{len(labels)} rows of labels for {len(clips)} clips")
-        if batch_size < 1 or batch_size % shard_count:
-            raise UserError(f"--batch-size {batch_size} does not divide into {shard_count} processes")
-        if train and flip_probability > 0 and flip_permutation(num_landmarks) is None:
+        if settings.train and settings.flip_probability > 0 and flip_permutation(settings.num_landmarks) is None:
             known = "which landmarks are left and right is known for 13, 14, 17 and 33"
-            logger.warning("no horizontal flips with --pose-landmarks %d: %s", num_landmarks, known)
-            flip_probability = 0.0
+            logger.warning("no horizontal flips with --pose-landmarks %d: %s", settings.num_landmarks, known)
+            settings = dataclasses.replace(settings, flip_probability=0.0)
         self.clips = list(clips)
-        self.num_workers = num_workers
         self.bad_clips: dict[str, str] = {}  # id: what is wrong, filled as batches are read
         self._source = _Batches(
+            settings,
             files=[files[clip.video_id] for clip in clips],
             labels=np.ascontiguousarray(labels, np.int32),
-            lengths=np.full(len(clips), sequence_length) if lengths is None else lengths,
-            batch_size=batch_size,
-            sequence_length=sequence_length,
-            image_size=image_size,
-            num_landmarks=num_landmarks,
-            seed=seed,
-            train=train,
-            shard_index=shard_index,
-            shard_count=shard_count,
-            skip_bad_clips=skip_bad_clips,
-            flip_probability=flip_probability,
-            min_confidence=min_confidence,
-            threads=1 if num_workers else _cores(),
+            lengths=np.full(len(clips), settings.sequence_length) if lengths is None else lengths,
+            threads=1 if settings.num_workers else _cores(),
         )
-        if num_workers:
+        if settings.num_workers:
             workers.close_at_exit(self)
         self._idle: tuple[tuple[int, int], Any] | None = None  # (next epoch, batch) and its waiting iterator
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         return self._source.batches
+
+    @property
+    def settings(self) -> LoaderSettings:
+        return self._source.settings
 
     @property
     def lengths(self) -> dict[int, int]:
@@ -222,10 +230,9 @@ class Loader:
     @property
     def batch_bytes(self) -> int:
         """Host memory of one batch of this process, of the longest clips."""
-        source = self._source
-        rows = source.batch_size // source.shard_count
-        sizes = BatchSizes(rows, source.sequence_length, source.image_size, source.num_landmarks)
-        arrays = shapes(sizes, CLIP_ARRAYS, source.features and source.features.kinds).values()
+        sizes = self.settings.sizes(self.settings.sequence_length)
+        features = self._source.features
+        arrays = shapes(sizes, CLIP_ARRAYS, features and features.kinds).values()
         return sum(math.prod(shape) * dtype.itemsize + workers.ALIGNMENT for shape, dtype in arrays)
 
     @property
@@ -236,7 +243,7 @@ class Loader:
     @property
     def flips(self) -> bool:
         """Whether clips are mirrored now and then."""
-        return self._source.train and self._source.flip_probability > 0
+        return self.settings.train and self.settings.flip_probability > 0
 
     def read_features(self, features: Features) -> None:
         """From now on batches hold features (B, T, width) instead of images; those of flipped rows are mirrored."""
@@ -250,14 +257,14 @@ class Loader:
         that is closed or dropped before its end takes its workers with it.
         """
         batches = self._epoch(epoch, start_batch)
-        if self.num_workers:
+        if self.settings.num_workers:
             workers.close_at_exit(batches)
         return batches
 
     def _epoch(self, epoch: int, start_batch: int) -> Iterator[Batch]:
         if start_batch >= len(self):
             return
-        iterator = self._iterator(epoch if self._source.train else 0, start_batch)
+        iterator = self._iterator(epoch if self.settings.train else 0, start_batch)
         try:
             for _ in range(start_batch, len(self)):
                 yield self._batch(next(iterator))
@@ -265,7 +272,7 @@ class Loader:
             iterator.close()
             raise
         self.close()
-        self._idle = ((epoch + 1 if self._source.train else 0, 0), iterator)
+        self._idle = ((epoch + 1 if self.settings.train else 0, 0), iterator)
 
     def close(self) -> None:
         """End the workers that wait for the next epoch."""
@@ -285,7 +292,7 @@ class Loader:
             iterator, self._idle = self._idle[1], None
             return iterator
         self.close()
-        return workers.Ahead(self._source, epoch * len(self) + start_batch, self.num_workers, self.batch_bytes)
+        return workers.Ahead(self._source, epoch * len(self) + start_batch, self.settings.num_workers, self.batch_bytes)
 
     def _batch(self, element: dict[str, Any]) -> Batch:
         clips = [self.clips[n] for n in element["clips"]]

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from slt_jax.base.files import replacing, sha256
-from slt_jax.data.clips import STREAMS, BadClip, ClipFiles, load_pose
+from slt_jax.data.clip_files import BadClip, ClipFiles, load_pose
 from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packs import FORMAT, INDEX, VERSION, Pack, pack_record, to_runs, unpack
 from slt_jax.data.quality import check_images
 from slt_jax.data.shards import Shard, array_record
 from slt_jax.errors import UserError
+from slt_jax.streams import IMAGES
 
 SHARD = "clips-{:05d}.array_record"
 OPTIONS = "group_size:1,uncompressed"  # each record by itself; a jpg does not get smaller
@@ -89,10 +90,9 @@ def _pack_clip(clip: ClipRow, files: ClipFiles) -> tuple[dict[str, Any], bytes |
             raise BadClip(f"clip {files.video_id} has neither frames nor pose in the data folders")
         check_images(files)
         streams = {}
-        for stream in STREAMS:
-            frames = getattr(files, stream)
+        for name, frames in files.frames.items():
             paths = (frames.path(files.video_id, position) for position in range(len(frames.numbers)))
-            streams[stream] = frames, [_bytes(path) for path in paths]
+            streams[name] = frames, [_bytes(path) for path in paths]
         record = pack_record(files.video_id, clip.text, streams, _bytes(files.pose) if files.pose else None)
     except BadClip as error:
         return {"id": files.video_id, "bad": str(error)}, None
@@ -173,7 +173,7 @@ def _differences(record: memoryview, fresh: memoryview) -> Iterator[str]:
     (header, parts), (new_header, new_parts) = unpack(record), unpack(fresh)
     if header["text"] != new_header["text"]:
         yield f"text is {header['text']!r} in the pack, {new_header['text']!r} in the metadata"
-    for stream in STREAMS:
+    for stream in (stream.name for stream in IMAGES):
         ours = dict(zip(header[stream]["numbers"], parts[stream], strict=True))
         theirs = dict(zip(new_header[stream]["numbers"], new_parts[stream], strict=True))
         if other := sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n)):

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from slt_jax.data.clips import STREAMS, BadClip, ClipFiles, Frames, check_landmarks
+from slt_jax.data.clip_files import BadClip, ClipFiles, Frames, check_landmarks
 from slt_jax.data.shards import PACK_AGAIN, Shard, Store, array_record, open_store, read_record
 from slt_jax.errors import UserError
+from slt_jax.streams import IMAGES
 
 INDEX, FORMAT, VERSION = "index.json", "slt_jax pack", 1
 PREFIX = 4  # bytes of a record that tell the length of its header
@@ -62,11 +63,11 @@ class PackedClip:
         header, parts = unpack(self.read(files.video_id))
         if header["id"] != files.video_id:
             raise BadClip(f"{self.store.path}: where clip {files.video_id} should be is {header['id']}; {PACK_AGAIN}")
-        streams = {}
-        for stream in STREAMS:
-            names = header[stream].get("names")
-            streams[stream] = replace(getattr(files, stream), names=names and tuple(names), data=parts[stream])
-        return ClipFiles(files.video_id, **streams, pose=files.pose, pose_data=parts["pose"])
+        frames = {}
+        for name, listed in files.frames.items():
+            names = header[name].get("names")
+            frames[name] = replace(listed, names=names and tuple(names), data=parts[name])
+        return ClipFiles(files.video_id, frames, files.pose, pose_data=parts["pose"])
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ class Pack:
     def _files(self, video_id: str) -> ClipFiles:
         root = self.store.path
         entry = self.clips.get(video_id, {"bad": f"{root}: the pack has no clip {video_id}"})
-        streams = {stream: Frames(f"{root}/{stream}", from_runs(entry.get(stream, []))) for stream in STREAMS}
+        frames = {s.name: Frames(f"{root}/{s.name}", from_runs(entry.get(s.name, []))) for s in IMAGES}
         if "bad" in entry:
-            return ClipFiles(video_id, **streams, pose=None, record=PackedClip(self.store, bad=entry["bad"]))
+            return ClipFiles(video_id, frames, None, record=PackedClip(self.store, bad=entry["bad"]))
         shape, shard = tuple(entry["pose"] or ()), self.shards[entry["shard"]]
         record = PackedClip(self.store, shard, entry["record"], entry["size"], entry["sha256"], shape)
-        return ClipFiles(video_id, **streams, pose=f"{root}/pose/{video_id}.npz" if shape else None, record=record)
+        return ClipFiles(video_id, frames, f"{root}/pose/{video_id}.npz" if shape else None, record=record)
 
 
 def open_pack(path: str) -> Pack:
@@ -108,6 +109,9 @@ def open_pack(path: str) -> Pack:
         )
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
         raise UserError(f"--packs {path}: {INDEX} is damaged; write the pack again") from None
+    readable = next((entry for entry in pack.clips.values() if "bad" not in entry), {})
+    if lacking := [stream.name for stream in IMAGES if readable and stream.name not in readable]:
+        raise UserError(f"--packs {path}: was written without {', '.join(lacking)}; write the pack again")
     for shard in pack.shards:
         store.check(shard)
     return pack
@@ -135,9 +139,9 @@ def unpack(record: memoryview) -> tuple[dict[str, Any], dict[str, Any]]:
     """The header; and by name the bytes of each stream's images, a tuple, and of `pose`, None without one."""
     start = PREFIX + int.from_bytes(record[:PREFIX], "little")
     header, parts = json.loads(bytes(record[PREFIX:start])), {}
-    for stream in STREAMS:
-        ends = (start + np.cumsum([0, *header[stream]["sizes"]])).tolist()
-        parts[stream] = tuple(record[a:b] for a, b in itertools.pairwise(ends))
+    for name in (name for name, facts in header.items() if isinstance(facts, dict)):  # as they lie in the record
+        ends = (start + np.cumsum([0, *header[name]["sizes"]])).tolist()
+        parts[name] = tuple(record[a:b] for a, b in itertools.pairwise(ends))
         start = ends[-1]
     parts["pose"] = None if header["pose"] is None else record[start : start + header["pose"]]
     return header, parts

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from slt_jax.data.clips import BadClip, ClipFiles, decode_image
+from slt_jax.data.clip_files import BadClip, ClipFiles, decode_image
 from slt_jax.data.metadata import ClipRow
 from slt_jax.errors import UserError
+from slt_jax.streams import HANDS, IMAGES, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def check_images(files: ClipFiles) -> int:
     Returns how many were looked at. Raises BadClip naming the first that cannot be read.
     """
     looked = 0
-    for frames in (files.face, files.hand_l, files.hand_r):
+    for frames in files.frames.values():
         for position in range(len(frames.numbers)):
             path = frames.path(files.video_id, position)
             looked += 1
@@ -44,10 +45,14 @@ def _looks_whole(path: str) -> bool:
     return any(first == start and last.endswith(end) for start, end in WHOLE)
 
 
+def gaps_kind(stream: Stream) -> str:
+    return f"{stream.name} frames missing"
+
+
 def check_clip(files: ClipFiles, clip: ClipRow, fps_tolerance: float = 1.0) -> list[str]:
     """What is wrong with one clip, each as `kind: detail`; nothing for a clip in order.
 
-    Gaps count for the face only: a detector loses hands all the time, and a missing hand has its mask.
+    Gaps count for the face and other streams without a mask: a detector loses hands all the time.
     """
     problems = []
     pose_frames = 0
@@ -62,9 +67,10 @@ def check_clip(files: ClipFiles, clip: ClipRow, fps_tolerance: float = 1.0) -> l
             problems.append(f"pose unreadable: {error}")
     images = files.last_frame() + 1
     frames = max(pose_frames, images)
-    gaps = np.setdiff1d(np.arange(frames), files.face.numbers)
-    if len(gaps):
-        problems.append(f"face frames missing: {len(gaps)} of {frames}, first {gaps[0]}")
+    for stream in IMAGES:
+        gaps = np.setdiff1d(np.arange(frames), files.frames[stream.name].numbers)
+        if len(gaps) and not stream.mask:
+            problems.append(f"{gaps_kind(stream)}: {len(gaps)} of {frames}, first {gaps[0]}")
     if pose_frames and images > pose_frames:
         problems.append(f"pose shorter than the images: {pose_frames} of {images} frames")
     if clip.fps and clip.duration and abs(frames / clip.duration - clip.fps) > fps_tolerance:
@@ -92,8 +98,8 @@ def report_quality(
     for line in lines:
         logger.warning("%s", line)
     if clips:
-        seen = [_hand_rate(clips, files, hand) for hand in ("hand_l", "hand_r")]
-        logger.info("hands seen in %.0f %% (left) and %.0f %% (right) of the frames", *seen)
+        seen = " and ".join(f"{_rate(clips, files, hand.name):.0f} % ({hand.label})" for hand in HANDS)
+        logger.info("hands seen in %s of the frames", seen)
     return kinds
 
 
@@ -101,9 +107,10 @@ def _first(ids: list[str], detail: str) -> str:
     return f"{ids[0]} ({detail})" + "".join(f", {i}" for i in ids[1:5]) + (", ..." if len(ids) > 5 else "")
 
 
-def _hand_rate(clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], hand: str) -> float:
+def _rate(clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], stream: str) -> float:
+    """The percentage of frames that have an image of the stream."""
     frames = sum(files[clip.video_id].last_frame() + 1 for clip in clips)
-    return 100 * sum(len(getattr(files[clip.video_id], hand).numbers) for clip in clips) / max(frames, 1)
+    return 100 * sum(len(files[clip.video_id].frames[stream].numbers) for clip in clips) / max(frames, 1)
 
 
 def _pose_frames(path: str) -> int:

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from slt_jax.config import Config, DataConfig
-from slt_jax.data.clips import BadClip, ClipFiles, StreamDirs, padded_lengths, read_pose, scan
-from slt_jax.data.loader import Loader
+from slt_jax.data.clip_files import BadClip, ClipFiles, read_pose, scan
+from slt_jax.data.clips import padded_lengths
+from slt_jax.data.corpus_folder import FOLDERS
+from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
 from slt_jax.data.packs import open_pack
 from slt_jax.data.quality import check_images, report_quality
 from slt_jax.data.text import encode_labels, load_tokenizer, train_tokenizer
 from slt_jax.errors import UserError
+from slt_jax.streams import STREAMS
 
 logger = logging.getLogger(__name__)
 
-STREAM_FOLDERS = ("face_dir", "hand_left_dir", "hand_right_dir", "pose_dir")
 TABLES = ("metadata_csv", "train_index", "val_index")
 IMAGES_LOOKED_AT = 200_000  # of a split before training: seconds, where all of a large corpus would be minutes
 
@@ -43,7 +45,7 @@ def open_splits(
     one is trained. Reads the CSVs and lists the folders, but decodes nothing. Raises UserError naming the flag or file.
     """
     data = config.data
-    for key in (*(() if data.packs else STREAM_FOLDERS), *TABLES):
+    for key in (*(() if data.packs else FOLDERS), *TABLES):
         if not getattr(data, key):
             raise UserError(f"--{key.replace('_', '-')} is not given (nor data.{key} in the configuration)")
     metadata = read_metadata(data.metadata_csv)
@@ -65,13 +67,9 @@ def open_splits(
     def loader(split: Usable, batch_size: int, *, training: bool) -> Loader:
         clips, length = split.clips, config.model.sequence_length
         labels = encode_labels(tokenizer, [clip.text for clip in clips], data.max_target_length)
-        return Loader(
-            clips,
-            files,
-            labels,
+        settings = LoaderSettings(
             batch_size=batch_size,
             sequence_length=length,
-            lengths=padded_lengths([split.frames[clip.video_id] for clip in clips], length, data.buckets or ()),
             image_size=config.model.image_size,
             num_landmarks=config.model.pose_landmarks,
             seed=data.seed,
@@ -82,6 +80,8 @@ def open_splits(
             skip_bad_clips=data.skip_bad_clips,
             flip_probability=data.flip_probability,
         )
+        lengths = padded_lengths([split.frames[clip.video_id] for clip in clips], length, data.buckets or ())
+        return Loader(clips, files, labels, settings, lengths=lengths)
 
     return Splits(
         loader(train, data.batch_size, training=True),
@@ -91,10 +91,10 @@ def open_splits(
 
 
 def find_files(data: DataConfig, video_ids: Sequence[str]) -> dict[str, ClipFiles]:
-    """The files of the clips, in the pack where there is one, else in the four folders."""
+    """The files of the clips, in the pack where there is one, else in the folders."""
     if data.packs:
         return open_pack(data.packs).files(video_ids)
-    return scan(StreamDirs(*(getattr(data, key) for key in STREAM_FOLDERS)), video_ids)
+    return scan({stream.name: stream.folder(data) or "" for stream in STREAMS}, video_ids)
 
 
 @dataclass(frozen=True)

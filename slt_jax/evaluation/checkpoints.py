@@ -14,7 +14,7 @@ from convert.checkpoint import Blueprint, Checkpoint, load_params
 from convert.state_dict import Entry
 from slt_jax.base.console import say
 from slt_jax.config import DataConfig, ModelConfig, build_section
-from slt_jax.data.splits import STREAM_FOLDERS
+from slt_jax.data.corpus_folder import FOLDERS
 from slt_jax.decoding.search import Search
 from slt_jax.errors import UserError
 from slt_jax.evaluation.agreement import agreed_blueprint
@@ -133,7 +133,7 @@ def _data(checkpoint: Checkpoint, given: Mapping[str, Any]) -> DataConfig:
     saved = checkpoint.config.get("data")
     saved = saved if isinstance(saved, Mapping) else {}
     known = {key: saved[key] for key in INHERITED if saved.get(key) is not None}
-    if given.keys() & set(STREAM_FOLDERS):
+    if given.keys() & FOLDERS.keys():
         known.pop("packs", None)  # folders that are given are to be read
     if "batch_size" in given:
         known.pop("val_batch_size", None)

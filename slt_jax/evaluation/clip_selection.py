@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from slt_jax.config import DataConfig, ModelConfig, nearest
-from slt_jax.data.clips import ClipFiles
-from slt_jax.data.loader import Loader
+from slt_jax.data.clip_files import ClipFiles
+from slt_jax.data.corpus_folder import FOLDERS
+from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
 from slt_jax.data.quality import report_quality
-from slt_jax.data.splits import STREAM_FOLDERS, find_files, usable
+from slt_jax.data.splits import find_files, usable
 from slt_jax.data.text import IGNORE
 from slt_jax.errors import UserError
 
-SOURCES = (*STREAM_FOLDERS, "packs", "metadata_csv")
+SOURCES = (*FOLDERS, "packs", "metadata_csv")
 NO_GROUP = "(empty)"
 
 
@@ -46,7 +47,7 @@ def open_clips(index: str | Path, data: DataConfig, landmarks: int) -> Evaluatio
 
     Raises UserError that names the flag or file. Without `skip_bad_clips`, clips that cannot be read are errors.
     """
-    for key in (*(() if data.packs else STREAM_FOLDERS), "metadata_csv"):
+    for key in (*(() if data.packs else FOLDERS), "metadata_csv"):
         if not getattr(data, key):
             raise UserError(f"--{key.replace('_', '-')} is not given, and the checkpoint does not know it")
     metadata = read_metadata(data.metadata_csv)
@@ -92,10 +93,7 @@ def bucket_loader(
 
     The last batch is filled up with rows that are not `valid`.
     """
-    return Loader(
-        clips,
-        files,
-        np.full((len(clips), 1), IGNORE, np.int32),
+    settings = LoaderSettings(
         batch_size=rows,
         sequence_length=length,
         image_size=model.image_size,
@@ -103,3 +101,4 @@ def bucket_loader(
         num_workers=data.num_workers,
         skip_bad_clips=data.skip_bad_clips,
     )
+    return Loader(clips, files, np.full((len(clips), 1), IGNORE, np.int32), settings)

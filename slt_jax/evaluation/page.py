@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from slt_jax.base.files import replacing
-from slt_jax.data.clips import ClipFiles
+from slt_jax.data.clip_files import ClipFiles
 from slt_jax.decoding.results import Prediction
 from slt_jax.errors import UserError
 from slt_jax.pictures.sheet import clip_sheet

@@ -1,11 +1,11 @@
-"""Extract one video into streams in a folder: `face`, `hand_l` and `hand_r` crops, and one pose file.
+"""Extract one video into streams in a folder: the crops of each stream of images, and one pose file.
 
 The video is read once, a few pictures at a time. Only the points and boxes of all frames are kept.
 """
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,28 @@ import numpy as np
 
 from slt_jax.base.files import replacing
 from slt_jax.data import landmarks
-from slt_jax.data.clips import STREAMS
 from slt_jax.media.crops import LOOKAHEAD, Square, blurred, cut, encoded, smoothed
 from slt_jax.media.detect import Body
 from slt_jax.media.hands import SIDES, HandFinder, shoulder_width, wrist_inside
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.signer import SAMPLES, Choice, Follower, choose_signer
 from slt_jax.media.video import BadVideo, facts, pictures, samples
+from slt_jax.streams import IMAGES, MASKED, STREAMS, Crop
 
 FACE_SCALE = 1.5  # a crop's side relative to the widest extent of the face's points
 HEAD_SCALE = 2.2  # the same for the pose's points of the head, which reach only to the ears
 BLUR_SCALE = 1.2  # the blurred square relative to the crop
 FACE_HOLD_SECONDS = 1.0
-# (centre, side) in seconds: a head moves calmly, a hand does not.
-SMOOTHING = {"face": (0.08, 0.08), "hand_l": (0.03, 0.08), "hand_r": (0.03, 0.08)}
 
 
 @dataclass
 class _Tracks:
     """What was found in each frame; boxes and poses in pixels of the upright picture."""
 
-    poses: list[np.ndarray]
-    squares: dict[str, list[Square | None]]
-    sources: dict[str, list[str]]
-    cut: dict[str, list[Square | None]]
+    poses: list[np.ndarray] = field(default_factory=list)
+    squares: dict[str, list[Square | None]] = field(default_factory=lambda: {stream.name: [] for stream in IMAGES})
+    sources: dict[str, list[str]] = field(default_factory=lambda: {stream.name: [] for stream in IMAGES})
+    cut: dict[str, list[Square | None]] = field(default_factory=lambda: {stream.name: [] for stream in IMAGES})
 
 
 def extract(
@@ -67,9 +65,9 @@ def extract(
     height, width = looked[0].shape[:2]
     del looked
 
-    for stream in (*STREAMS, "pose"):
-        (folder / stream).mkdir(parents=True, exist_ok=True)
-    tracks = _Tracks([], {s: [] for s in STREAMS}, {s: [] for s in STREAMS}, {s: [] for s in STREAMS})
+    for stream in STREAMS:
+        (folder / stream.name).mkdir(parents=True, exist_ok=True)
+    tracks = _Tracks()
     finder = _Finder(detector, settings, choice)
     waiting: deque[tuple[int, np.ndarray]] = deque()
     for picture in pictures(video, fps, **span):
@@ -102,17 +100,18 @@ class _Finder:
         """Add what is found in one picture to `tracks`."""
         if not fresh:  # the same picture again
             tracks.poses.append(tracks.poses[-1])
-            for stream in STREAMS:
-                tracks.squares[stream].append(tracks.squares[stream][-1])
-                tracks.sources[stream].append(tracks.sources[stream][-1])
+            for track in (*tracks.squares.values(), *tracks.sources.values()):
+                track.append(track[-1])
             return
         body = self._body(image, time)
         found = {side: (hand.square, hand.source) for side, hand in self._hands.find(image, body, time).items()}
         found["face"] = self._face_square(body, time)
-        for stream in STREAMS:
-            square, source = found.get(stream) or (None, "")
-            tracks.squares[stream].append(square)
-            tracks.sources[stream].append(source)
+        for stream in IMAGES:
+            if stream.crop.around:
+                found[stream.name] = self._part_square(body, stream.crop)
+            square, source = found.get(stream.name) or (None, "")
+            tracks.squares[stream.name].append(square)
+            tracks.sources[stream.name].append(source)
         tracks.poses.append(np.zeros((33, 3), np.float32) if body is None else body.pose)
 
     def _body(self, image: np.ndarray, time: float) -> Body | None:
@@ -144,6 +143,14 @@ class _Finder:
             self._face = time, found[0]
         return found
 
+    def _part_square(self, body: Body | None, crop: Crop) -> tuple[Square, str] | None:
+        """About those points of a crop that the pose is sure of."""
+        if body is None:
+            return None
+        points = body.pose[[landmarks.BLAZEPOSE.index(name) for name in crop.around]]
+        points = points[points[:, 2] >= self._min_confidence]
+        return (Square.around(points, crop.scale), "pose") if len(points) > 1 else None
+
 
 def _write(
     folder: Path,
@@ -156,10 +163,10 @@ def _write(
 ) -> None:
     """Cut and write the crops of one frame."""
     squares = {}
-    for stream in STREAMS:
-        centre, side = (fps * seconds for seconds in SMOOTHING[stream])
-        squares[stream] = smoothed(tracks.squares[stream], number, centre=centre, side=side)
-        tracks.cut[stream].append(squares[stream])
+    for stream in IMAGES:
+        centre, side = (fps * seconds for seconds in stream.crop.smoothing)
+        squares[stream.name] = smoothed(tracks.squares[stream.name], number, centre=centre, side=side)
+        tracks.cut[stream.name].append(squares[stream.name])
     if settings.face_blur:
         # If the face is not found, hand crops must not show it either: its last known place is blurred.
         known = next((s for s in reversed(tracks.squares["face"][: number + 1]) if s), None)
@@ -187,14 +194,15 @@ def _write_pose(path: Path, tracks: _Tracks, settings: ExtractionSettings, fps: 
         "picture_size": np.array([width, height]),
         "fps": np.array(fps),
     }  # fmt: skip
-    for side in SIDES:
-        arrays[f"miss_{side}"] = np.array([not source for source in tracks.sources[side]])
-        arrays[f"wrist_in_{side}"] = np.array([wrist_inside(pose, side, width, height) & pose[:, 2].any()
-                                               for pose in poses])  # fmt: skip
-    for stream in STREAMS:
-        arrays[f"source_{stream}"] = np.array(tracks.sources[stream], "U8")
-        boxes = [square.corners() if square else (np.nan,) * 4 for square in tracks.cut[stream]]
-        arrays[f"box_{stream}"] = np.array(boxes, np.float32)
+    for stream in MASKED:
+        arrays[stream.missing_key] = np.array([not source for source in tracks.sources[stream.name]])
+        if (side := stream.name) in SIDES:
+            arrays[f"wrist_in_{side}"] = np.array([wrist_inside(pose, side, width, height) & pose[:, 2].any()
+                                                   for pose in poses])  # fmt: skip
+    for name, sources in tracks.sources.items():
+        arrays[f"source_{name}"] = np.array(sources, "U8")
+        boxes = [square.corners() if square else (np.nan,) * 4 for square in tracks.cut[name]]
+        arrays[f"box_{name}"] = np.array(boxes, np.float32)
     with replacing(path) as file:
         np.savez_compressed(file, **arrays)
 
@@ -208,6 +216,6 @@ def _facts(
         "width": width, "height": height, "landmarks": settings.landmarks, "pose": settings.pose,
         "people": choice.people, "region": list(choice.region),
         "pose_frames": sum(bool(pose[:, 2].any()) for pose in tracks.poses),
-        "sources": {stream: dict(sorted(Counter(s or "none" for s in tracks.sources[stream]).items()))
-                    for stream in STREAMS},
+        "sources": {name: dict(sorted(Counter(source or "none" for source in sources).items()))
+                    for name, sources in tracks.sources.items()},
     }  # fmt: skip

@@ -17,13 +17,13 @@ from typing import Any
 from tqdm import tqdm
 
 from slt_jax.base.console import PLAIN_SECONDS, say
-from slt_jax.data.clips import STREAMS
 from slt_jax.errors import UserError
 from slt_jax.media.detect import Detector
 from slt_jax.media.extract import extract
 from slt_jax.media.jobs import ExtractionRecord, Job, check_jobs, files_on_disk, is_done
 from slt_jax.media.pool import run_jobs
 from slt_jax.media.settings import ExtractionSettings
+from slt_jax.streams import HANDS, IMAGES, POSE, STREAMS
 
 WORKING = ".extracting"  # folder under the output that holds clips until they are complete
 
@@ -40,7 +40,7 @@ def extract_videos(
     progress: bool = True,
     make_detector: Callable[[], Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Extract `jobs` to `out_root`/face, hand_l, hand_r and pose, and return their records in the order of the jobs.
+    """Extract `jobs` to a folder of `out_root` for each stream, and return their records in the order of the jobs.
 
     A record has `video_id`, `video` and `status` ("ok", or "failed" with `reason`); if the clip is ok, also `frames`,
     `fps`, `duration`, `sources` and more (docs/video.md). All records are kept in `metadata`
@@ -111,18 +111,18 @@ def _extract_clip(working: Path, settings: ExtractionSettings, detector, job: Jo
     except Exception as error:  # the other videos continue, whatever a decoder or model does with this one
         shutil.rmtree(folder, ignore_errors=True)
         return {"status": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-    counts = {stream: len(os.listdir(folder / stream)) for stream in (*STREAMS, "pose")}
+    counts = {stream.name: len(os.listdir(folder / stream.name)) for stream in STREAMS}
     return {"status": "ok"} | said | {"files": counts}
 
 
 def _put_in_place(folder: Path, out_root: Path, old: dict[str, list[str]]) -> None:
     """Move a complete clip to its place. Files of an earlier extraction go first, and the pose file comes last."""
-    for stream in ("pose", *STREAMS):
-        for name in old[stream]:
-            (out_root / stream / name).unlink(missing_ok=True)
-    for stream in (*STREAMS, "pose"):
-        for name in os.listdir(folder / stream):
-            os.replace(folder / stream / name, out_root / stream / name)
+    for stream in (POSE, *IMAGES):
+        for name in old[stream.name]:
+            (out_root / stream.name / name).unlink(missing_ok=True)
+    for stream in (*IMAGES, POSE):
+        for name in os.listdir(folder / stream.name):
+            os.replace(folder / stream.name / name, out_root / stream.name / name)
     shutil.rmtree(folder)
 
 
@@ -148,8 +148,8 @@ def _runs(process: int) -> bool:
 
 def _make_folders(out_root: Path) -> None:
     try:
-        for stream in (*STREAMS, "pose"):
-            (out_root / stream).mkdir(parents=True, exist_ok=True)
+        for stream in STREAMS:
+            (out_root / stream.name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {out_root}: cannot be made ({error.strerror})") from None
 
@@ -204,6 +204,8 @@ class _Progress:
 
 def summary(said: dict[str, Any]) -> str:
     """Describe an extracted clip in a few words."""
-    hands = (sum(n for source, n in said["sources"][s].items() if source != "none") for s in ("hand_l", "hand_r"))
-    left, right = (f"{100 * seen / said['frames']:.0f} %" for seen in hands)
-    return f"{said['frames']} frames in {said['duration']:.1f} s, left hand {left}, right hand {right}"
+    parts = [f"{said['frames']} frames in {said['duration']:.1f} s"]
+    for hand in HANDS:
+        seen = sum(count for source, count in said["sources"][hand.name].items() if source != "none")
+        parts.append(f"{hand.title} {100 * seen / said['frames']:.0f} %")
+    return ", ".join(parts)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from slt_jax.base.files import write_json_lines
-from slt_jax.data.clips import FRAME, STREAMS
+from slt_jax.data.clip_files import FRAME
 from slt_jax.errors import UserError
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.video import SUFFIXES
+from slt_jax.streams import POSE, STREAMS
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,16 @@ class ExtractionRecord:
 
 def files_on_disk(out_root: Path, video_ids: Iterable[str]) -> dict[str, dict[str, list[str]]]:
     """{video id: {stream: file names}} from one listing of each folder; `pose` has one name or none."""
-    found = {video_id: {stream: [] for stream in (*STREAMS, "pose")} for video_id in video_ids}
-    for stream in (*STREAMS, "pose"):
+    found: dict[str, dict[str, list[str]]] = {
+        video_id: {stream.name: [] for stream in STREAMS} for video_id in video_ids
+    }
+    for stream in (stream.name for stream in STREAMS):
         if not (out_root / stream).is_dir():
             continue
         with os.scandir(out_root / stream) as entries:
             for entry in entries:
                 match = FRAME.fullmatch(entry.name)
-                video_id = entry.name.removesuffix(".npz") if stream == "pose" else match and match[1]
+                video_id = entry.name.removesuffix(".npz") if stream == POSE.name else match and match[1]
                 if video_id in found:
                     found[video_id][stream].append(entry.name)
     return found

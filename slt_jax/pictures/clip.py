@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slt_jax.data.clips import POSE_ERRORS, BadClip, ClipFiles, Frames, read_pose
+from slt_jax.data.clip_files import POSE_ERRORS, BadClip, ClipFiles, Frames, read_pose
 from slt_jax.pictures.skeleton import Figure, usual_names
-
-HANDS = ("hand_l", "hand_r")
+from slt_jax.streams import MASKED
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,8 @@ class ClipView:
     total: int  # frames
     pose: np.ndarray  # float32 (T, L, 3), maybe shorter than the clip
     figure: Figure
-    missing: dict[str, np.ndarray | None]  # per hand, bool (T,): missing, as the pose file says
-    sources: dict[str, tuple[str, ...]]  # per hand, one word per frame; empty if the file does not say
+    missing: dict[str, np.ndarray]  # per stream, bool (T,): missing, if the pose file says so
+    sources: dict[str, tuple[str, ...]]  # per stream, one word per frame; empty if the file does not say
     fps: float | None
 
     def has(self, stream: str, frame: int) -> bool:
@@ -29,7 +28,7 @@ class ClipView:
         return frame in self._frames(stream).numbers
 
     def _frames(self, stream: str) -> Frames:
-        return getattr(self.files, stream)
+        return self.files.frames[stream]
 
     def crop(self, stream: str, frame: int, size: int) -> np.ndarray | None:
         """The crop, uint8 (size, size, 3), or None without a file. Raises BadClip if it is damaged."""
@@ -41,24 +40,24 @@ class ClipView:
         frames.decode(self.files.video_id, position, pixels)
         return pixels
 
-    def hidden(self, hand: str, frame: int) -> bool:
-        """Whether the pose file calls the hand missing. The model does not see it then."""
-        said = self.missing[hand]
-        return said is not None and frame < len(said) and bool(said[frame])
+    def hidden(self, stream: str, frame: int) -> bool:
+        """Whether the pose file calls a hand missing. The model does not see it then."""
+        missing = self.missing.get(stream, ())
+        return frame < len(missing) and bool(missing[frame])
 
-    def source(self, hand: str, frame: int) -> str:
+    def source(self, stream: str, frame: int) -> str:
         """Where the crop comes from, in the extractor's word; empty if unknown."""
-        said = self.sources[hand]
-        return said[frame] if frame < len(said) else ""
+        words = self.sources.get(stream, ())
+        return words[frame] if frame < len(words) else ""
 
     def points(self, frame: int) -> np.ndarray | None:
         """The landmarks (L, 3) of a frame, or None if the pose is shorter than the clip."""
         return self.pose[frame] if frame < len(self.pose) else None
 
-    def seen(self, hand: str) -> float:
-        """The share of frames in which the model sees the hand."""
-        numbers = self._frames(hand).numbers
-        return sum(not self.hidden(hand, int(number)) for number in numbers) / self.total
+    def seen(self, stream: str) -> float:
+        """The share of frames in which the model sees a hand."""
+        numbers = self._frames(stream).numbers
+        return sum(not self.hidden(stream, int(number)) for number in numbers) / self.total
 
 
 def open_clip(files: ClipFiles) -> ClipView:
@@ -76,7 +75,7 @@ def open_clip(files: ClipFiles) -> ClipView:
         raise BadClip(f"{files.video_id}: no frame in any stream and no pose")
     pose = pose.reshape(len(pose), landmarks, 3)
     figure = Figure.of(pose, _landmark_names(arrays, landmarks))
-    sources = {hand: _words(arrays.get(f"source_{hand}")) for hand in HANDS}
+    sources = {stream.name: _words(arrays.get(f"source_{stream.name}")) for stream in MASKED}
     return ClipView(files, total, pose, figure, missing, sources, _rate(arrays.get("fps")))
 
 

@@ -13,8 +13,8 @@ from slt_jax.errors import UserError
 from slt_jax.pictures.clip import ClipView
 from slt_jax.pictures.lettering import draw_text
 from slt_jax.pictures.tiles import frame_tiles, source_colours
+from slt_jax.streams import STREAMS, Stream
 
-_TITLES = {"face": "face", "hand_l": "left hand", "hand_r": "right hand", "pose": "pose"}
 _GAP, _BAR, _TEXT = 8, 26, 13  # pixels
 _PAPER, _INK, _FAINT = "white", "black", "#666666"
 
@@ -22,14 +22,14 @@ _PAPER, _INK, _FAINT = "white", "black", "#666666"
 def film(clip: ClipView, fps: float, frames: Iterable[int], tile: int = 184) -> Iterator[Image.Image]:
     """One picture per requested frame. Width and height are even, as video needs them."""
     colours = source_colours(clip)
-    width, height = len(_TITLES) * (tile + _GAP) + _GAP, 2 * _BAR + tile + 14
+    width, height = len(STREAMS) * (tile + _GAP) + _GAP, 2 * _BAR + tile + 14
     for frame in frames:
         image = Image.new("RGB", (width + width % 2, height + height % 2), _PAPER)
         draw = ImageDraw.Draw(image)
         draw_text(image, (_GAP, 5), clip.files.video_id, _TEXT, _INK)
         draw_text(image, (width - 190, 5), f"frame {frame} of {clip.total}   {frame / fps:.2f} s", _TEXT, _FAINT)
         tiles = frame_tiles(clip, frame, tile, colours)
-        for column, (stream, picture) in enumerate(zip(_TITLES, tiles, strict=True)):
+        for column, (stream, picture) in enumerate(zip(STREAMS, tiles, strict=True)):
             x = _GAP + column * (tile + _GAP)
             image.paste(picture, (x, _BAR))
             draw_text(image, (x, _BAR + tile + 4), _caption(clip, stream, frame), _TEXT, _INK)
@@ -39,16 +39,14 @@ def film(clip: ClipView, fps: float, frames: Iterable[int], tile: int = 184) -> 
         yield image
 
 
-def _caption(clip: ClipView, stream: str, frame: int) -> str:
+def _caption(clip: ClipView, stream: Stream, frame: int) -> str:
     """The stream's name and, for a hand, where its crop comes from or why there is none."""
-    title = _TITLES[stream]
-    if stream in ("face", "pose"):
-        gone = clip.points(frame) is None if stream == "pose" else not clip.has(stream, frame)
-        return f"{title}: none" if gone else title
-    if not clip.has(stream, frame):
-        return f"{title}: none"
-    facts = ", ".join(filter(None, (clip.source(stream, frame), "hidden" if clip.hidden(stream, frame) else "")))
-    return f"{title}: {facts}" if facts else title
+    there = clip.has(stream.name, frame) if stream.images else clip.points(frame) is not None
+    if not there:
+        return f"{stream.title}: none"
+    hidden = "hidden" if clip.hidden(stream.name, frame) else ""
+    facts = ", ".join(filter(None, (clip.source(stream.name, frame), hidden)))
+    return f"{stream.title}: {facts}" if facts else stream.title
 
 
 def write_gif(path: str | Path, clip: ClipView, fps: float) -> None:

@@ -3,16 +3,17 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from slt_jax.data.clips import ClipFiles
+from slt_jax.data.clip_files import ClipFiles
 from slt_jax.pictures.clip import ClipView, open_clip
 from slt_jax.pictures.lettering import draw_text, text_width
-from slt_jax.pictures.tiles import ROWS, frame_tiles, paste_column, source_colours
+from slt_jax.pictures.tiles import frame_tiles, paste_column, source_colours
+from slt_jax.streams import HANDS, IMAGES, STREAMS
 
 _INK, _FAINT = "black", "#666666"
 
 
 def clip_sheet(files: ClipFiles, *, columns: int = 12, cell: int = 96) -> Image.Image:
-    """Rows of face, left hand, right hand and pose, over at most `columns` evenly spaced frames, `cell` pixels each.
+    """One row per stream, over at most `columns` evenly spaced frames, `cell` pixels each.
 
     Missing crops are grey. A crop that the pose file calls missing is pale and struck out. If the pose file says where
     a hand's crop comes from, a corner has the colour of that source. Raises UserError if a file cannot be read.
@@ -21,20 +22,21 @@ def clip_sheet(files: ClipFiles, *, columns: int = 12, cell: int = 96) -> Image.
     frames = np.linspace(0, clip.total - 1, min(columns, clip.total)).round().astype(int).tolist()
     colours = source_colours(clip)
     size = max(12, cell // 7)
-    title, label = f"{files.video_id}   {describe(clip)}", round(text_width("right", size)) + 12
+    title = f"{files.video_id}   {describe(clip)}"
+    label = max(round(text_width(stream.label, size)) for stream in IMAGES) + 12
     top = 2 * size + 18
     foot = size + 10 if colours else 4
     key = [(word, round(text_width(word, size)) + 2 * size + 8) for word in colours]
     width = max(label + len(frames) * cell, round(text_width(title, size)) + 12, label + sum(w for _, w in key))
-    sheet = Image.new("RGB", (width, top + len(ROWS) * cell + foot), "white")
+    sheet = Image.new("RGB", (width, top + len(STREAMS) * cell + foot), "white")
     draw_text(sheet, (6, 4), title, size)
-    for row, name in enumerate(ROWS):
-        draw_text(sheet, (6, top + row * cell + (cell - size) // 2 - 2), name, size)
+    for row, stream in enumerate(STREAMS):
+        draw_text(sheet, (6, top + row * cell + (cell - size) // 2 - 2), stream.label, size)
     for column, frame in enumerate(frames):
         x = label + column * cell
         draw_text(sheet, (x + 2, top - size - 5), str(frame), size, _FAINT)
         paste_column(sheet, (x, top), frame_tiles(clip, frame, cell - 2, colours), cell)
-    x, y = label, top + len(ROWS) * cell + 2
+    x, y = label, top + len(STREAMS) * cell + 2
     for word, step in key:
         ImageDraw.Draw(sheet).rectangle((x, y + 2, x + size - 2, y + size), fill=colours[word], outline=_FAINT)
         draw_text(sheet, (x + size + 4, y), word, size, _INK)
@@ -45,5 +47,5 @@ def clip_sheet(files: ClipFiles, *, columns: int = 12, cell: int = 96) -> Image.
 def describe(clip: ClipView) -> str:
     """Say how long the clip is and how often the model sees its hands."""
     rate = f" at {clip.fps:g} fps" if clip.fps else ""
-    left, right = (f"{clip.seen(hand):.0%}" for hand in ("hand_l", "hand_r"))
-    return f"{clip.total} frame{'s' * (clip.total > 1)}{rate}, left hand {left}, right hand {right}"
+    hands = (f"{hand.title} {clip.seen(hand.name):.0%}" for hand in HANDS)
+    return ", ".join((f"{clip.total} frame{'s' * (clip.total > 1)}{rate}", *hands))

@@ -7,8 +7,8 @@ from PIL import Image, ImageDraw
 
 from slt_jax.pictures.clip import ClipView
 from slt_jax.pictures.skeleton import draw_skeleton
+from slt_jax.streams import STREAMS, Stream
 
-ROWS = ("face", "left", "right", "pose")
 MISSING = (235, 235, 235)
 # Colours that can be told apart without seeing red and green. The more a crop can be trusted, the cooler.
 SOURCES = {
@@ -33,20 +33,24 @@ def paste_column(sheet: Image.Image, at: tuple[int, int], tiles: Sequence[Image.
 
 
 def frame_tiles(clip: ClipView, frame: int, size: int, colours: dict[str, tuple[int, int, int]]) -> list[Image.Image]:
-    """The tiles of a frame: face, left hand, right hand, pose. Hands have the colour of their source in a corner."""
-    face, left, right = (clip.crop(stream, frame, size) for stream in ("face", "hand_l", "hand_r"))
-    tiles = [photo(face, size)]
-    for hand, crop in (("hand_l", left), ("hand_r", right)):
-        tile = photo(crop, size)
-        if crop is not None and clip.hidden(hand, frame):
-            tile = _struck_out(tile)
-        if crop is not None and (source := clip.source(hand, frame)):
-            mark = max(5, size // 8)
-            ImageDraw.Draw(tile).rectangle((0, 0, mark, mark), fill=colours[source], outline="white")
-        tiles.append(tile)
-    points = clip.points(frame)
-    tiles.append(photo(None, size) if points is None else draw_skeleton(points, size, clip.figure))
-    return tiles
+    """The tiles of a frame, one per stream. Hands have the colour of their source in a corner."""
+    return [_tile(clip, stream, frame, size, colours) for stream in STREAMS]
+
+
+def _tile(
+    clip: ClipView, stream: Stream, frame: int, size: int, colours: dict[str, tuple[int, int, int]]
+) -> Image.Image:
+    if not stream.images:
+        points = clip.points(frame)
+        return photo(None, size) if points is None else draw_skeleton(points, size, clip.figure)
+    crop = clip.crop(stream.name, frame, size)
+    tile = photo(crop, size)
+    if crop is not None and clip.hidden(stream.name, frame):
+        tile = _struck_out(tile)
+    if crop is not None and (source := clip.source(stream.name, frame)):
+        mark = max(5, size // 8)
+        ImageDraw.Draw(tile).rectangle((0, 0, mark, mark), fill=colours[source], outline="white")
+    return tile
 
 
 def source_colours(clip: ClipView) -> dict[str, tuple[int, int, int]]:

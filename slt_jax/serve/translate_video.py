@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.checkpoint import blueprint, load_params
-from slt_jax.data.clips import STREAMS, ClipFiles, Frames, StreamDirs, read_clip, scan
+from slt_jax.data.clip_files import ClipFiles, Frames, scan
+from slt_jax.data.clips import read_clip
+from slt_jax.data.corpus_folder import folders_under
 from slt_jax.data.landmarks import BY_NUMBER, SETS
 from slt_jax.data.packs import open_pack
 from slt_jax.data.text import decode
@@ -23,6 +25,7 @@ from slt_jax.errors import UserError
 from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.media.windows import STILL, at_pauses, even, hand_motion
+from slt_jax.streams import HANDS, MASKED
 from slt_jax.training.start import trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
 from slt_jax.training.tokenizer import tokenizer_of
@@ -98,8 +101,7 @@ class VideoTranslator:
             (record,) = extract_videos([job], folder, settings, workers, progress=progress, make_detector=make_detector)
             if record["status"] != "ok":
                 raise UserError(record["reason"])
-            dirs = StreamDirs(*(os.path.join(folder, stream) for stream in (*STREAMS, "pose")))
-            files = scan(dirs, ["video"])["video"]
+            files = scan(folders_under(folder), ["video"])["video"]
             with np.load(files.pose) as archive:
                 arrays = dict(archive)
             fps, longest = record["fps"], self.translator.config.sequence_length
@@ -120,7 +122,7 @@ class VideoTranslator:
     def _text(self, clip: Mapping[str, np.ndarray]) -> str:
         batch = {name: array[None] for name, array in clip.items()}
         if self.v9_hand_masks:
-            batch |= {mask: ~batch[mask] for mask in ("miss_mask_hl", "miss_mask_hr")}
+            batch |= {hand.mask: ~batch[hand.mask] for hand in HANDS}
         tokens = self.translator.generate(batch, **self.search.options())
         return decode(self.tokenizer, tokens)[0]
 
@@ -173,16 +175,15 @@ def _first_pose(pose_dir: str | None, packs: str | None) -> BinaryIO | None:
 
 def part_of(files: ClipFiles, arrays: Mapping[str, np.ndarray], first: int, end: int, folder: Path) -> ClipFiles:
     """The frames `first` to `end` of a clip as a clip of their own. Its pose file is written into `folder`."""
-    streams = {}
-    for stream in STREAMS:
-        frames: Frames = getattr(files, stream)
+    kept = {}
+    for name, frames in files.frames.items():
         chosen = np.flatnonzero((frames.numbers >= first) & (frames.numbers < end))
         names = tuple(os.path.basename(frames.path(files.video_id, int(place))) for place in chosen)
-        streams[stream] = Frames(frames.directory, frames.numbers[chosen] - first, names)
+        kept[name] = Frames(frames.directory, frames.numbers[chosen] - first, names)
     pose = folder / "part.npz"
-    kept = {name: arrays[name][first:end] for name in ("pose", "miss_hand_l", "miss_hand_r")}
-    np.savez(pose, **kept)
-    return ClipFiles(files.video_id, **streams, pose=str(pose))
+    read = ("pose", *(stream.missing_key for stream in MASKED))
+    np.savez(pose, **{name: arrays[name][first:end] for name in read})
+    return ClipFiles(files.video_id, kept, str(pose))
 
 
 def srt(segments: list[Segment]) -> str:

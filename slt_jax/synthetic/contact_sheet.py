@@ -12,9 +12,10 @@ from PIL import Image
 from slt_jax.errors import UserError
 from slt_jax.pictures.lettering import draw_text
 from slt_jax.pictures.skeleton import Figure, draw_skeleton, usual_names
-from slt_jax.pictures.tiles import ROWS, paste_column, photo
+from slt_jax.pictures.tiles import paste_column, photo
 from slt_jax.synthetic.generator import RenderedClip
 
+ROWS = ("face", "left", "right", "pose")
 _CELL, _LABEL, _TITLE = 96, 64, 26  # pixels
 _FIGURE = Figure(usual_names(13))
 

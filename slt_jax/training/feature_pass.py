@@ -18,14 +18,14 @@ from jax.sharding import Mesh
 
 from slt_jax.base.console import Progress, say
 from slt_jax.config import Config
-from slt_jax.data.clips import STREAMS, BadClip, ClipFiles
-from slt_jax.data.feature_cache import MIRROR, Features, Stale, fingerprint, open_folder
+from slt_jax.data.clip_files import BadClip, ClipFiles
+from slt_jax.data.feature_cache import Features, Stale, fingerprint, open_folder
 from slt_jax.data.loader import Loader
 from slt_jax.errors import UserError
 from slt_jax.models.images import normalise
 from slt_jax.models.params import Params, Structure
 from slt_jax.runtime.sharding import Layout, place_batch
-from slt_jax.streams import IMAGES, Stream
+from slt_jax.streams import BY_NAME, IMAGES, Stream
 from slt_jax.training.step import TrainState
 
 # Images that go through a backbone together, a device; fewer where a training batch has fewer. On a CPU few stay in its
@@ -281,7 +281,7 @@ def _fill(
                     if stopped():
                         return
                     for mirrored in clip.arrays:
-                        seen, backbone = (image[:, ::-1], MIRROR[stream]) if mirrored else (image, stream)
+                        seen, backbone = (image[:, ::-1], BY_NAME[stream].mirror) if mirrored else (image, stream)
                         keep(compute.add(backbone, seen, clip, clip.arrays[mirrored][backbone], row))
             except BadClip as error:
                 if not skip_bad_clips:
@@ -297,9 +297,9 @@ def _images(files: ClipFiles, size: int, pool: ThreadPoolExecutor) -> Iterator[t
         stream, row = place
         image = np.zeros((size, size, 3), np.uint8)
         if row:
-            getattr(files, stream).decode(files.video_id, row - 1, image)
+            files.frames[stream].decode(files.video_id, row - 1, image)
         return stream, row, image
 
-    places = ((stream, row) for stream in STREAMS for row in range(1 + len(getattr(files, stream).numbers)))
+    places = ((name, row) for name, frames in files.frames.items() for row in range(1 + len(frames.numbers)))
     while some := list(itertools.islice(places, DECODED)):
         yield from pool.map(decode, some)

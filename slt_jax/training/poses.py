@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from slt_jax.data.clips import BadClip, ClipFiles, read_pose, sure_landmarks
+from slt_jax.data.clip_files import BadClip, ClipFiles, read_pose
+from slt_jax.data.clips import sure_landmarks
 
 NORM = "encoder.pose_projector.layers.0"  # the projector's LayerNorm, whose input has as many columns as a pose
 CLIPS = 256  # whose poses are looked at

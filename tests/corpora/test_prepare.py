@@ -6,8 +6,8 @@ import json
 import pytest
 
 from slt_jax.corpora.prepare import SPLITS, PreparationRequest, file_id, prepare
-from slt_jax.data.clips import StreamDirs
 from slt_jax.data.contract import check_data_set
+from slt_jax.data.corpus_folder import folders_under
 from slt_jax.data.metadata import read_index, read_metadata, select
 from slt_jax.errors import UserError
 from tests.corpora.made import HEADER, FakeExtraction, rows, write_csv, write_videos
@@ -34,16 +34,12 @@ def table(path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter=";"))
 
 
-def dirs(root) -> StreamDirs:
-    return StreamDirs(*(root / name for name in ("face", "hand_l", "hand_r", "pose")))
-
-
 def test_a_prepared_corpus_keeps_the_contract(request_for, tmp_path):
     request = request_for()
     prepared = prepare(request, FakeExtraction(without={"v0_0": {"hand_l": [0, 1]}}))
     data = request.output
     indices = {split: data / "index" / f"{split}.csv" for split in SPLITS}
-    report = check_data_set(dirs(data), data / "meta.csv", indices)
+    report = check_data_set(folders_under(data), data / "meta.csv", indices)
     assert report.findings == []
     assert len(report.clips) == 25
     metadata = read_metadata(data / "meta.csv")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slt_jax.data.clips import StreamDirs
+from slt_jax.data.corpus_folder import folders_under
 from tests.data.packed import IDS
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -20,7 +20,7 @@ class ClipFactory:
         self.root, self.size, self.landmarks = root, size, landmarks
         for name in (*STREAMS, "pose"):
             (root / name).mkdir(parents=True)
-        self.dirs = StreamDirs(*(root / name for name in (*STREAMS, "pose")))
+        self.dirs = folders_under(root)
 
     @staticmethod
     def level(stream: str, frame: int) -> int:

@@ -8,8 +8,9 @@ import pytest
 from convert.checkpoint import plan_model
 from slt_jax.config import build_config, build_section
 from slt_jax.data.augment import prepare
-from slt_jax.data.clips import BadClip, padded_lengths, read_clip, sample, scan
-from slt_jax.data.loader import Loader
+from slt_jax.data.clip_files import BadClip, scan
+from slt_jax.data.clips import padded_lengths, read_clip, sample
+from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow
 from slt_jax.errors import UserError
 from slt_jax.models.params import split_model
@@ -28,7 +29,7 @@ def split(factory):
 
 def loader(split, buckets=(3, 6), **options):
     given = {"batch_size": 2, "sequence_length": 8, "image_size": 28, "num_landmarks": 13}
-    return Loader(*split, lengths=padded_lengths(FRAMES, 8, buckets), **given | options)
+    return Loader(*split, LoaderSettings(**given | options), lengths=padded_lengths(FRAMES, 8, buckets))
 
 
 def length(batch) -> int:
@@ -103,9 +104,8 @@ def test_resuming_processes_and_workers(split):
 
 def test_one_bucket_is_none(split):
     for train in (False, True):
-        assert_equal(loader(split, (), train=train).epoch(1), Loader(
-            *split, batch_size=2, sequence_length=8, image_size=28, num_landmarks=13, train=train
-        ).epoch(1))  # fmt: skip
+        settings = LoaderSettings(2, sequence_length=8, image_size=28, num_landmarks=13, train=train)
+        assert_equal(loader(split, (), train=train).epoch(1), Loader(*split, settings).epoch(1))
 
 
 def test_a_clip_that_grew_is_told(split, factory):

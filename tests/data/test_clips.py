@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slt_jax.data.clips import BadClip, StreamDirs, flip_permutation, read_clip, sample, scan
+from slt_jax.data.clip_files import BadClip, scan
+from slt_jax.data.clips import flip_permutation, read_clip, sample
+from slt_jax.data.corpus_folder import folders_under
 from slt_jax.data.metadata import ClipRow, read_metadata
 from slt_jax.data.quality import check_clip, check_images, report_quality
 from slt_jax.errors import UserError
@@ -179,8 +181,7 @@ def test_a_resized_image_is_pillows_bicubic(factory):
 
 
 def test_decoding_equals_pillow(real_clips):
-    dirs = StreamDirs(*(real_clips / "processed" / name for name in (*STREAMS, "pose")))
-    files = scan(dirs, ["lsat_100"])["lsat_100"]
+    files = scan(folders_under(real_clips / "processed"), ["lsat_100"])["lsat_100"]
     clip = read_clip(files, sequence_length=16, image_size=224, num_landmarks=13)
     frames = sample(71, 16, None)
     for stream in STREAMS:
@@ -194,9 +195,8 @@ def test_decoding_equals_pillow(real_clips):
 
 
 def test_real_clips_are_read_whole(real_clips):
-    dirs = StreamDirs(*(real_clips / "processed" / name for name in (*STREAMS, "pose")))
     metadata = read_metadata(real_clips / "meta.csv")
-    files = scan(dirs, metadata)
+    files = scan(folders_under(real_clips / "processed"), metadata)
     counts = {"lsat_100": (71, 4, 8), "slp_asl_wrong_what": (97, 97, 55), "lsat_clip2": (24, 11, 13)}
     for video_id, (frames, left, right) in counts.items():
         clip = read_clip(files[video_id], sequence_length=100, image_size=32, num_landmarks=13)
@@ -245,13 +245,12 @@ def test_a_clip_without_any_file(factory):
 
 
 def test_absent_directories_are_named_by_their_flag(factory):
-    for position, flag in enumerate(("--face-dir", "--hand-left-dir", "--hand-right-dir", "--pose-dir")):
-        directories = [factory.root / "face"] * 4
-        directories[position] = factory.root / "absent"
+    flags = {"face": "--face-dir", "hand_l": "--hand-left-dir", "hand_r": "--hand-right-dir", "pose": "--pose-dir"}
+    for stream, flag in flags.items():
         with pytest.raises(UserError, match=f"{flag} .*absent: no such directory"):
-            scan(StreamDirs(*directories), ["a"])
-    with pytest.raises(UserError, match="--pose-dir is not given"):
-        scan(StreamDirs(*[factory.root / "face"] * 3, None), ["a"])
+            scan(factory.dirs | {stream: factory.root / "absent"}, ["a"])
+        with pytest.raises(UserError, match=f"{flag} is not given"):
+            scan(factory.dirs | {stream: ""}, ["a"])
 
 
 def test_flip_permutations_are_involutions():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slt_jax.data.clips import StreamDirs
 from slt_jax.data.contract import ERROR, WARNING, check_data_set
+from slt_jax.data.corpus_folder import folders_under
 from slt_jax.errors import UserError
 from tests.data.conftest import STREAMS, ClipFactory
 
@@ -53,7 +53,7 @@ def test_a_sound_data_set_has_no_findings(data):
     assert data.findings(progress=lambda done, total: seen.append((done, total))) == set()
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     one = data.report.clips["a"]
-    assert (one.frames, one.landmarks, one.images, one.hands) == (
+    assert (one.frames, one.landmarks, one.images, one.seen) == (
         FRAMES, 13, dict.fromkeys(STREAMS, FRAMES), {"hand_l": FRAMES, "hand_r": FRAMES}
     )  # fmt: skip
 
@@ -169,7 +169,7 @@ def test_a_hand_counts_as_missing_where_the_pose_file_says_so(data):
     data.image("hand_l", 0).unlink()
     data.pose(miss_hand_l=np.array([True, True, True, False, False]))
     data.findings()
-    assert data.report.clips["a"].hands == {"hand_l": 2, "hand_r": FRAMES}
+    assert data.report.clips["a"].seen == {"hand_l": 2, "hand_r": FRAMES}
     assert data.report.clips["a"].images["hand_l"] == FRAMES - 1
 
 
@@ -185,9 +185,8 @@ def test_what_is_not_there_cannot_be_checked(data):
 
 def test_real_streams_keep_the_contract(real_clips):
     """Lost hands are legal; in two of the clips one hand is never seen."""
-    dirs = StreamDirs(*(real_clips / "processed" / name for name in (*STREAMS, "pose")))
     indices = {split: real_clips / "index" / f"{split}.csv" for split in ("train", "val", "test")}
-    report = check_data_set(dirs, real_clips / "meta.csv", indices)
+    report = check_data_set(folders_under(real_clips / "processed"), real_clips / "meta.csv", indices)
     assert len(report.clips) == 8
     assert report.count(ERROR) == 0
     assert {(finding.clip, finding.kind) for finding in report.findings} == {

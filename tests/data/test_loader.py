@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slt_jax.data.clips import BadClip, scan
-from slt_jax.data.loader import Loader
+from slt_jax.data.clip_files import BadClip, scan
+from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow
 from slt_jax.errors import UserError
 
@@ -28,7 +28,7 @@ def split(factory):
 
 def loader(split, **options):
     sizes = {"batch_size": 3, "sequence_length": 8, "image_size": 16, "num_landmarks": 13}
-    return Loader(*split, **sizes | options)
+    return Loader(*split, LoaderSettings(**sizes | options))
 
 
 def assert_equal(ours, others):
@@ -193,7 +193,7 @@ def test_wrong_landmarks_are_not_skipped(split):
 def test_flips_are_off_where_the_sides_are_unknown(split, caplog):
     training = loader(split, train=True, num_landmarks=20, flip_probability=1.0)
     assert "no horizontal flips with --pose-landmarks 20" in caplog.text
-    assert training._source.flip_probability == 0
+    assert not training.flips
     caplog.clear()
     loader(split, train=False, num_landmarks=20)
     assert not caplog.records
@@ -212,16 +212,17 @@ import sys, time
 sys.path[:0] = {paths!r}
 import numpy as np
 from conftest import ClipFactory
-from slt_jax.data.clips import StreamDirs, scan
-from slt_jax.data.loader import Loader
+from slt_jax.data.clip_files import scan
+from slt_jax.data.corpus_folder import folders_under
+from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow
 from pathlib import Path
 
 def main():
     root = Path({root!r})
-    files = scan(StreamDirs(*(root / name for name in ("face", "hand_l", "hand_r", "pose"))), ["a", "b"])
-    loader = Loader([ClipRow("a", "x"), ClipRow("b", "y")], files, np.ones((2, 8)), batch_size=1, sequence_length=8,
-                    image_size=256, num_landmarks=13, num_workers=2, train=True)
+    files = scan(folders_under(root), ["a", "b"])
+    settings = LoaderSettings(1, sequence_length=8, image_size=256, num_landmarks=13, num_workers=2, train=True)
+    loader = Loader([ClipRow("a", "x"), ClipRow("b", "y")], files, np.ones((2, 8)), settings)
     iterator = loader.epoch()
     batch = next(iterator)
     globals().update(locals())  # nothing is closed, everything is still held

@@ -16,7 +16,7 @@ import pytest
 
 from slt_jax.cli.pack_dataset import main
 from slt_jax.config import DataConfig
-from slt_jax.data.clips import BadClip, scan
+from slt_jax.data.clip_files import BadClip, scan
 from slt_jax.data.feature_cache import fingerprint
 from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packs import from_runs, open_pack, to_runs

@@ -7,7 +7,7 @@ import pytest
 
 from slt_jax.cli.pack_dataset import main
 from slt_jax.data import shards
-from slt_jax.data.clips import BadClip, scan
+from slt_jax.data.clip_files import BadClip, scan
 from slt_jax.data.packs import open_pack
 from slt_jax.errors import UserError
 from tests.data.packed import IDS, loader, pack_of

@@ -14,7 +14,9 @@ import pytest
 import slt_jax
 from convert import read_pt, write_pt
 from slt_jax.cli.convert import main as convert
-from slt_jax.data.clips import StreamDirs, read_clip, scan
+from slt_jax.data.clip_files import scan
+from slt_jax.data.clips import read_clip
+from slt_jax.data.corpus_folder import by_stream
 from slt_jax.data.text import decode, load_tokenizer
 from slt_jax.decoding.scores import corpus_scores
 from slt_jax.evaluation import evaluate as module
@@ -29,7 +31,7 @@ def one_by_one(corpus: Path, run: Path, **options) -> list[str]:
     tokenizer = load_tokenizer(run / "tokenizer")
     data, model = folders(corpus), translator.config
     ids = (corpus / "index" / "test.csv").read_text().split()[1:]
-    files = scan(StreamDirs(*(data[key] for key in ("face_dir", "hand_left_dir", "hand_right_dir", "pose_dir"))), ids)
+    files = scan(by_stream(data), ids)
     texts = []
     for video_id in ids:
         clip = read_clip(

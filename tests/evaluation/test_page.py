@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from slt_jax.data.clips import ClipFiles, StreamDirs, scan
+from slt_jax.data.clip_files import ClipFiles, scan
+from slt_jax.data.corpus_folder import folders_under
 from slt_jax.decoding.results import Prediction
 from slt_jax.evaluation import page
 from slt_jax.evaluation.page import extremes, write_page
@@ -35,7 +36,7 @@ def files(tmp_path_factory) -> dict[str, ClipFiles]:
         workers=0,
         progress=False,
     )
-    found = scan(StreamDirs(*(root / name for name in ("face", "hand_l", "hand_r", "pose"))),
+    found = scan(folders_under(root),
                  [f"test_{n:06d}" for n in range(4)])  # fmt: skip
     return {f"clip_{n}": clip for n, clip in enumerate(found.values())}
 
@@ -125,7 +126,7 @@ def test_every_checkpoint_has_its_worst_and_best():
 def test_a_clip_that_cannot_be_drawn_says_why(files, tmp_path):
     damaged = tmp_path / "clip_0.npz"
     damaged.write_bytes(b"PK")
-    broken = ClipFiles("clip_0", files["clip_0"].face, files["clip_0"].hand_l, files["clip_0"].hand_r, str(damaged))
+    broken = ClipFiles("clip_0", files["clip_0"].frames, str(damaged))
     _, data = written(tmp_path / "report.html", {"a": predictions(10, 20)}, files | {"clip_0": broken})
     assert "clip_0.npz" in data["clips"][0]["sheet"]
     assert isinstance(data["clips"][1]["sheet"], list)

@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerFast
 import slt_jax
 from convert import read_pt, write_pt
 from slt_jax.cli.evaluate import main
-from slt_jax.data.clips import StreamDirs, read_clip, scan
+from slt_jax.data.clip_files import scan
+from slt_jax.data.clips import read_clip
+from slt_jax.data.corpus_folder import folders_under
 from slt_jax.data.text import decode, load_tokenizer
 from tests.evaluation.conftest import MODEL, Evaluated, arguments, data_flags
 from tests.parity.goldens import Golden, needs_goldens
@@ -54,10 +56,7 @@ def test_v9_checkpoints(corpus, words, evaluate, name):
     assert found.report["checkpoints"][0]["epoch"] == read_pt(golden.checkpoint)["epoch"]
 
     translator = slt_jax.load(golden.checkpoint, {"backbone": golden.model["backbone"]})
-    files = scan(
-        StreamDirs(corpus / "face", corpus / "hand_l", corpus / "hand_r", corpus / "pose"),
-        [row["video_id"] for row in found.rows()],
-    )
+    files = scan(folders_under(corpus), [row["video_id"] for row in found.rows()])
     for row in found.rows()[:4]:
         clip = read_clip(files[row["video_id"]], sequence_length=6, image_size=56, num_landmarks=13)
         hidden = {mask: ~clip[mask] for mask in ("miss_mask_hl", "miss_mask_hr")}

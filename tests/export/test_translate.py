@@ -14,7 +14,9 @@ from convert import write_pt
 from convert.checkpoint import Blueprint
 from slt_jax.cli.export import main
 from slt_jax.data.augment import prepare
-from slt_jax.data.clips import StreamDirs, read_clip, scan
+from slt_jax.data.clip_files import scan
+from slt_jax.data.clips import read_clip
+from slt_jax.data.corpus_folder import folders_under
 from slt_jax.data.text import decode, load_tokenizer, train_tokenizer
 from slt_jax.synthetic.generator import generate
 from tests.convert.models import settings, tiny
@@ -60,8 +62,9 @@ def exported(folder: Path, *, v9_hand_masks: bool = False, **changes) -> slt_jax
 
 
 def clip_batch(corpus: Path, video_id: str) -> dict[str, np.ndarray]:
-    dirs = StreamDirs(*(corpus / name for name in ("face", "hand_l", "hand_r", "pose")))
-    clip = read_clip(scan(dirs, [video_id])[video_id], sequence_length=5, image_size=28, num_landmarks=13)
+    clip = read_clip(
+        scan(folders_under(corpus), [video_id])[video_id], sequence_length=5, image_size=28, num_landmarks=13
+    )
     return {name: array[None] for name, array in clip.items()}
 
 
@@ -82,8 +85,7 @@ def test_same_text_as_generate(corpus, tmp_path, capsys, tool):
 @pytest.mark.parametrize("v9_hand_masks", [False, True])
 def test_reads_what_evaluation_reads(v9_hand_masks, corpus, tmp_path, tool):
     exported(tmp_path, v9_hand_masks=v9_hand_masks)
-    dirs = StreamDirs(*(corpus / name for name in ("face", "hand_l", "hand_r", "pose")))
-    found = tool.OnnxTranslator(tmp_path / "encoder.json").read(dirs, "train_000001")
+    found = tool.OnnxTranslator(tmp_path / "encoder.json").read(folders_under(corpus), "train_000001")
     wanted = prepare(clip_batch(corpus, "train_000001"), v9_hand_masks=v9_hand_masks)
     keep = np.repeat(wanted.pop("pose_conf_mask"), 3, axis=-1)
     wanted["pose"] = np.where(keep, wanted["pose"], 0)

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from slt_jax.cli.extract import main
-from slt_jax.data.clips import STREAMS, StreamDirs, read_clip, scan
+from slt_jax.data.clip_files import scan
+from slt_jax.data.clips import read_clip
+from slt_jax.data.corpus_folder import folders_under
 from slt_jax.errors import UserError
 from slt_jax.media import extract_many
 from slt_jax.media.extract_many import extract_videos
@@ -48,7 +50,7 @@ def tree(folder: Path, *, without: tuple[str, ...] = ("metadata.jsonl",)) -> dic
 
 
 def loaded(out: Path, video_id: str, length: int) -> dict[str, np.ndarray]:
-    files = scan(StreamDirs(*(out / name for name in (*STREAMS, "pose"))), [video_id])[video_id]
+    files = scan(folders_under(out), [video_id])[video_id]
     return read_clip(files, sequence_length=length, image_size=32, num_landmarks=13)
 
 
@@ -82,7 +84,7 @@ def test_bad_videos_are_told_and_the_others_go_on(videos, tmp_path):
         assert not list(tmp_path.rglob(f"{name}.npz"))
     lines = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
     assert {line["video_id"]: line for line in lines} == records
-    assert {path.name for path in tmp_path.iterdir()} == {*STREAMS, "pose", "metadata.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"face", "hand_l", "hand_r", "pose", "metadata.jsonl"}
 
 
 def test_the_number_of_workers_changes_nothing(videos, tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slt_jax.data.clips import ClipFiles, StreamDirs, scan
+from slt_jax.data.clip_files import ClipFiles, scan
+from slt_jax.data.corpus_folder import folders_under
 
 COLOURS = {"face": (200, 60, 60), "hand_l": (60, 200, 60), "hand_r": (60, 60, 200)}
 
@@ -38,8 +39,7 @@ class Corpus:
         return self.files(video_id)
 
     def files(self, video_id: str) -> ClipFiles:
-        dirs = StreamDirs(*(self.root / name for name in (*COLOURS, "pose")))
-        return scan(dirs, [video_id])[video_id]
+        return scan(folders_under(self.root), [video_id])[video_id]
 
 
 def upright(frames: int, landmarks: int) -> np.ndarray:

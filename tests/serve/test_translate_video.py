@@ -12,7 +12,9 @@ from convert.checkpoint import plan_model
 from convert.state_dict import to_state
 from slt_jax.cli.translate_video import main
 from slt_jax.config import build_config
-from slt_jax.data.clips import STREAMS, StreamDirs, read_clip, scan
+from slt_jax.data.clip_files import scan
+from slt_jax.data.clips import read_clip
+from slt_jax.data.corpus_folder import folders_under
 from slt_jax.data.text import decode, load_tokenizer, train_tokenizer
 from slt_jax.media import extract_many
 from slt_jax.media.extract_many import Job, extract_videos
@@ -76,7 +78,7 @@ def by_hand(place: Path, folder: Path, frames: int, *, masks: bool = False) -> s
     """What the library makes of the first `frames` frames: extraction, loader, generation one after the other."""
     jobs = [Job(place / "video.mp4", "a", 0.0, frames / 25)]
     extract_videos(jobs, folder, ExtractionSettings(pose="raw"), 0, progress=False, make_detector=SquareDetector)
-    files = scan(StreamDirs(*(folder / name for name in (*STREAMS, "pose"))), ["a"])["a"]
+    files = scan(folders_under(folder), ["a"])["a"]
     clip = read_clip(files, sequence_length=10, image_size=28, num_landmarks=13)
     batch = {name: array[None] for name, array in clip.items()}
     if masks:

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from slt_jax.data.clips import MIN_CONFIDENCE, StreamDirs, read_pose, scan
+from slt_jax.data.clip_files import read_pose, scan
+from slt_jax.data.clips import MIN_CONFIDENCE
+from slt_jax.data.corpus_folder import folders_under
 from slt_jax.synthetic.generator import generate
 from slt_jax.training.poses import LEAST, NORM, knows_poses, standardised_poses
 
@@ -12,10 +14,7 @@ from slt_jax.training.poses import LEAST, NORM, knows_poses, standardised_poses
 def files(tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus") / "signs"
     generate(root, num_train=12, num_val=1, num_test=1, image_size=24, workers=0, progress=False)
-    found = scan(
-        StreamDirs(root / "face", root / "hand_l", root / "hand_r", root / "pose"),
-        [f"train_{i:06d}" for i in range(12)],
-    )
+    found = scan(folders_under(root), [f"train_{i:06d}" for i in range(12)])
     return list(found.values())
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import simplejpeg
 
 from convert.torch_file import read_pt, write_pt
+from slt_jax.cli.flags import flag_of
+from slt_jax.streams import IMAGES, STREAMS
 
-BACKBONES = ("face_backbone", "hand_backbone_left", "hand_backbone_right")
-FROZEN = ("--freeze-face-backbone", "--freeze-hand-left-backbone", "--freeze-hand-right-backbone")
-STREAMS = {"face": "face", "left hand": "hand_l", "right hand": "hand_r", "pose": "pose"}
+BACKBONES = tuple(stream.backbone for stream in IMAGES)
+FROZEN = tuple(flag_of(stream.freeze_key) for stream in IMAGES)
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ def variants(seeds: int) -> list[Variant]:
     whole = [Variant(f"complete, seed {seed}", seed=seed) for seed in range(1, seeds + 1)]
     return [
         *whole,
-        *(Variant(f"without {name}", blank=stream) for name, stream in STREAMS.items()),
-        *(Variant(f"{name} of other clips", ("--mix-stream", stream)) for name, stream in STREAMS.items()),
+        *(Variant(f"without {stream.title}", blank=stream.name) for stream in STREAMS),
+        *(Variant(f"{stream.title} of other clips", ("--mix-stream", stream.name)) for stream in STREAMS),
         Variant("v9's hand masks", ("--v9-hand-masks",)),
         Variant("random backbones, frozen", FROZEN),
         Variant("trained backbones, frozen", FROZEN, backbones_of=whole[-1].name),

@@ -12,14 +12,13 @@ import numpy as np
 
 from slt_jax.cli import flags
 from slt_jax.config import Config
+from slt_jax.data.corpus_folder import PLACES
 from slt_jax.errors import UserError
+from slt_jax.streams import IMAGES, MASKED, POSE
 from tools.benchmarks.problem import add_config_flags, positive
 from tools.benchmarks.processes import Side
 from tools.benchmarks.timing import Seconds, alternate, now, ratios, summary, told
 
-DIRECTORIES = {"face_dir": "face", "hand_left_dir": "hand_l", "hand_right_dir": "hand_r", "pose_dir": "pose",
-               "metadata_csv": "meta.csv", "train_index": "index/train.csv"}  # fmt: skip
-HANDS = {"hand_l": "miss_mask_hl", "hand_r": "miss_mask_hr"}
 IMAGE_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 IMAGE_STD = np.array((0.229, 0.224, 0.225), np.float32)
 
@@ -36,7 +35,7 @@ def add_flags(top: argparse.ArgumentParser) -> None:
         type=positive,
         default=12,
         metavar="N",
-        help="clips to generate where no --face-dir is given (default: 12)",
+        help="clips to generate where neither --root nor folders are given (default: 12)",
     )
     top.add_argument("--rounds", type=positive, default=7, metavar="N", help="epochs of each side (default: 7)")
     add_config_flags(top)
@@ -45,7 +44,7 @@ def add_flags(top: argparse.ArgumentParser) -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     config, _ = flags.configure(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        if config.data.face_dir is None:
+        if POSE.folder(config.data) is None:
             config = with_corpus(config, Path(folder, "corpus"), arguments.clips)
         # Read as for validation: every clip's same frames in every epoch, on both sides.
         config = dataclasses.replace(
@@ -93,7 +92,7 @@ def with_corpus(config: Config, corpus: Path, clips: int) -> Config:
         image_size=config.model.image_size,
         progress=False,
     )
-    paths = {key: str(corpus / name) for key, name in DIRECTORIES.items()}
+    paths = {key: str(corpus / PLACES[key]) for key in flags.ROOT_KEYS}
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **paths))
 
 
@@ -138,7 +137,8 @@ class Ours:
         for batch in list(self.loader.epoch())[1:]:
             real = batch.arrays["pad_mask"] & batch.arrays["valid"][:, None]
             clips += int(batch.arrays["valid"].sum())
-            images += int(real.sum() + sum((real & ~batch.arrays[mask]).sum() for mask in HANDS.values()))
+            for stream in IMAGES:
+                images += int((real & ~batch.arrays[stream.mask]).sum() if stream.mask else real.sum())
         if not clips:
             raise UserError(f"--batch-size {self.config.data.batch_size} takes all clips at once; use a smaller one")
         return {"clips": clips, "images": images}
@@ -160,14 +160,14 @@ class V9(Ours):
         """The largest difference of the first batch from ours, normalised."""
         theirs = next(self._batches())
         ours = {name: array[: len(theirs["face"])] for name, array in next(self.loader.epoch()).arrays.items()}
-        if any((theirs[mask] != ours[mask]).any() for mask in HANDS.values()):
+        if any((theirs[stream.mask] != ours[stream.mask]).any() for stream in MASKED):
             return float("inf")
-        for stream in ("face", *HANDS):
-            images = (ours[stream] / np.float32(255) - IMAGE_MEAN) / IMAGE_STD
-            if stream in HANDS:
-                images[ours[HANDS[stream]]] = 0
-            ours[stream] = images.transpose(0, 1, 4, 2, 3)
-        return max(float(np.abs(theirs[name] - ours[name]).max()) for name in ("face", *HANDS, "pose"))
+        for stream in IMAGES:
+            images = (ours[stream.name] / np.float32(255) - IMAGE_MEAN) / IMAGE_STD
+            if stream.mask:
+                images[ours[stream.mask]] = 0
+            ours[stream.name] = images.transpose(0, 1, 4, 2, 3)
+        return max(float(np.abs(theirs[stream.name] - ours[stream.name]).max()) for stream in (*IMAGES, POSE))
 
     def _batches(self) -> Iterator[dict[str, np.ndarray]]:
         clips, size = self.loader.clips, self.config.data.batch_size
@@ -177,20 +177,19 @@ class V9(Ours):
 
     def _clip(self, video_id: str) -> dict[str, np.ndarray]:
         data, length, side = self.config.data, self.config.model.sequence_length, self.config.model.image_size
-        with np.load(Path(data.pose_dir, f"{video_id}.npz")) as archive:
+        with np.load(Path(POSE.folder(data) or "", f"{video_id}.npz")) as archive:
             pose = np.asarray(archive["pose"], np.float32)
         stride = -(-len(pose) // length)
         shown = np.arange((len(pose) - 1) % stride // 2, len(pose), stride)
         shown = np.concatenate([shown, np.repeat(shown[-1:], length - len(shown))])
         row = {"pose": pose[shown]}
-        folders = {"face": data.face_dir, "hand_l": data.hand_left_dir, "hand_r": data.hand_right_dir}
-        for stream, directory in folders.items():
-            paths = [Path(directory, f"{video_id}_f{frame:06d}.jpg") for frame in shown]
+        for stream in IMAGES:
+            paths = [Path(stream.folder(data) or "", f"{video_id}_f{frame:06d}.jpg") for frame in shown]
             images = [v9_image(path, side) if path.exists() else None for path in paths]
             blank = np.zeros((3, side, side), np.float32)
-            row[stream] = np.stack([blank if image is None else image for image in images])
-            if stream in HANDS:
-                row[HANDS[stream]] = np.array([image is None for image in images])
+            row[stream.name] = np.stack([blank if image is None else image for image in images])
+            if stream.mask:
+                row[stream.mask] = np.array([image is None for image in images])
         return row
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from slt_jax.config import Config
-from slt_jax.data.clips import STREAMS, StreamDirs, scan
-from slt_jax.data.loader import Loader
+from slt_jax.data.clip_files import scan
+from slt_jax.data.corpus_folder import folders_under
+from slt_jax.data.loader import Loader, LoaderSettings
+from slt_jax.streams import IMAGES
 from tools.benchmarks.packs import write_corpus
 from tools.benchmarks.problem import add_config_flags, positive, problem
 from tools.benchmarks.timing import alternate, now, ratios, summary, timed, told
@@ -26,7 +28,7 @@ def add_flags(top: argparse.ArgumentParser) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     config = problem(arguments)
-    frozen = {f"freeze_{stream}_backbone": True for stream in ("face", "hand_left", "hand_right")}
+    frozen = {stream.freeze_key: True for stream in IMAGES}
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, feature_cache="auto"),
@@ -91,17 +93,17 @@ def corpus(folder: Path, config: Config, count: int, vocabulary: int) -> dict[st
     """Loaders of the same made-up clips, one for each side."""
     length = config.model.sequence_length
     clips = write_corpus(folder / "clips", count, length, config.model.image_size)
-    dirs = StreamDirs(*(folder / "clips" / name for name in (*STREAMS, "pose")))
-    files = scan(dirs, [clip.video_id for clip in clips])
+    files = scan(folders_under(folder / "clips"), [clip.video_id for clip in clips])
     labels = np.random.default_rng(0).integers(3, vocabulary, (count, config.data.max_target_length), np.int32)
-    return {
-        side: Loader(
-            clips, files, labels, batch_size=config.data.batch_size, sequence_length=length, train=True,
-            image_size=config.model.image_size, num_landmarks=config.model.pose_landmarks,
-            flip_probability=config.data.flip_probability,
-        )
-        for side in ("images", "features")
-    }  # fmt: skip
+    settings = LoaderSettings(
+        batch_size=config.data.batch_size,
+        sequence_length=length,
+        image_size=config.model.image_size,
+        num_landmarks=config.model.pose_landmarks,
+        train=True,
+        flip_probability=config.data.flip_probability,
+    )
+    return {side: Loader(clips, files, labels, settings) for side in ("images", "features")}
 
 
 def report(config: Config, results: dict[str, Any]) -> None:

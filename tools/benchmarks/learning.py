@@ -13,8 +13,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from slt_jax.base.files import replacing, write_json
-from slt_jax.cli.flags import corpus_flags
+from slt_jax.cli.flags import flag_of
 from slt_jax.errors import UserError
+from slt_jax.streams import BY_NAME
 from slt_jax.synthetic.generator import MARKER, generate
 from tools.benchmarks.ablations import Variant, backbones_alone, blanked, needed, variants
 from tools.benchmarks.problem import positive
@@ -73,22 +74,23 @@ def read_results(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 def learn(variant: Variant, corpus: Path, folder: Path, epochs: int | None) -> dict[str, Any]:
     """Train one variant in a process of its own, translate the test clips with its last weights, and score that."""
     run = work_dir(folder, variant.name)
-    blank = {variant.blank: blanked(variant.blank, corpus, folder / "blank")} if variant.blank else {}
-    data = corpus_flags(corpus, blank)
+    data = ["--root", str(corpus)]
+    if variant.blank:
+        blank = blanked(variant.blank, corpus, folder / "blank")
+        data += [flag_of(BY_NAME[variant.blank].folder_key), str(blank)]
     start = []
     if variant.backbones_of:
         source = work_dir(folder, variant.backbones_of) / "last.pt"
         start = ["--init-checkpoint", str(backbones_alone(source, folder / "backbones.pt"))]
-    train, val, test = (str(corpus / "index" / f"{split}.csv") for split in ("train", "val", "test"))
     began = time.monotonic()
     command("train", [
-        "--config", str(CONFIG), *data, "--train-index", train, "--val-index", val, "--work-dir", str(run),
-        "--overwrite", "--seed", str(variant.seed), *variant.flags, *start,
+        "--config", str(CONFIG), *data, "--work-dir", str(run), "--overwrite",
+        "--seed", str(variant.seed), *variant.flags, *start,
         *(("--epochs", str(epochs)) if epochs else ()),
     ])  # fmt: skip
     seconds = time.monotonic() - began
     command("evaluate", [
-        "--checkpoint", str(run / "last.pt"), *data, "--eval-index", test,
+        "--checkpoint", str(run / "last.pt"), *data, "--eval-index", str(corpus / "index" / "test.csv"),
         "--output-csv", str(run / "test" / "predictions.csv"),
     ])  # fmt: skip
     report = json.loads((run / "test" / "report.json").read_text(encoding="utf-8"))

@@ -12,13 +12,15 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from slt_jax.data.clips import STREAMS, ClipFiles, StreamDirs, scan
-from slt_jax.data.loader import Loader
+from slt_jax.data.clip_files import ClipFiles, scan
+from slt_jax.data.corpus_folder import folders_under
+from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packing import write_pack
 from slt_jax.data.packs import open_pack
 from slt_jax.data.quality import report_quality
 from slt_jax.data.splits import usable
+from slt_jax.streams import IMAGES
 from tools.benchmarks.problem import positive
 from tools.benchmarks.timing import Seconds, alternate, ratios, summary, timed, told
 
@@ -49,10 +51,10 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     root, pack = folder / "loose", folder / "pack"
     clips = write_corpus(root, arguments.clips, arguments.frames, arguments.image_size)
     ids = [clip.video_id for clip in clips]
-    dirs = StreamDirs(*(root / name for name in (*STREAMS, "pose")))
-    write_pack(pack, clips, scan(dirs, ids), shard_bytes=SHARD_BYTES)
+    folders = folders_under(root)
+    write_pack(pack, clips, scan(folders, ids), shard_bytes=SHARD_BYTES)
     paths = [path for path in folder.rglob("*") if path.is_file()]
-    find = {"packed": lambda: open_pack(str(pack)).files(ids), "loose": lambda: scan(dirs, ids)}
+    find = {"packed": lambda: open_pack(str(pack)).files(ids), "loose": lambda: scan(folders, ids)}
     files = {name: find_files() for name, find_files in find.items()}
     loaders = {name: loader(clips, own, arguments) for name, own in files.items()}
     works = {
@@ -94,13 +96,14 @@ def write_corpus(root: Path, clips: int, frames: int, size: int) -> list[ClipRow
         coarse = Image.fromarray(rng.integers(0, 255, (max(size // 8, 1),) * 2 + (3,), dtype=np.uint8))
         smooth = np.ascontiguousarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
         pictures.append(simplejpeg.encode_jpeg(smooth, quality=QUALITY))
-    for name in (*STREAMS, "pose"):
-        (root / name).mkdir(parents=True)
+    folders = folders_under(root)
+    for folder in folders.values():
+        folder.mkdir(parents=True)
     for clip in range(clips):
-        for stream in STREAMS:
+        for stream in IMAGES:
             for frame in range(frames):
                 picture = pictures[rng.integers(PICTURES)]
-                (root / stream / f"clip{clip:06d}_f{frame:06d}.jpg").write_bytes(picture)
+                (folders[stream.name] / f"clip{clip:06d}_f{frame:06d}.jpg").write_bytes(picture)
         np.savez(root / "pose" / f"clip{clip:06d}.npz", pose=rng.random((frames, 3 * LANDMARKS), np.float32))
     return [ClipRow(f"clip{clip:06d}", "words") for clip in range(clips)]
 
@@ -133,8 +136,7 @@ def read(clips: list[ClipRow], files: Mapping[str, ClipFiles]) -> None:
         own = files[clips[number].video_id].loaded()
         with own.open_pose() as file:
             file.read()
-        for stream in STREAMS:
-            frames = getattr(own, stream)
+        for frames in own.frames.values():
             if frames.data is None:
                 for position in range(len(frames.numbers)):
                     Path(frames.path(own.video_id, position)).read_bytes()
@@ -142,8 +144,9 @@ def read(clips: list[ClipRow], files: Mapping[str, ClipFiles]) -> None:
 
 def loader(clips: list[ClipRow], files: Mapping[str, ClipFiles], arguments: argparse.Namespace) -> Loader:
     labels = np.zeros((len(clips), 1), np.int32)
-    return Loader(clips, files, labels, batch_size=4, sequence_length=arguments.frames, train=True,
-                  image_size=arguments.image_size, num_landmarks=LANDMARKS)  # fmt: skip
+    return Loader(
+        clips, files, labels, LoaderSettings(4, arguments.frames, arguments.image_size, LANDMARKS, train=True)
+    )
 
 
 def batches(loader: Loader) -> None:

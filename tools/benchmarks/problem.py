@@ -7,8 +7,10 @@ import numpy as np
 
 from slt_jax.cli import flags
 from slt_jax.config import Config
+from slt_jax.data.schema import PAD_MASK, full_sizes, shapes
 from slt_jax.data.text import IGNORE, VOCABULARY
 from slt_jax.errors import UserError
+from slt_jax.streams import IMAGES, MASKED, POSE
 
 RANDOM = "torchhub::dinov2_vits14:random"
 
@@ -34,8 +36,8 @@ def problem(arguments: argparse.Namespace) -> Config:
     model = config.model
     if model.decoder_class:
         raise UserError("--decoder-class: a class of one's own has no torch model to be compared with; leave it out")
-    streams = ("face_backbone", "hand_left_backbone", "hand_right_backbone") if model.backbone is None else ()
-    named = {key: getattr(model, key) or RANDOM for key in streams}
+    streams = IMAGES if model.backbone is None else ()
+    named = {stream.backbone_key: stream.backbone_spec(model) or RANDOM for stream in streams}
     vocabulary = model.vocab_size
     if vocabulary is None and not (model.decoder_model or model.decoder_config):
         vocabulary = VOCABULARY
@@ -45,19 +47,18 @@ def problem(arguments: argparse.Namespace) -> Config:
 def raw_batch(config: Config, vocabulary: int, rows: int) -> dict[str, np.ndarray]:
     """Clips as the loader brings them: the same in every process.
 
-    face, hand_l, hand_r uint8 (B, T, H, W, 3); pose float32 (B, T, 3L); masks bool; labels int32 (B, S), -100 = ignore.
-    Targets end after a quarter to all of the S = data.max_target_length tokens. Nothing is flipped.
+    Names, shapes and types are those of slt_jax.data.schema. Targets end after a quarter to all of the S =
+    data.max_target_length tokens. Nothing is flipped.
     """
     rng = np.random.default_rng(0)
-    frames, side, landmarks = config.model.sequence_length, config.model.image_size, config.model.pose_landmarks
-    length = config.data.max_target_length
-    batch = {
-        stream: rng.integers(0, 256, (rows, frames, side, side, 3), np.uint8) for stream in ("face", "hand_l", "hand_r")
-    }
-    batch["pose"] = rng.random((rows, frames, 3 * landmarks), np.float32)
-    batch["pad_mask"] = np.arange(frames) < rng.integers(-(-frames // 2), frames + 1, (rows, 1))
-    batch |= {name: rng.random((rows, frames)) < 0.1 for name in ("miss_mask_hl", "miss_mask_hr")}
-    batch["pose_conf_mask"] = rng.random((rows, frames, landmarks)) < 0.9
+    shape = {name: shape for name, (shape, _) in shapes(full_sizes(config, rows)).items()}
+    rows, frames = shape[PAD_MASK]
+    _, length = shape["labels"]
+    batch = {stream.name: rng.integers(0, 256, shape[stream.name], np.uint8) for stream in IMAGES}
+    batch[POSE.name] = rng.random(shape[POSE.name], np.float32)
+    batch[PAD_MASK] = np.arange(frames) < rng.integers(-(-frames // 2), frames + 1, (rows, 1))
+    batch |= {stream.mask: rng.random(shape[stream.mask]) < 0.1 for stream in MASKED}
+    batch[POSE.mask] = rng.random(shape[POSE.mask]) < 0.9
     batch |= {"flip": np.zeros(rows, bool), "valid": np.ones(rows, bool)}
     labels = rng.integers(3, vocabulary, (rows, length), np.int32)
     ends = rng.integers(-(-length // 4), length + 1, (rows, 1))

@@ -1,0 +1,201 @@
+"""The files of clips: which there are, and what one of them holds.
+
+Frames are known by the number in their file name, never by their place in a listing: where a crop is missing, that one
+frame is missing and no other moves.
+"""
+
+import io
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from slt_jax.data.corpus_folder import StreamFolders, check_folders
+from slt_jax.errors import UserError
+from slt_jax.streams import IMAGES, MASKED, POSE
+
+FRAME = re.compile(r"(.+)_f(\d+)(\.(?:jpe?g|png))", re.IGNORECASE | re.DOTALL)
+POSE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+class BadClip(UserError):
+    """A clip whose files cannot be used; `--skip-bad-clips` lets training go on without it."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of one stream of one clip: sorted numbers, and names only where they are not the usual ones.
+
+    `data` is what the files hold, where that was read already: there may be no such files then.
+    """
+
+    directory: str
+    numbers: np.ndarray
+    names: tuple[str, ...] | None = None
+    data: tuple[memoryview, ...] | None = None
+
+    def path(self, video_id: str, position: int) -> str:
+        name = f"{video_id}_f{self.numbers[position]:06d}.jpg" if self.names is None else self.names[position]
+        return os.path.join(self.directory, name)
+
+    def decode(self, video_id: str, position: int, out: np.ndarray) -> None:
+        """Decode one frame into `out`, see `decode_image`."""
+        decode_image(self.path(video_id, position), out, None if self.data is None else self.data[position])
+
+
+class PackedRecord(Protocol):
+    """A clip in a pack: its files are one record, read at once (packs.py)."""
+
+    @property
+    def bad(self) -> str | None:
+        """Why the clip cannot be read, None where it can."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the record, in hexadecimal."""
+
+    @property
+    def pose_frames(self) -> int: ...
+
+    def check(self, files: "ClipFiles", num_landmarks: int) -> None:
+        """Raises BadClip where the clip cannot be read, UserError where it has other landmarks."""
+
+    def read(self, video_id: str) -> memoryview:
+        """The record. Raises BadClip."""
+
+    def load(self, files: "ClipFiles") -> "ClipFiles":
+        """`files` with what they hold. Raises BadClip."""
+
+
+@dataclass(frozen=True)
+class ClipFiles:
+    """The files of a clip; of a packed one (`record`) `loaded` has them, before that nothing can be opened."""
+
+    video_id: str
+    frames: Mapping[str, Frames]  # of each stream of images, by its name
+    pose: str | None
+    pose_data: memoryview | None = None
+    record: PackedRecord | None = None
+
+    def loaded(self) -> "ClipFiles":
+        """Itself, or all files of a packed clip in memory. Raises BadClip where the pack is damaged."""
+        return self if self.record is None else self.record.load(self)
+
+    def open_pose(self) -> BinaryIO:
+        """Raises OSError; only for a clip that has a pose file."""
+        if self.pose_data is not None:
+            return io.BytesIO(self.pose_data)
+        return open(str(self.pose), "rb")
+
+    def last_frame(self) -> int:
+        """The highest frame number of the image streams, -1 without any image."""
+        return max(int(frames.numbers[-1]) if len(frames.numbers) else -1 for frames in self.frames.values())
+
+
+def scan(folders: StreamFolders, video_ids: Iterable[str]) -> dict[str, ClipFiles]:
+    """The files of every clip, from one listing of each folder. Raises UserError as `check_folders` does."""
+    check_folders(folders)
+    wanted = dict.fromkeys(video_ids)
+    frames = {stream.name: _list_frames(str(folders[stream.name]), wanted) for stream in IMAGES}
+    with os.scandir(folders[POSE.name]) as entries:
+        poses = {entry.name: entry.path for entry in entries if entry.name.endswith(".npz")}
+    return {
+        video_id: ClipFiles(
+            video_id, {name: found[video_id] for name, found in frames.items()}, poses.get(f"{video_id}.npz")
+        )
+        for video_id in wanted
+    }
+
+
+def _list_frames(directory: str, wanted: dict[str, None]) -> dict[str, Frames]:
+    found: dict[str, dict[int, str]] = {video_id: {} for video_id in wanted}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            match = FRAME.fullmatch(entry.name)
+            if match and match[1] in found:
+                names, number = found[match[1]], int(match[2])
+                names[number] = min(names.get(number, entry.name), entry.name)  # of two files always the same one
+    return {video_id: _frames(directory, video_id, names) for video_id, names in found.items()}
+
+
+def _frames(directory: str, video_id: str, names: dict[int, str]) -> Frames:
+    numbers = sorted(names)
+    usual = all(names[n] == f"{video_id}_f{n:06d}.jpg" for n in numbers)
+    return Frames(directory, np.array(numbers, np.int64), None if usual else tuple(names[n] for n in numbers))
+
+
+def read_pose(files: ClipFiles, num_landmarks: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """`load_pose`, of `num_landmarks`; no frames without a file. Raises UserError for other landmarks."""
+    if files.pose is None:
+        return np.zeros((0, 3 * num_landmarks), np.float32), {}
+    pose, missing = load_pose(files)
+    check_landmarks(files.pose, pose.shape[1], num_landmarks)
+    return pose, missing
+
+
+def load_pose(files: ClipFiles) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Pose (frames, 3L) of a clip that has a pose file; by stream what it says of frames that do not show the stream.
+
+    Raises BadClip where the file cannot be used.
+    """
+    missing = {}
+    try:
+        # Opened here: np.load does not close what it opens and then cannot read.
+        with files.open_pose() as file, np.load(file, allow_pickle=False) as archive:
+            pose = np.asarray(archive["pose"], np.float32)
+            for stream in MASKED:
+                if stream.missing_key in archive.files and (told := archive[stream.missing_key]).size:
+                    missing[stream.name] = told.reshape(-1).astype(bool)
+    except POSE_ERRORS as error:
+        raise BadClip(f"{files.pose}: cannot be read as an npz file with a key pose ({_one_line(error)})") from None
+    if pose.ndim != 2:
+        raise BadClip(f"{files.pose}: pose has the shape {pose.shape}, expected (frames, 3 x landmarks)")
+    if pose.shape[1] % 3:
+        raise BadClip(f"{files.pose}: pose has {pose.shape[1]} columns, which are not x, y and confidence of landmarks")
+    return pose, missing
+
+
+def check_landmarks(path: str, columns: int, num_landmarks: int) -> None:
+    if columns != 3 * num_landmarks:
+        found = f"{columns / 3:g} landmarks ({columns} columns)"
+        raise UserError(f"{path}: {found}, expected {num_landmarks}; set --pose-landmarks to what the files hold")
+
+
+def decode_image(path: str, out: np.ndarray, data: memoryview | None = None) -> None:
+    """Decode an image, or `data` that was read from it, into `out` (H, W, 3) uint8, resized to it.
+
+    Pillow's bicubic (its own default for resize, antialiased, and what DINOv2 was prepared with) resizes; it only runs
+    for crops that were not stored at the model's size, or are no plain JPEG.
+    """
+    import simplejpeg  # here: who only prepares batches on the device needs no decoder
+
+    try:
+        if data is None:
+            with open(path, "rb") as file:
+                data = file.read()
+        try:
+            height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+            if (height, width, 3) == out.shape and colour in ("YCbCr", "RGB", "Gray"):
+                simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+                return
+        except ValueError:
+            pass  # a PNG, a CMYK or a slightly damaged JPEG; Pillow decides
+        with Image.open(io.BytesIO(data)) as image:
+            image = image.convert("RGB")
+            if image.size != (out.shape[1], out.shape[0]):
+                image = image.resize((out.shape[1], out.shape[0]), Image.Resampling.BICUBIC)
+            out[:] = np.asarray(image)
+    except UnidentifiedImageError:  # whose own message has an address in it
+        raise BadClip(f"{path}: cannot be read as an image (no jpg or png)") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadClip(f"{path}: cannot be read as an image ({_one_line(error)})") from None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())

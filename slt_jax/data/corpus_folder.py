@@ -1,0 +1,36 @@
+"""Where a corpus of the usual layout (docs/data.md) has what training reads."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from slt_jax.errors import UserError
+from slt_jax.streams import STREAMS
+
+SPLITS = ("train", "val", "test")
+INDICES = {f"{split}_index": f"index/{split}.csv" for split in SPLITS}
+# The place of what a key of section `data` names.
+FOLDERS = {stream.folder_key: stream.name for stream in STREAMS}
+PLACES = {**FOLDERS, "metadata_csv": "meta.csv", **INDICES}
+
+StreamFolders = Mapping[str, str | Path]  # of each stream, by its name
+
+
+def folders_under(root: str | Path) -> dict[str, Path]:
+    """The folder of each stream in the corpus `root`."""
+    return {stream.name: Path(root) / stream.name for stream in STREAMS}
+
+
+def by_stream(paths: Mapping[str, str | Path]) -> dict[str, str | Path]:
+    """The folder of each stream from paths by key: {"hand_left_dir": path} -> {"hand_l": path}."""
+    return {place: paths[key] for key, place in FOLDERS.items()}
+
+
+def check_folders(folders: StreamFolders) -> None:
+    """Raises UserError, with the flag, for a folder that is not given or not there."""
+    for key, stream in FOLDERS.items():
+        path, flag = folders.get(stream), "--" + key.replace("_", "-")
+        if not path:
+            raise UserError(f"{flag} is not given")
+        if not os.path.isdir(path):
+            raise UserError(f"{flag} {path}: no such directory")
