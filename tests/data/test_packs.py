@@ -269,7 +269,7 @@ def test_verify_finds_every_change_of_the_folders(folders, capsys):
         (lambda pack: (pack / "index.json").unlink(), r"there is no index\.json; is this the folder of a whole pack\?"),
         (lambda pack: (pack / "index.json").write_text("[1, 2"), "index.json is damaged; write the pack again"),
         (lambda pack: (pack / "index.json").write_text('{"format": "slt_jax pack", "version": 9}'), "another version"),
-        (lambda pack: (pack / "clips-00001.array_record").unlink(), "clips-00001.array_record is missing; see slt-pack verify"),
+        (lambda pack: (pack / "clips-00001.array_record").unlink(), "array_record is missing; see slt-pack verify"),
         (lambda pack: os.truncate(pack / "clips-00001.array_record", 70_000), "has 70000 bytes, the index says"),
     ],
 )
