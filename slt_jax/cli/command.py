@@ -1,4 +1,4 @@
-"""What all commands share: the device, the cache of compiled programs, and mistakes told in one line."""
+"""What all commands share: the device, the cache of compiled programs, and errors in one line."""
 
 import logging
 import os
@@ -12,8 +12,8 @@ from slt_jax.errors import UserError
 
 
 def run(prog: str, body: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
-    """`body(argv)`, its exit code; a UserError becomes one line on standard error and exit code 2."""
-    # What there is to know goes with the progress; standard error is for the reason of a bad end.
+    """Run `body(argv)` and return its exit code. A UserError becomes one line on standard error and exit code 2."""
+    # Information goes with the progress; standard error is for why a command failed.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     try:
         return body(argv)
@@ -23,7 +23,7 @@ def run(prog: str, body: Callable[[Sequence[str] | None], int], argv: Sequence[s
 
 
 def choose_device(name: str) -> None:
-    """Tell JAX which platform to use; must come before its first use. Raises UserError where there is none such."""
+    """Tell JAX which platform to use. Call it before JAX is used. Raises UserError if there is no such device."""
     kind, _, index = name.partition(":")
     platform = {"auto": None, "cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}.get(kind, "")
     if platform == "" or (index and (platform != "cuda" or not index.isdigit())):
@@ -32,15 +32,15 @@ def choose_device(name: str) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = index
     import jax
 
-    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX has looked for TPU chips and found none
+    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX looked for TPU chips and found none
         expect_no_tpu()
     wanted = platform or jax.config.jax_platforms
-    if wanted:  # the CPU as well, behind the others: a run's first state is made there
+    if wanted:  # the CPU as well, after the others, because a run's first state is made there
         jax.config.update("jax_platforms", wanted if "cpu" in wanted else f"{wanted},cpu")
     if platform == "cpu":
         keep_freed_memory()
     try:
-        # By name, as JAX would be content with the CPU.
+        # By name, because otherwise JAX would be content with the CPU.
         jax.devices(wanted.partition(",")[0] if wanted and "cpu" not in wanted else None)
     except RuntimeError:
         extra = {"cuda": "cuda", "tpu": "tpu"}.get(platform or "", "cuda")
@@ -49,7 +49,7 @@ def choose_device(name: str) -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Compiled programs are kept between runs in the user's cache; JAX's own variables choose another place."""
+    """Keep compiled programs between runs in the user's cache. JAX's own variables choose another place."""
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:

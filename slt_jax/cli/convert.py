@@ -11,12 +11,12 @@ from typing import Any
 
 from slt_jax.errors import UserError
 
-LARGE = 64 << 20  # bytes from which on a bar is shown
+LARGE = 64 << 20  # bytes; a larger file shows a progress bar
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="slt-convert", allow_abbrev=False, description="Weights between PyTorch v9, slt_jax and safetensors."
+        prog="slt-convert", allow_abbrev=False, description="Move weights between PyTorch v9, slt_jax and safetensors."
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--dry-run",
             action="store_true",
-            help="write nothing; print the +/- diff against the model (exit code 1 where they differ)",
+            help="write nothing; print the +/- diff against the model (exit code 1 if they differ)",
         )
         model = command.add_mutually_exclusive_group()
         model.add_argument(
@@ -47,14 +47,14 @@ def parser() -> argparse.ArgumentParser:
         )
         model.add_argument("--config", metavar="FILE", help="the same from the section model of a YAML or JSON file")
         if name != "to-jax":
-            command.add_argument("--prefix", default="", help="put before every key written, as module.")
+            command.add_argument("--prefix", default="", help="put this before every key, such as module.")
         if name != "to-safetensors":
             state = command.add_mutually_exclusive_group()
             state.add_argument(
                 "--include-optimizer",
                 dest="weights_only",
                 action="store_false",
-                help="optimiser and scaler state too, where there is one (default)",
+                help="optimiser and scaler state too, if there is one (default)",
             )
             state.add_argument("--weights-only", action="store_true", help="leave out optimiser and scaler state")
             command.set_defaults(weights_only=False)
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"slt-convert: error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of a long table has seen enough
+    except BrokenPipeError:  # the reader of a long table, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -119,7 +119,7 @@ def convert_command(arguments: argparse.Namespace) -> int:
     if arguments.command == "to-safetensors":
         with bar(target.name) as progress:
             ties = to_safetensors(source, target, dtype=dtype, prefix=arguments.prefix, progress=progress)
-        left_out = f"; {len(ties)} tied tensors are once in it, its metadata names them" if ties else ""
+        left_out = f"; {len(ties)} tied tensors are stored once; the metadata names them" if ties else ""
         print(f"{target}: written, {len(source.tensors) - len(ties)} tensors{left_out}")
         return 0
     with bar(target.name) as progress:

@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PT",
         nargs="+",
         action="extend",
-        help="one or several: .pt files, work-dirs (their best weights), folders of saved states",
+        help="one or several .pt files, work-dirs (their best weights) or folders of saved states",
     )
     top.add_argument("--eval-index", metavar="CSV", help="the clips' ids")
     flags.add_root_flag(top, ROOT_KEYS)
@@ -51,7 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="INT",
         help="longest translation in tokens (default: --max-target-length with the start token)",
     )
-    top.add_argument("--split-by", metavar="COLUMN", help="also scores for each value of a column of the metadata")
+    top.add_argument("--split-by", metavar="COLUMN", help="also score each value of a column of the metadata")
     top.add_argument("--log-level", type=str.upper, choices=LOG_LEVELS, help="(default: WARNING)")
     flags.add_config_flags(top, ("data", "model"))
     return flags.parse(top, argv)
@@ -88,7 +88,7 @@ def _evaluate(argv: Sequence[str] | None) -> int:
     try:
         report = evaluate(request)
     except KeyboardInterrupt:
-        print("slt-eval: interrupted; the predictions of the checkpoints that were finished are kept", file=sys.stderr)
+        print("slt-eval: interrupted; predictions of finished checkpoints are kept", file=sys.stderr)
         return 130
     folder = request.output_csv.parent
     written = [*(checkpoint["predictions"] for checkpoint in report["checkpoints"]), *REPORTS]
@@ -98,7 +98,7 @@ def _evaluate(argv: Sequence[str] | None) -> int:
 
 
 def table(report: Mapping[str, Any]) -> list[str]:
-    """A line a checkpoint, one a group of it, and for several checkpoints their mean and deviation."""
+    """A line per checkpoint and per group, and for several checkpoints their mean and standard deviation."""
     rows = [("", "clips", *COLUMNS)]
     for checkpoint in report["checkpoints"]:
         rows.append(_row(checkpoint["checkpoint"], checkpoint["clips"], checkpoint["metrics"]))
@@ -109,7 +109,7 @@ def table(report: Mapping[str, Any]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     seconds = sum(checkpoint["compile_seconds"] for checkpoint in report["checkpoints"])
-    return [*lines, f"compiled in {seconds:.1f} s, which no time per clip contains"]
+    return [*lines, f"compiled in {seconds:.1f} s, which is not part of the times per clip"]
 
 
 def _row(name: str, clips: int | str, values: Mapping[str, float]) -> tuple[str, ...]:

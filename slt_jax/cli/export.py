@@ -11,7 +11,7 @@ from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.errors import UserError
 
 OPSETS = range(17, 24)
-# What changes nothing in a trained model's evaluation; a checkpoint and a flag may differ in it.
+# Settings that do not change how a trained model evaluates, so that a checkpoint and a flag may differ.
 TRAINING_ONLY = ("freeze_", "local_files_only", "projector_dropout", "fusion_dropout", "temporal_dropout",
                  "decoder_dropout")  # fmt: skip
 
@@ -29,7 +29,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         type=Path,
         default=None,
-        help="write encoder_VERSION.onnx and encoder_VERSION.json here, where no other path is given",
+        help="write encoder_VERSION.onnx and encoder_VERSION.json here, unless another path is given",
     )
     top.add_argument("--version", metavar="TEXT", default="v1", help="what these files are called (default: v1)")
     top.add_argument(
@@ -51,7 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--decoder",
         action="store_true",
         default=False,
-        help="also write the decoder, so that tools/translate_onnx.py makes text without JAX",
+        help="also write the decoder, for text without JAX (tools/translate_onnx.py)",
     )
     top.add_argument(
         "--stablehlo",
@@ -61,13 +61,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=None,
         help="write the encoder as a jax.export artefact (default: in --artifact-dir)",
     )
-    top.add_argument("--torchscript", metavar="FILE", default=None, help="not made here; says where it comes from")
+    top.add_argument("--torchscript", metavar="FILE", default=None, help="not supported; says how to get it")
     flags.add_config_flags(top, ["model"])
     return flags.parse(top, argv)
 
 
 def targets(arguments: argparse.Namespace) -> dict[str, Path | None]:
-    """The files to write. Raises UserError naming the flag."""
+    """The files to write. Raises UserError that names the flag."""
     if arguments.torchscript is not None:
         raise UserError(
             "--torchscript: TorchScript needs torch; give v9's own tools/export_onnx_encoder_v9.py the .pt instead "
@@ -99,7 +99,7 @@ def targets(arguments: argparse.Namespace) -> dict[str, Path | None]:
 
 
 def model_settings(given: Mapping[str, Any], saved: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
-    """The settings that the checkpoint does not have itself. Raises UserError where it has others."""
+    """The settings that the checkpoint itself does not have. Raises UserError if it has other values."""
     told = {key: value for key, value in given.items() if not key.startswith(TRAINING_ONLY)}
     for key, value in told.items():
         if saved.get(key) is not None and saved[key] != value:
@@ -109,7 +109,7 @@ def model_settings(given: Mapping[str, Any], saved: Mapping[str, Any], path: Pat
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 a file did not compute what the model does, 2 a mistake in the input."""
+    """Exit codes: 0 done, 1 a file does not compute what the model does, 2 a mistake in the input."""
     return run("slt-export", _export, argv)
 
 

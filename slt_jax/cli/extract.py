@@ -1,4 +1,4 @@
-"""`slt-extract`, also `python tools/extract_rois_v2.py`: videos become the streams that training reads."""
+"""`slt-extract`, also `python tools/extract_rois_v2.py`: from videos to the streams that training reads."""
 
 import argparse
 import signal
@@ -14,36 +14,37 @@ from slt_jax.media.settings import ExtractionSettings
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """v9's flags, with its two positional arguments also as flags."""
+    """Read v9's flags; its two positional arguments are also flags."""
     top = flags.command_parser(
         "slt-extract", "Cut videos of signing into face, hands and pose: the streams that slt-train reads."
     )
-    top.add_argument("videos_dir", nargs="?", help="folder of videos (its subfolders too), or one video")
+    top.add_argument("videos_dir", nargs="?", help="a video, or a folder of videos (subfolders too)")
     top.add_argument("out_root", nargs="?", help="folder for face, hand_l, hand_r, pose and metadata.jsonl")
     top.add_argument("--videos", metavar="DIR", help="the same as the first argument")
     top.add_argument("--output", metavar="DIR", help="the same as the second")
     top.add_argument("--metadata", metavar="PATH", help="the record of all clips (default: OUTPUT/metadata.jsonl)")
     top.add_argument("--workers", type=int, metavar="N", help="processes (default: 1; 0: this one)")
-    top.add_argument("--resume", action="store_true", help="keep clips that are whole and made with these settings")
-    top.add_argument("--overwrite", action="store_true", help="make clips anew that are there already")
+    top.add_argument(
+        "--resume", action="store_true", help="keep clips that are complete and were made with these settings"
+    )
+    top.add_argument("--overwrite", action="store_true", help="make clips again that are already there")
     add_setting_flags(top)
     return flags.parse(top, argv)
 
 
 def add_setting_flags(top: argparse.ArgumentParser) -> None:
-    """The flags of `settings`."""
+    """Add the flags that `settings` reads."""
     group = top.add_argument_group("extraction")
-    group.add_argument("--fps", type=float, metavar="F", help="frames a second that are written (default: 25)")
+    group.add_argument("--fps", type=float, metavar="F", help="frames per second to write (default: 25)")
     group.add_argument(
-        "--fps-limit",
-        type=float,
-        metavar="F",
-        help="the video's own rate where it is below F, else F (instead of a fixed rate)",
+        "--fps-limit", type=float, metavar="F", help="the video's own rate, at most F (instead of a fixed rate)"
     )
     group.add_argument("--landmarks", metavar="SET", help="13 (default), 14, 17, or the name of a set (docs/video.md)")
-    group.add_argument("--pose", metavar="SPACE", help="signing (default: about the shoulders, in their widths) or raw")
-    group.add_argument("--crop-size", type=int, metavar="PX", help="side of the pictures (default: 224)")
-    group.add_argument("--min-confidence", type=float, metavar="P", help="of people, faces and wrists (default: 0.5)")
+    group.add_argument(
+        "--pose", metavar="SPACE", help="signing (default: relative to the shoulders, in shoulder widths) or raw"
+    )
+    group.add_argument("--crop-size", type=int, metavar="PX", help="side of the crops (default: 224)")
+    group.add_argument("--min-confidence", type=float, metavar="P", help="for people, faces and wrists (default: 0.5)")
     group.add_argument("--image-format", metavar="FORMAT", help="jpg (default) or png")
     group.add_argument(
         "--signer-box", type=_box, metavar="L,T,R,B", help="where the signer is, in pixels or fractions of the picture"
@@ -53,7 +54,7 @@ def add_setting_flags(top: argparse.ArgumentParser) -> None:
 
 
 def settings(arguments: argparse.Namespace, **defaults) -> ExtractionSettings:
-    """The settings that the flags ask for; `defaults` stand for flags that were not given."""
+    """The settings that the flags ask for. `defaults` replace flags that were not given."""
     names = ExtractionSettings.__dataclass_fields__
     given = {name: value for name, value in vars(arguments).items() if name in names}
     if "landmarks" in given:

@@ -20,27 +20,29 @@ from slt_jax.errors import UserError
 PROG = "slt-pack"
 SHARD_MB = 256
 INPUTS = (*FOLDERS, "metadata_csv")
-ROWS = 20  # clips that are listed with what is wrong
+ROWS = 20  # listed clips of each kind
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What to write or verify, and where the folders are."""
-    top = flags.command_parser(PROG, "Put a data set into a few big files, which --packs reads in place of folders.")
+    """Read what to write or verify, and where the folders are."""
+    top = flags.command_parser(PROG, "Pack a data set into a few big files, which --packs reads in place of folders.")
     commands = top.add_subparsers(dest="command", required=True, metavar="write|verify")
     options = {"argument_default": argparse.SUPPRESS, "allow_abbrev": False}
     write = commands.add_parser("write", help="write a pack from the folders", **options)
     write.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the pack")
-    write.add_argument("--shard-mb", metavar="INT", type=int, help=f"most megabytes of a file (default: {SHARD_MB})")
+    write.add_argument("--shard-mb", metavar="INT", type=int, help=f"megabytes of a file at most (default: {SHARD_MB})")
     verify = commands.add_parser("verify", help="compare a pack with its checksums, and with the folders", **options)
     verify.add_argument("pack", metavar="PACK", help="folder or URL of the pack")
     for command in (write, verify):
         flags.add_corpus_flags(command, INPUTS)
-        command.add_argument("--index", metavar="CSV", nargs="+", help="these clips (default: all of the metadata)")
+        command.add_argument(
+            "--index", metavar="CSV", nargs="+", help="pack only these clips (default: all of the metadata)"
+        )
     return flags.parse(top, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done or in order, 1 the pack is not what was written, 2 a mistake in the input."""
+    """Exit codes: 0 done or in order, 1 the pack is damaged or differs, 2 a mistake in the input."""
     return run(PROG, _pack, argv)
 
 
@@ -61,14 +63,14 @@ def _write(output: Path, shard_mb: int = SHARD_MB, **given: Any) -> int:
     try:
         with tqdm(desc="clips", unit="clip", leave=False, disable=None) as bar:
             index = write_pack(output, clips, files, shard_bytes=shard_mb * 1_000_000, progress=_shown(bar))
-    except (OSError, RuntimeError) as error:  # the latter is ArrayRecord's, for a full disk too
+    except (OSError, RuntimeError) as error:  # the latter is ArrayRecord's, also for a full disk
         raise UserError(f"--output {output}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
     bad = [entry["bad"] for entry in index["clips"] if "bad" in entry]
     for reason in bad[:ROWS]:
         print(f"not packed: {reason}")
     if bad:
         more = f", {len(bad) - ROWS} more than shown" if len(bad) > ROWS else ""
-        print(f"{len(bad)} clips cannot be read{more}; the index keeps why, and --skip-bad-clips skips them")
+        print(f"{len(bad)} clips cannot be read{more}; the index says why, and --skip-bad-clips skips them")
     size = sum(shard["size"] for shard in index["shards"]) / 1e6
     print(f"written: {output}: {len(clips) - len(bad)} clips in {len(index['shards'])} files, {size:.1f} MB")
     return 0
@@ -89,7 +91,7 @@ def _verify(pack: str, **given: Any) -> int:
 
 
 def _source(index: Sequence[str] | None = None, **given: str) -> tuple[list[ClipRow], dict[str, ClipFiles]]:
-    """The clips of the metadata, or those that the index files name, and their files."""
+    """The clips of the metadata, or only those in the index files, and their files."""
     paths = flags.places_of(given, INPUTS)
     metadata = read_metadata(paths["metadata_csv"])
     ids = metadata if index is None else dict.fromkeys(video_id for path in index for video_id in read_index(path))

@@ -1,4 +1,4 @@
-"""`slt-plan`: will a configuration fit TPUs that are not here, or the devices that are?"""
+"""`slt-plan`: will a configuration fit these devices, or TPUs that are not at hand?"""
 
 import argparse
 import dataclasses
@@ -29,10 +29,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         nargs="+",
         action="extend",
-        help="TPU slices to compile for, none of which has to be here: v5e:2x2 v5e:4x4 v5p:2x2x1 v6e:2x2 "
+        help="TPU slices to compile for, which need not be at hand: v5e:2x2 v5e:4x4 v5p:2x2x1 v6e:2x2 "
         "(default: the devices of this machine)",
     )
-    top.add_argument("--json", metavar="FILE", help="also write the results there")
+    top.add_argument("--json", metavar="FILE", help="also write the results to this file")
     flags.add_config_flags(top)
     return flags.parse(top, argv)
 

@@ -1,4 +1,4 @@
-"""`slt-plot RUN...`, also `python tools/plot_metrics.py`: the curves of one or several runs as PNG and SVG."""
+"""`slt-plot RUN...`, also `python tools/plot_metrics.py`: plot the curves of runs as PNG and SVG."""
 
 import argparse
 import sys
@@ -15,8 +15,8 @@ KINDS = (".png", ".svg")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Which runs, and what to write."""
-    top = flags.command_parser(PROG, "Plot loss, scores, learning rate and throughput of runs by epoch.")
+    """Read which runs to plot, and what to write."""
+    top = flags.command_parser(PROG, "Plot the loss, scores, learning rate and throughput of runs by epoch.")
     top.add_argument("runs", metavar="RUN", nargs="+", help="a work-dir or its metrics.jsonl")
     top.add_argument("--output", metavar="FILE", help="FILE.png and FILE.svg are written (default: metrics.png, .svg)")
     return flags.parse(top, argv)

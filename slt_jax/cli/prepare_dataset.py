@@ -1,4 +1,4 @@
-"""`slt-prepare`, also `python tools/prepare_dataset.py`: a corpus of long videos and its CSV become a data set."""
+"""`slt-prepare`, also `python tools/prepare_dataset.py`: turn a corpus of long videos and its CSV into a data set."""
 
 import argparse
 import signal
@@ -18,11 +18,13 @@ PROG = "slt-prepare"
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser(
-        PROG, "Read a corpus CSV, repair it, split it by video, cut and extract its clips. The same command goes on "
+        PROG, "Read a corpus CSV, repair it, split it by video, cut and extract its clips. The same command continues "
         "where it was stopped.",
     )  # fmt: skip
     top.add_argument("--metadata", metavar="CSV", type=Path, help="id, text, video, start, end of every clip")
-    top.add_argument("--videos", metavar="DIR", type=Path, help="the videos, named as in the CSV, in subfolders too")
+    top.add_argument(
+        "--videos", metavar="DIR", type=Path, help="folder of the videos, named as in the CSV (subfolders too)"
+    )
     top.add_argument(
         "--output",
         metavar="DIR",
@@ -36,14 +38,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=_shares,
         help="shares of the clips (default: 0.8,0.1,0.1)",
     )
-    top.add_argument("--seed", type=int, metavar="INT", help="of the splits (default: 1234)")
-    top.add_argument("--keep-split", action="store_true", help="take the splits of the CSV's own column split")
+    top.add_argument("--seed", type=int, metavar="INT", help="seed of the splits (default: 1234)")
+    top.add_argument("--keep-split", action="store_true", help="use the CSV's own column split")
     top.add_argument("--workers", type=int, metavar="INT", help="processes that extract (default: 1)")
-    top.add_argument("--fps", type=float, metavar="FLOAT", help="frames a second to extract (default: 25)")
+    top.add_argument("--fps", type=float, metavar="FLOAT", help="frames per second to extract (default: 25)")
     top.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="cut nothing: tables and report only, and nothing at all without --output",
+        "--dry-run", action="store_true", help="cut nothing: only tables and report, or nothing at all without --output"
     )
     return flags.parse(top, argv)
 
@@ -54,7 +54,7 @@ def _shares(text: str) -> tuple[float, ...]:
     except ValueError:
         shares = ()
     if len(shares) != 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is not three shares, as 0.8,0.1,0.1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not three shares, such as 0.8,0.1,0.1")
     return shares
 
 
@@ -71,14 +71,14 @@ def _prepare(argv: Sequence[str] | None) -> int:
     try:
         prepared = prepare(request)
     except KeyboardInterrupt:
-        print(f"{PROG}: interrupted; the clips that are done are kept, the same command goes on", file=sys.stderr)
+        print(f"{PROG}: interrupted; finished clips are kept, and the same command continues", file=sys.stderr)
         return 128 + signal.SIGINT
     print("\n".join(summary(request, prepared)))
     return 1 if prepared.failed else 0
 
 
 def summary(request: PreparationRequest, prepared: Prepared) -> list[str]:
-    """What was kept, dropped and repaired, and what each split holds."""
+    """Lines on what was kept, dropped and repaired, and on each split."""
     corpus = prepared.corpus
     lines = [f"{request.metadata}: {corpus.rows} rows, {len(corpus.clips)} kept, {len(corpus.drops)} dropped"]
     lines += [f"  dropped {count}: {reason}" for reason, count in Counter(d.reason for d in corpus.drops).most_common()]
@@ -88,7 +88,7 @@ def summary(request: PreparationRequest, prepared: Prepared) -> list[str]:
         if clips:
             minutes = sum(clip.duration or 0.0 for clip in clips) / 60
             videos = len({clip.video for clip in clips})
-            length = f", minutes {minutes:.4g}" if minutes else ""  # unknown where videos are clips as a whole
+            length = f", minutes {minutes:.4g}" if minutes else ""  # unknown if whole videos are clips
             lines.append(f"  {split}: clips {len(clips)}, videos {videos}{length}")
         else:
             lines.append(f"  {split}: empty, no index is written")

@@ -1,4 +1,4 @@
-"""The flags of a command that several processes run together."""
+"""The flags of commands that several processes run together."""
 
 import argparse
 
@@ -7,11 +7,13 @@ from slt_jax.runtime.links import TIMEOUT_SECONDS, Meeting
 
 
 def add_process_flags(top: argparse.ArgumentParser) -> None:
-    group = top.add_argument_group("several processes", "the same command in each; see docs/parallel.md")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs, and a free port there")
-    group.add_argument("--num-processes", type=int, metavar="N", help="how many processes take part")
-    group.add_argument("--process-id", type=int, metavar="I", help="which of them this is, from 0")
-    group.add_argument("--distributed", action="store_true", help="SLURM, GKE, Open MPI or a TPU slice says all that")
+    group = top.add_argument_group("several processes", "run the same command in each; see docs/parallel.md")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="the host of process 0, and a free port on it")
+    group.add_argument("--num-processes", type=int, metavar="N", help="the number of processes")
+    group.add_argument("--process-id", type=int, metavar="I", help="the number of this process, from 0")
+    group.add_argument(
+        "--distributed", action="store_true", help="take all this from SLURM, GKE, Open MPI or the TPU slice"
+    )
     group.add_argument(
         "--distributed-timeout",
         type=float,
@@ -21,7 +23,7 @@ def add_process_flags(top: argparse.ArgumentParser) -> None:
 
 
 def meeting(arguments: argparse.Namespace) -> Meeting | None:
-    """What the flags ask for, None for a run of one process. Raises UserError where they contradict each other."""
+    """What the flags ask for; None for a single process. Raises UserError if they contradict each other."""
     coordinator, count = getattr(arguments, "coordinator", None), getattr(arguments, "num_processes", None)
     index, timeout = getattr(arguments, "process_id", None), getattr(arguments, "distributed_timeout", None)
     detect = hasattr(arguments, "distributed")

@@ -1,7 +1,7 @@
-"""The tables of flags and keys in the English and the Spanish guide: `python -m slt_jax.cli.reference` writes both.
+"""`python -m slt_jax.cli.reference` writes the tables of flags and keys in the English and the Spanish guide.
 
-They are made from the configuration, the Spanish meanings from docs/es/opciones.yml. A test compares them with the
-documents, so neither can drift from the other.
+They are made from the configuration, the Spanish meanings from docs/es/opciones.yml. A test compares the tables with
+the documents, so they cannot drift apart.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from slt_jax.errors import UserError
 
 START, END = "<!-- flags: made by python -m slt_jax.cli.reference -->", "<!-- end of flags -->"
 ENGLISH, SPANISH = "flag | key | default | meaning", "parámetro | clave | valor por omisión | significado"
-GUIDES = {"docs/training.md": None, "docs/es/training.md": "docs/es/opciones.yml"}  # the guide: its meanings
+GUIDES = {"docs/training.md": None, "docs/es/training.md": "docs/es/opciones.yml"}  # guide: its meanings
 
 
 def flags_table(meanings: Mapping[str, str] | None = None) -> str:
-    """Markdown: one table a section, with flag, key, default and meaning; in Spanish with the `meanings` of its keys.
+    """Markdown: one table per section with flag, key, default and meaning; in Spanish with `meanings` by key.
 
-    Raises UserError for a key without a meaning and a meaning without a key.
+    Raises UserError for a key without a meaning, or a meaning without a key.
     """
     helps = {
         f"{section}.{field.name}": field.metadata["help"]
@@ -52,7 +52,7 @@ def flags_table(meanings: Mapping[str, str] | None = None) -> str:
 
 
 def with_table(root: Path, guide: str) -> str:
-    """The text of one of `GUIDES` under `root`, with the table between its two marks."""
+    """The text of one of `GUIDES` under `root`, with the new tables between its two marks."""
     document = (root / guide).read_text(encoding="utf-8")
     meanings = GUIDES[guide] and yaml.safe_load((root / GUIDES[guide]).read_text(encoding="utf-8"))
     before, _, rest = document.partition(START)

@@ -16,7 +16,7 @@ PROG = "slt-train"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Every configuration key as a flag, plus what steers the run itself."""
+    """Read every configuration key as a flag, and the flags of the run itself."""
     top = flags.command_parser(
         PROG, "Train the multi-stream sign-language translator. --set wins over flags, flags over --config."
     )

@@ -1,4 +1,4 @@
-"""`slt-translate`, also `python tools/translate_video.py`: a video file becomes text."""
+"""`slt-translate`, also `python tools/translate_video.py`: from a video file to text."""
 
 import argparse
 import dataclasses
@@ -20,13 +20,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser("slt-translate", "Translate a video of signing into text.")
     top.add_argument("video", help="the video file")
     top.add_argument("--checkpoint", metavar="PATH", help="a .pt, a work-dir or a folder of Orbax states")
-    top.add_argument("--tokenizer", metavar="DIR", help="default: the one beside the checkpoint")
+    top.add_argument(
+        "--tokenizer", metavar="DIR", help="tokenizer folder or hub id (default: the one beside the checkpoint)"
+    )
     top.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (default: 4)")
     top.add_argument(
         "--window",
         type=float,
         metavar="SECONDS",
-        help="translate pieces of this length (default: what the model takes, cut at pauses)",
+        help="translate windows of this length (default: as long as the model takes, cut at pauses)",
     )
     top.add_argument("--json", action="store_true", help="print one JSON object with the segments")
     top.add_argument("--srt", metavar="FILE", help="also write subtitles")
@@ -51,7 +53,7 @@ def _translate(argv: Sequence[str] | None) -> int:
     subtitles = Path(given["srt"]) if "srt" in given else None
     if subtitles is not None and (subtitles.is_dir() or not subtitles.absolute().parent.is_dir()):
         raise UserError(f"--srt {subtitles}: is a folder, or its folder does not exist")
-    settings(arguments)  # its mistakes, and the video's, are told before a model is loaded
+    settings(arguments)  # so that errors in it and in the video are reported before a model is loaded
     facts(given["video"])
     choose_device(given.get("device", "auto"))
     keep_compiled_programs()
@@ -61,7 +63,7 @@ def _translate(argv: Sequence[str] | None) -> int:
     wished = settings(arguments, **model.defaults())
     notes = model.check(wished)
     if model.v9_hand_masks:
-        notes.append(f"{given['checkpoint']} was trained with v9's hand masks: it is shown no hands")
+        notes.append(f"{given['checkpoint']} was trained with v9's hand masks, so it is shown no hands")
     for note in notes:
         print(f"slt-translate: note: {note}", file=sys.stderr)
 

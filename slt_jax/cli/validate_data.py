@@ -1,4 +1,4 @@
-"""`slt-check-data`, also `python tools/ci_validate_data_contract.py`: is a data set as docs/data.md says?"""
+"""`slt-check-data`, also `python tools/ci_validate_data_contract.py`: does a data set follow docs/data.md?"""
 
 import argparse
 import sys
@@ -24,10 +24,12 @@ INPUTS = (*FOLDERS, "metadata_csv")
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser(PROG, "Check every file of a data set against docs/data.md. Exit code 1: it has errors.")
     flags.add_corpus_flags(top, PLACES)
-    top.add_argument("--pose-landmarks", type=int, metavar="INT", help="of a frame (default: as most clips have)")
-    top.add_argument("--generate", action="store_true", help="check a small corpus that is generated for it")
+    top.add_argument(
+        "--pose-landmarks", type=int, metavar="INT", help="landmarks per frame (default: as most clips have)"
+    )
+    top.add_argument("--generate", action="store_true", help="generate a small corpus and check it")
     top.add_argument("--strict", action="store_true", help="warnings are errors")
-    top.add_argument("--rows", type=int, metavar="INT", help="clips to list of each kind of finding (default: 20)")
+    top.add_argument("--rows", type=int, metavar="INT", help="clips to list for each kind of finding (default: 20)")
     return flags.parse(top, argv)
 
 
@@ -70,7 +72,7 @@ def _check(*, pose_landmarks: int | None = None, strict: bool = False, rows: int
 
 
 def table(report: Report, rows: int) -> list[str]:
-    """Every finding by clip, errors first, at most `rows` of a kind; then what was looked at, and the verdict."""
+    """Every finding by clip, errors first, at most `rows` of a kind; then what was checked, and the verdict."""
     kinds: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in report.findings:
         kinds[finding.severity, finding.kind].append(finding)

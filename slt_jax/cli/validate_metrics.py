@@ -1,11 +1,12 @@
-"""`slt-check-metrics RUN REFERENCE`, also `python tools/ci_validate_metrics.py`: did a training go as it went before?
+"""`slt-check-metrics RUN REFERENCE`, also `python tools/ci_validate_metrics.py`: did a training go as before?
 
-The reference is a JSON object, one entry a metric of `metrics.jsonl`:
+The reference is a JSON object with one entry per metric of `metrics.jsonl`:
 
     {"val_loss": {"value": 3.6, "tolerance": 0.05, "relative": true, "direction": "lower", "epoch": 2}}
 
-`tolerance` (0) is absolute, or with `relative` a fraction of the value. `direction` says what is better: `lower` fails
-above the value, `higher` below it, `both` (default) on either side. `epoch` is a number or `last` (default).
+`tolerance` (default 0) is absolute, or with `relative` a fraction of the value. `direction` says what is better:
+`lower` fails above the value, `higher` below it, `both` (default) on either side. `epoch` is a number or `last`
+(default).
 """
 
 import argparse
@@ -30,7 +31,7 @@ HEADER = ("metric", "epoch", "found", "reference", "allowed", "result")
 
 @dataclass(frozen=True)
 class Expected:
-    """What a metric should be; `epoch` None stands for the last."""
+    """What a metric should be. `epoch` None means the last."""
 
     value: float
     tolerance: float = 0.0
@@ -40,7 +41,7 @@ class Expected:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the greatest value that pass."""
+        """The smallest and the largest value that pass."""
         room = self.tolerance * (abs(self.value) if self.relative else 1.0)
         least = -math.inf if self.direction == "lower" else self.value - room
         greatest = math.inf if self.direction == "higher" else self.value + room
@@ -49,7 +50,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`found` None: the run has no such number; `epoch` None: nor such an epoch."""
+    """How a metric did. `found` is None if the run has no such number, `epoch` if it has no such epoch."""
 
     metric: str
     expected: Expected
@@ -91,7 +92,7 @@ def _validate(argv: Sequence[str] | None) -> int:
 
 
 def read_reference(path: Path) -> dict[str, Expected]:
-    """Raises UserError naming the file and the key that is wrong."""
+    """Read the reference values. Raises UserError that names the file and the wrong key."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

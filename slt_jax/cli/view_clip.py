@@ -1,4 +1,4 @@
-"""`slt-view VIDEO_ID`, also `python tools/view_clip.py`: a clip as a contact sheet and as a film."""
+"""`slt-view VIDEO_ID`, also `python tools/view_clip.py`: draw a clip as a contact sheet and as a film."""
 
 import argparse
 import importlib.util
@@ -23,14 +23,16 @@ KINDS = (".png", ".gif", ".mp4")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Which clip, where its streams are, and what to write."""
+    """Read which clip, where its streams are, and what to write."""
     top = flags.command_parser(
-        PROG, "Draw a clip's face, hands and pose: a contact sheet (png) and a film (mp4; gif where PyAV is absent)."
+        PROG, "Draw a clip's face, hands and pose: a contact sheet (png) and a film (mp4, or gif without PyAV)."
     )
     top.add_argument("video_id", metavar="VIDEO_ID", help="the clip's id, as its files are named")
     flags.add_corpus_flags(top, FOLDERS)
-    top.add_argument("--output", metavar="FILE", help="only this one: .png, .gif or .mp4 (default: a .png and a film)")
-    top.add_argument("--fps", type=float, help="frames a second of the film (default: the pose file's, else 25)")
+    top.add_argument(
+        "--output", metavar="FILE", help="write only this file: .png, .gif or .mp4 (default: a .png and a film)"
+    )
+    top.add_argument("--fps", type=float, help="frames per second of the film (default: the pose file's, else 25)")
     top.add_argument("--columns", type=int, metavar="INT", help="frames on the sheet (default: 12)")
     return flags.parse(top, argv)
 
