@@ -92,7 +92,7 @@ class Blueprint:
     def build(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, seed: int = 0) -> SignTranslator:
         rngs = nnx.Rngs(seed)
         # Counts on the host: while shapes are traced, nnx's own counter takes longer than all else together.
-        rngs.default.count = nnx.RngCount(np.zeros((), np.uint32), tag="default")
+        rngs.default.count = nnx.RngCount(np.zeros((), np.uint32), tag="default")  # type: ignore[arg-type]  # nnx asks for a jax.Array
         return SignTranslator(self.config, self.backbones, self.decoder, dtype=dtype, memory=memory, rngs=rngs)
 
     def structure(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL) -> tuple[Structure, list[Entry]]:

@@ -102,24 +102,24 @@ def hub_state(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], s
     mark = next((key for key in marks if "teacher" in key), marks[0])
     prefix = mark.removesuffix("cls_token").removesuffix("embeddings.")
     inside = {key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)}
-    own = {key: array for key, array in inside.items() if not HEADS.match(key)}
+    weights = {key: array for key, array in inside.items() if not HEADS.match(key)}
     note = None
-    if dropped := len(state) - len(own):
-        names = {key.split(".")[0] for key in inside.keys() - own.keys()}
+    if dropped := len(state) - len(weights):
+        names = {key.split(".")[0] for key in inside.keys() - weights.keys()}
         names |= {".".join(key.split(".")[:2]) for key in state if not key.startswith(prefix)}
         note = f"{dropped} tensors that are not the backbone's are left aside ({', '.join(sorted(names)[:5])})"
-    if "embeddings.cls_token" in own:
-        own = _from_huggingface(own)
-    own = {_hub_key(key): array for key, array in own.items()}
-    width = own["cls_token"].shape[-1]
-    if "mask_token" not in own:
-        own["mask_token"] = np.zeros((1, width), np.float32)
-    for index in range(_depth(own)):
-        if f"blocks.{index}.attn.qkv.bias" not in own:
-            own[f"blocks.{index}.attn.qkv.bias"] = np.zeros(3 * width, np.float32)
+    if "embeddings.cls_token" in weights:
+        weights = _from_huggingface(weights)
+    weights = {_hub_key(key): array for key, array in weights.items()}
+    width = weights["cls_token"].shape[-1]
+    if "mask_token" not in weights:
+        weights["mask_token"] = np.zeros((1, width), np.float32)
+    for index in range(_depth(weights)):
+        if f"blocks.{index}.attn.qkv.bias" not in weights:
+            weights[f"blocks.{index}.attn.qkv.bias"] = np.zeros(3 * width, np.float32)
         for name in ("ls1", "ls2"):
-            own.setdefault(f"blocks.{index}.{name}.gamma", np.ones(width, np.float32))
-    return own, note
+            weights.setdefault(f"blocks.{index}.{name}.gamma", np.ones(width, np.float32))
+    return weights, note
 
 
 def _hub_key(key: str) -> str:
@@ -251,8 +251,8 @@ def _depth(state: Mapping[str, np.ndarray], prefix: str = "") -> int:
     return max((int(match[1]) for key in state if (match := pattern.match(key))), default=-1) + 1
 
 
-def _check_name(model: str, named: ViTConfig, found: ViTConfig) -> None:
+def _check_name(model: str, named: ViTConfig, sizes: ViTConfig) -> None:
     for field in ("embed_dim", "depth", "patch_size", "num_register_tokens", "ffn"):
-        wanted, got = getattr(named, field), getattr(found, field)
+        wanted, got = getattr(named, field), getattr(sizes, field)
         if wanted != got:
             raise UserError(f"is not a {model}: its {field} is {got}, not {wanted}; leave the model name out")

@@ -52,7 +52,7 @@ def _decoder_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     for family in FAMILIES.values():
         if family.head in state:
             fields["vocab_size"] = state[family.head].shape[0]
-        if family.heads_in in state:
+        if family.heads_in and family.heads_in in state:
             fields["decoder_heads"] = state[family.heads_in].shape[1]
         if numbers := family.layer_numbers(state):
             fields["decoder_layers"] = max(numbers) + 1

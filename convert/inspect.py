@@ -26,11 +26,11 @@ SUMMARY = (
 def report(source: Source, *, with_keys: bool = True) -> Iterator[str]:
     """The lines: the kind, what lies beside the tensors, and a table of the tensors."""
     ties = find_ties(source.tensors)
-    own = {key: array for key, array in source.tensors.items() if key not in ties}
+    untied = {key: array for key, array in source.tensors.items() if key not in ties}
     yield f"{source.path}: {source.kind}"
-    dtypes = sorted({array.dtype.name for array in own.values()})
-    numbers = sum(array.size for array in own.values())
-    total = sum(array.nbytes for array in own.values())
+    dtypes = sorted({array.dtype.name for array in untied.values()})
+    numbers = sum(array.size for array in untied.values())
+    total = sum(array.nbytes for array in untied.values())
     yield (
         f"{len(source.tensors)} tensors, {len(ties)} of them tied to others; {numbers:,} numbers, {size(total)}; "
         f"{', '.join(dtypes)}"
@@ -86,7 +86,7 @@ def optimizer_kind(saved: Mapping[str, Any]) -> str:
     return "adamw" if group.get("decoupled_weight_decay", True) else "adam"
 
 
-def size(count: int) -> str:
+def size(count: float) -> str:
     """Bytes for a reader."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:

@@ -66,17 +66,18 @@ def to_torch(
 
 
 def _group(optimizer: OptimizerSettings) -> dict[str, Any]:
+    specific: dict[str, Any]
     if optimizer.kind == "sgd":
-        own = {"momentum": optimizer.momentum, "dampening": 0, "nesterov": False}
+        specific = {"momentum": optimizer.momentum, "dampening": 0, "nesterov": False}
     else:
-        own = {
+        specific = {
             "betas": optimizer.betas,
             "eps": optimizer.epsilon,
             "amsgrad": False,
             "capturable": False,
             "decoupled_weight_decay": optimizer.kind == "adamw",
         }
-    return {"weight_decay": optimizer.weight_decay} | own | COMMON
+    return {"weight_decay": optimizer.weight_decay} | specific | COMMON
 
 
 def from_torch(

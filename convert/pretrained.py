@@ -14,7 +14,14 @@ from convert.huggingface import decoder_state, has_own_head, read_folder
 from convert.state_dict import Entry, table, to_params
 from slt_jax.config import BackboneSpec, FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
-from slt_jax.models.backbones import Backbone, BackboneSizes, build_backbone, parse_backbone, stream_backbones
+from slt_jax.models.backbones import (
+    Backbone,
+    BackboneSizes,
+    ImageBackbone,
+    build_backbone,
+    parse_backbone,
+    stream_backbones,
+)
 from slt_jax.models.decoders import decoder_folder
 from slt_jax.models.families import PREFIX
 from slt_jax.models.freeze import Frozen, frozen_names
@@ -27,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 def plan_backbones(config: ModelConfig) -> dict[str, BackboneSizes]:
     """What builds the backbone of each image stream, by the stream's name; weights tell where nothing else does."""
-    found: dict[tuple, BackboneSizes] = {}
+    read: dict[tuple, BackboneSizes] = {}
     keys = [stream.backbone_key for stream in IMAGES]
     if config.backbone is not None and (ignored := [key for key in keys if getattr(config, key) is not None]):
         logger.warning("model.backbone takes the place of %s (--set model.backbone=null)", ", ".join(ignored))
@@ -36,9 +43,10 @@ def plan_backbones(config: ModelConfig) -> dict[str, BackboneSizes]:
         if backbone.sizes is not None:
             return backbone.sizes
         path = backbone.weights(f"model.{stream.backbone_key}", local_files_only=config.local_files_only)
-        if (path, backbone.model) not in found:
-            found[path, backbone.model] = read_backbone(path, backbone.model).sizes
-        return found[path, backbone.model]
+        assert path is not None  # a random start has sizes
+        if (path, backbone.model) not in read:
+            read[path, backbone.model] = read_backbone(path, backbone.model).sizes
+        return read[path, backbone.model]
 
     backbones = stream_backbones(config)
     return {stream.name: sizes(stream, backbones[stream.name]) for stream in IMAGES}
@@ -59,7 +67,7 @@ def pretrained_params(config: ModelConfig, entries: list[Entry], given: Collecti
     backbones = stream_backbones(config)
     for stream in IMAGES:
         prefix, backbone = stream.backbone_prefix, backbones[stream.name]
-        if not (own := _wanted(entries, prefix, given)):
+        if not (part := _wanted(entries, prefix, given)):
             continue
         path = backbone.weights(f"model.{stream.backbone_key}", local_files_only=config.local_files_only)
         if path is None:
@@ -69,10 +77,10 @@ def pretrained_params(config: ModelConfig, entries: list[Entry], given: Collecti
             if weights.note:
                 logger.warning("%s: %s", path, weights.note)
         state = {prefix + name: array for name, array in read[path, backbone.model].state.items()}
-        params |= _fit(state, own, path)
-    if config.decoder_model and (own := _wanted(entries, PREFIX, given)):
+        params |= _fit(state, part, path)
+    if config.decoder_model and (part := _wanted(entries, PREFIX, given)):
         folder = decoder_folder(config)
-        params |= _fit(decoder_state(read_folder(folder), own), own, folder)
+        params |= _fit(decoder_state(read_folder(folder), part), part, folder)
     return params
 
 
@@ -81,8 +89,8 @@ def load_backbone(path: Path, model: str | None = None, *, dtype=jnp.float32) ->
     weights = read_backbone(path, model)
     if weights.note:
         logger.warning("%s: %s", path, weights.note)
-    structure, found = describe(lambda: VisionTransformer(weights.sizes, dtype=dtype, rngs=nnx.Rngs(0)))
-    return structure.merge(jax.tree.map(jnp.asarray, _fit(weights.state, table(found), path)))
+    structure, leaves = describe(lambda: VisionTransformer(weights.sizes, dtype=dtype, rngs=nnx.Rngs(0)))
+    return structure.merge(jax.tree.map(jnp.asarray, _fit(weights.state, table(leaves), path)))
 
 
 def load_dinov2_backbone(
@@ -92,7 +100,7 @@ def load_dinov2_backbone(
     local_files_only: bool = False,
     dtype=jnp.float32,
     seed: int = 0,
-) -> nnx.Module:
+) -> ImageBackbone:
     """A backbone with its weights: maps images (N, H, W, 3), float, normalised, to features (N, embed_dim).
 
     `spec` as in `slt_jax.models.backbones` (None: the pretrained ViT-S/14). `freeze` is v9's vocabulary (see
@@ -101,7 +109,9 @@ def load_dinov2_backbone(
     """
     backbone = parse_backbone(spec, "backbone")
     path = backbone.weights("backbone", local_files_only=local_files_only)
+    module: ImageBackbone
     if path is None:
+        assert backbone.sizes is not None  # a random start has sizes
         module = build_backbone(backbone.sizes, dtype=dtype, rngs=nnx.Rngs(seed))
     else:
         module = load_backbone(path, backbone.model, dtype=dtype)
@@ -109,15 +119,15 @@ def load_dinov2_backbone(
     frozen = frozen_names(backbone.freeze, paths, "freeze") | frozen_names(freeze, paths, "freeze")
     for name in frozen:
         *parents, last = paths[name]
-        owner = resolve(module, parents)
-        setattr(owner, last, Frozen(getattr(owner, last).get_value()))
+        owner, attribute = resolve(module, parents), str(last)
+        setattr(owner, attribute, Frozen(getattr(owner, attribute).get_value()))
     return module
 
 
 def _wanted(entries: list[Entry], prefix: str, given: Collection[str]) -> list[Entry]:
     """The entries of a part, or none where the part is all given."""
-    own = [entry for entry in entries if entry.key.startswith(prefix)]
-    return own if any(entry.key not in given for entry in own) else []
+    part = [entry for entry in entries if entry.key.startswith(prefix)]
+    return part if any(entry.key not in given for entry in part) else []
 
 
 def _fit(state: Mapping[str, np.ndarray], entries: list[Entry], path: Path) -> dict[str, np.ndarray]:

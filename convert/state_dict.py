@@ -143,8 +143,8 @@ def shorten(lines: list[str], most: int = 10) -> list[str]:
     """A diff with at most `most` lines of each kind, and how many more there are."""
     shown = []
     for sign in "-!+":
-        own = [line for line in lines if line.startswith(sign)]
-        shown += own[:most] + ([f"{sign} ... and {len(own) - most} more"] if len(own) > most else [])
+        of_kind = [line for line in lines if line.startswith(sign)]
+        shown += of_kind[:most] + ([f"{sign} ... and {len(of_kind) - most} more"] if len(of_kind) > most else [])
     return shown
 
 

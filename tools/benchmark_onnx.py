@@ -27,6 +27,7 @@ from slt_jax.config import ModelConfig
 from slt_jax.export.encoder import encoder_graph, encoder_inputs, encoder_outputs
 from slt_jax.export.store import save_graphs
 from slt_jax.models.params import split_model
+from slt_jax.models.vit import ViTConfig
 from tests.parity.torch_twin import Encoder
 from tools.benchmarks.timing import alternate, ratios, summary, timed, told
 
@@ -74,15 +75,16 @@ def full_size() -> tuple[Blueprint, dict[str, np.ndarray]]:
 
 def torch_encoder(plan: Blueprint, state: dict[str, np.ndarray]) -> nn.Module:
     config, vit = plan.config, plan.backbones["face"]
+    assert isinstance(vit, ViTConfig)
     sizes = {"embed": vit.embed_dim, "depth": vit.depth, "heads": vit.num_heads, "grid": vit.grid}
     identity = "encoder.face_projector.layers.0.weight" not in state
     encoder = Encoder({name: getattr(config, name) for name in ModelConfig.__dataclass_fields__}, sizes, identity)
-    own = {
+    encoder_state = {
         key.removeprefix("encoder."): torch.from_numpy(array.copy())
         for key, array in state.items()
         if key.startswith("encoder.")
     }
-    encoder.load_state_dict(own)
+    encoder.load_state_dict(encoder_state)
     return Exported(encoder, config.image_size).eval()
 
 

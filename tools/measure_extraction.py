@@ -16,7 +16,7 @@ from slt_jax.media.detect import Detector
 from slt_jax.media.extract_many import extract_videos
 from slt_jax.media.hands import DETECTED, SIDES
 from slt_jax.media.jobs import find_videos
-from slt_jax.media.settings import ExtractionSettings
+from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.media.video import facts, pictures
 
 SETTINGS = ExtractionSettings(fps_limit=1000.0)  # every picture once
@@ -36,16 +36,16 @@ def quality(pose_file: Path) -> dict[str, float]:
     wrists = {"hand_l": pixels[:, names.index("left_wrist")], "hand_r": pixels[:, names.index("right_wrist")]}
     person = points[..., 2].any(1)
     shares = {"face": np.mean(data["source_face"][person] != "")}
-    agree = []
+    nearer = []
     for side in SIDES:
-        seen, found = data[f"wrist_in_{side}"], np.isin(data[f"source_{side}"], DETECTED)
-        shares[side] = np.mean(found[seen]) if seen.any() else np.nan
+        seen, detected = data[f"wrist_in_{side}"], np.isin(data[f"source_{side}"], DETECTED)
+        shares[side] = np.mean(detected[seen]) if seen.any() else np.nan
         shares[f"{side}_crop"] = np.mean(~data[f"miss_{side}"][seen]) if seen.any() else np.nan
         boxes = data[f"box_{side}"]
         middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-        own, other = (np.linalg.norm(middle - wrists[s], axis=-1)[found] for s in (side, OTHER[side]))
-        agree.append(own <= other)
-    agree = np.concatenate(agree)
+        to_own, to_other = (np.linalg.norm(middle - wrists[s], axis=-1)[detected] for s in (side, OTHER[side]))
+        nearer.append(to_own <= to_other)
+    agree = np.concatenate(nearer)
     return shares | {"right_side": np.mean(agree) if len(agree) else np.nan}
 
 
@@ -54,17 +54,18 @@ def cost(jobs) -> dict[str, tuple[float, float]]:
     import mediapipe
 
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-    detector, times = Detector(SETTINGS.min_confidence), {}
+    detector = Detector(SETTINGS.min_confidence)
+    times: dict[str, tuple[float, float]] = {}
     holistic = mediapipe.solutions.holistic.Holistic(model_complexity=1)
     for job in [jobs[0], *jobs]:  # the first only warms up
-        own = facts(job.video).fps
+        fps = facts(job.video).fps or DEFAULT_FPS
         start = time.process_time()
         holistic.reset()
-        frames = sum(holistic.process(picture.image) is not None for picture in pictures(job.video, own))
+        frames = sum(holistic.process(picture.image) is not None for picture in pictures(job.video, fps))
         middle = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             extract_videos([job], folder, SETTINGS, 0, progress=False, make_detector=lambda: _Open(detector))
-        times[job.video_id] = tuple(1000 * t / frames for t in (middle - start, time.process_time() - middle))
+        times[job.video_id] = 1000 * (middle - start) / frames, 1000 * (time.process_time() - middle) / frames
     return times
 
 
@@ -105,8 +106,9 @@ def main() -> int:
         shares = [f"{100 * row[name]:.0f}" for name in ("face", "hand_l", "hand_r")]
         crops = f"{100 * row['hand_l_crop']:.0f}, {100 * row['hand_r_crop']:.0f}"
         known = facts(record["video"])
+        pictures_in_all = (known.duration or 0.0) * (known.fps or 0.0)
         print(" | ".join([
-            record["video_id"], str(record["frames"]), f"{known.duration * known.fps:.1f}", *shares, crops,
+            record["video_id"], str(record["frames"]), f"{pictures_in_all:.1f}", *shares, crops,
             f"{100 * row['right_side']:.1f}", f"{alone:.1f}", f"{all_of_it:.1f}", f"{all_of_it / alone:.2f}",
         ]))  # fmt: skip
     frames = [record["frames"] for record in records]

@@ -69,9 +69,9 @@ def huggingface_folder(name: str, flag: str, *, weights: bool = True, local_file
     for local in (True, False):  # no network needed for what is in the cache
         if local or not local_files_only:
             for patterns in kinds:
-                found, reason = _snapshot(name, patterns, local)
-                if found and _complete(found, weights):
-                    return found
+                snapshot, reason = _snapshot(name, patterns, local)
+                if snapshot and _complete(snapshot, weights):
+                    return snapshot
     if local_files_only:
         reason = "--local-files-only forbids to download it"
     raise _not_there(name, flag, "config.json and model.safetensors" if weights else "config.json", reason)

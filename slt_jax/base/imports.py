@@ -13,15 +13,15 @@ def find_own_convert() -> None:
 
     A program of the user's may want its own `convert`, so that the path of its modules is not touched.
     """
-    found = _hiding()
-    if found and _is_own_command():
-        folder = os.path.dirname(found.removesuffix(f"{os.sep}__init__.py"))
+    hider = _hiding()
+    if hider and _is_own_command():
+        folder = os.path.dirname(hider.removesuffix(f"{os.sep}__init__.py"))
         behind = [entry for entry in sys.path if os.path.realpath(entry) == folder]
         sys.path[:] = [entry for entry in sys.path if entry not in behind] + [HOME, *behind]
-        found = _hiding()
-    if found:
-        message = f"{found} hides the package convert, which slt_jax needs; rename it or run from another folder"
-        raise ImportError(message, name="convert", path=found)
+        hider = _hiding()
+    if hider:
+        message = f"{hider} hides the package convert, which slt_jax needs; rename it or run from another folder"
+        raise ImportError(message, name="convert", path=hider)
 
 
 def _hiding() -> str | None:
@@ -32,8 +32,8 @@ def _hiding() -> str | None:
         return None
     if spec is None:
         return None
-    found = os.path.realpath(spec.origin or next(iter(spec.submodule_search_locations or [""])))
-    return None if found == OURS else found
+    path = os.path.realpath(spec.origin or next(iter(spec.submodule_search_locations or [""])))
+    return None if path == OURS else path
 
 
 def _is_own_command() -> bool:

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from slt_jax.base.files import user_cache
 from slt_jax.base.heap import keep_freed_memory
@@ -34,7 +35,8 @@ def choose_device(name: str) -> None:
 
     if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX looked for TPU chips and found none
         expect_no_tpu()
-    wanted = platform or jax.config.jax_platforms
+    options: Any = jax.config  # its attributes are made at run time
+    wanted = platform or options.jax_platforms
     if wanted:  # the CPU as well, after the others, because a run's first state is made there
         jax.config.update("jax_platforms", wanted if "cpu" in wanted else f"{wanted},cpu")
     if platform == "cpu":
@@ -52,5 +54,6 @@ def keep_compiled_programs() -> None:
     """Keep compiled programs between runs in the user's cache. JAX's own variables choose another place."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    options: Any = jax.config
+    if options.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(user_cache() / "xla"))

@@ -176,7 +176,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
         if len(ranked) > arguments.rows:
             print(f"... and {len(ranked) - arguments.rows} more")
     worst = max(result.tensors, key=lambda t: (t.largest != t.largest, t.largest), default=None)
-    where = f"; largest difference {worst.largest:.3e} in {worst.key}" if ranked else ""
+    where = f"; largest difference {worst.largest:.3e} in {worst.key}" if worst and ranked else ""
     count, odd = len(result.tensors), len(result.mismatches)
     print(f"{count} tensors compared, {count - len(ranked)} identical{where}; {odd} without a match")
     return 0 if result.tensors and result.equal(tolerance) else 1

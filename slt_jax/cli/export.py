@@ -100,12 +100,12 @@ def targets(arguments: argparse.Namespace) -> dict[str, Path | None]:
 
 def model_settings(given: Mapping[str, Any], saved: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
     """The settings that the checkpoint itself does not have. Raises UserError if it has other values."""
-    told = {key: value for key, value in given.items() if not key.startswith(TRAINING_ONLY)}
-    for key, value in told.items():
+    described = {key: value for key, value in given.items() if not key.startswith(TRAINING_ONLY)}
+    for key, value in described.items():
         if saved.get(key) is not None and saved[key] != value:
             flag = f"model.{key}" if ("model", key) in flags.WITHOUT_FLAG else f"--{key.replace('_', '-')}"
             raise UserError(f"{flag} is {value!r}, but {path} was trained with {saved[key]!r}; leave it out")
-    return {key: value for key, value in told.items() if saved.get(key) is None} or None
+    return {key: value for key, value in described.items() if saved.get(key) is None} or None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

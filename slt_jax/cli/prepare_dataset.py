@@ -92,8 +92,8 @@ def summary(request: PreparationRequest, prepared: Prepared) -> list[str]:
             lines.append(f"  {split}: clips {len(clips)}, videos {videos}{length}")
         else:
             lines.append(f"  {split}: empty, no index is written")
-    for videos in prepared.together:
-        lines.append(f"  {len(videos)} videos show parts of each other and stay together: {', '.join(videos)}")
+    for group in prepared.together:
+        lines.append(f"  {len(group)} videos show parts of each other and stay together: {', '.join(group)}")
     if prepared.cut:
         lines.append(
             f"  {len(prepared.cut)} videos are in more than one split ({prepared.cut[0]}); "

@@ -39,8 +39,9 @@ def meeting(arguments: argparse.Namespace) -> Meeting | None:
         if timeout is not None:
             raise UserError("--distributed-timeout is for several processes: give --coordinator or --distributed")
         return None
-    if missing := [flag for flag in given if flag not in named]:
-        raise UserError(f"{named[0]} needs {' and '.join(missing)}: each process gets all three")
+    if coordinator is None or count is None or index is None:
+        missing = " and ".join(flag for flag in given if flag not in named)
+        raise UserError(f"{named[0]} needs {missing}: each process gets all three")
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator {coordinator}: expected HOST:PORT of process 0, for example node1:12321")

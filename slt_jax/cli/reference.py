@@ -54,7 +54,8 @@ def flags_table(meanings: Mapping[str, str] | None = None) -> str:
 def with_table(root: Path, guide: str) -> str:
     """The text of one of `GUIDES` under `root`, with the new tables between its two marks."""
     document = (root / guide).read_text(encoding="utf-8")
-    meanings = GUIDES[guide] and yaml.safe_load((root / GUIDES[guide]).read_text(encoding="utf-8"))
+    source = GUIDES[guide]
+    meanings = yaml.safe_load((root / source).read_text(encoding="utf-8")) if source else None
     before, _, rest = document.partition(START)
     _, _, after = rest.partition(END)
     return f"{before}{START}\n\n{flags_table(meanings)}\n{END}{after}"

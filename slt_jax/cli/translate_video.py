@@ -78,8 +78,8 @@ def _translate(argv: Sequence[str] | None) -> int:
         return 128 + signal.SIGINT
     if "json" in given:
         text = " ".join(segment.text for segment in segments if segment.text)
-        said = {"video": given["video"], "text": text, "segments": [dataclasses.asdict(s) for s in segments]}
-        print(json.dumps(said, ensure_ascii=False, indent=2))
+        answer = {"video": given["video"], "text": text, "segments": [dataclasses.asdict(s) for s in segments]}
+        print(json.dumps(answer, ensure_ascii=False, indent=2))
     if subtitles is not None:
         with replacing(subtitles) as file:
             file.write(srt(segments).encode())

@@ -133,9 +133,9 @@ def compare(records: Records, reference: dict[str, Expected]) -> list[Outcome]:
     for metric, expected in reference.items():
         wanted = records[-1]["epoch"] if expected.epoch is None else expected.epoch
         record = next((record for record in records if record["epoch"] == wanted), None)
-        found = record.get(metric) if record else None
-        number = isinstance(found, int | float) and not isinstance(found, bool)
-        outcomes.append(Outcome(metric, expected, record and record["epoch"], float(found) if number else None))
+        value = record.get(metric) if record else None
+        found = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        outcomes.append(Outcome(metric, expected, record["epoch"] if record else None, found))
     return outcomes
 
 

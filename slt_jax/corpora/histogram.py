@@ -16,8 +16,8 @@ def histogram(groups: Mapping[str, Sequence[float]], least_step: float) -> str:
     """
     if not groups:
         return ""
-    together = np.concatenate([np.asarray(values, float) for values in groups.values()])
-    top = float(np.quantile(together, 0.995))
+    values_of_all = np.concatenate([np.asarray(values, float) for values in groups.values()])
+    top = float(np.quantile(values_of_all, 0.995))
     step = next((s for s in STEPS if s >= least_step and top / s < MOST_BARS), STEPS[-1])
     bars = int(_bar([top], step)[0]) + 1
     shares = {

@@ -22,7 +22,7 @@ def same_footage(texts: Mapping[str, Collection[str]]) -> list[list[str]]:
     If one group would hold more than half of the clips, the sentences are repeated by design, as when several people
     sign the same list. Then every video is its own group.
     """
-    sentences = {video: {text for text in said if len(text.split()) >= WORDS} for video, said in texts.items()}
+    sentences = {video: {text for text in lines if len(text.split()) >= WORDS} for video, lines in texts.items()}
     videos_of = defaultdict(list)
     for video in sorted(sentences):
         for text in sentences[video]:
@@ -64,8 +64,8 @@ def partition(videos: Mapping[str, Sequence[float | None]], shares: Mapping[str,
     target = np.array([shares[split] for split in wanted])[:, None] * counts.sum(0)
     rng = np.random.default_rng(seed)
     tries = max(1, min(TRIES, 20_000 // max(1, len(names))))
-    found = [_assign(counts, target, rng) for _ in range(tries)]
-    best = min(found, key=lambda assigned: _cost(_sums(assigned, counts, len(target)), target).sum())
+    assignments = [_assign(counts, target, rng) for _ in range(tries)]
+    best = min(assignments, key=lambda assigned: _cost(_sums(assigned, counts, len(target)), target).sum())
     return {name: wanted[split] for name, split in zip(names, best, strict=True)}
 
 

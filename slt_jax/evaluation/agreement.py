@@ -32,22 +32,22 @@ def agreed_blueprint(checkpoint: Checkpoint, wish: ModelWish) -> Blueprint:
 
 def additions(checkpoint: Checkpoint, wish: ModelWish) -> dict[str, Any]:
     """The settings given by the user that the checkpoint itself does not know."""
-    told = infer_fields(checkpoint.state)
-    projectors = told.pop("projector")
-    told.pop("projector_dropout", None)  # the weights show that there was dropout, but not how much
-    said = told | {key: value for key, value in checkpoint.model_fields.items() if value is not None}
+    inferred = infer_fields(checkpoint.state)
+    projectors = inferred.pop("projector")
+    inferred.pop("projector_dropout", None)  # the weights show that there was dropout, but not how much
+    settings = inferred | {key: value for key, value in checkpoint.model_fields.items() if value is not None}
     added = {}
-    for key, value in wish.over(said).items():
-        if value is None or _same(value, said.get(key)):
+    for key, value in wish.over(settings).items():
+        if value is None or _same(value, settings.get(key)):
             continue
         if key in DECODER_KEYS:
-            new = _decoder_is_new(checkpoint, said, key, value, wish)
+            new = _decoder_is_new(checkpoint, settings, key, value, wish)
         elif key in BACKBONE_KEYS:
             new = _backbone_is_new(checkpoint, key, value, wish)
         elif key == "projector":
             new = _projector_is_new(checkpoint, value, projectors, wish)
-        elif key in said and key != "local_files_only":
-            _contradiction(checkpoint, wish.name(key), value, said[key])
+        elif key in settings and key != "local_files_only":
+            _contradiction(checkpoint, wish.name(key), value, settings[key])
         else:
             new = True
         if new:
@@ -97,15 +97,15 @@ def _backbone_is_new(checkpoint: Checkpoint, key: str, value: Any, wish: ModelWi
     return record is None
 
 
-def _decoder_is_new(checkpoint: Checkpoint, said: Mapping[str, Any], key: str, value: Any, wish: ModelWish) -> bool:
+def _decoder_is_new(checkpoint: Checkpoint, settings: Mapping[str, Any], key: str, value: Any, wish: ModelWish) -> bool:
     """Whether the configuration that the file was trained with is gone."""
-    others = {name: known for name, known in said.items() if name not in DECODER_KEYS}
+    others = {name: known for name, known in settings.items() if name not in DECODER_KEYS}
     record = checkpoint.rest.get("architecture")
     if isinstance(record, Mapping):
         known = record["decoder"]
     else:
         try:
-            known = decoder_settings(build_section("model", said))
+            known = decoder_settings(build_section("model", settings))
         except UserError:
             return True
     asked = decoder_settings(build_section("model", others | {key: value}))

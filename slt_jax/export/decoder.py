@@ -38,9 +38,8 @@ def decoder_graphs(
     encoded = first.input("encoded", np.float32, ("B", "T", settings["d_model"]))
     keep = _keep(first)
     memories = {f"{n}.{part}": _memory(first, encoded, writer.memory_key(n, part), sizes) for n, part, _ in caches}
-    step = DecoderStep(
-        first, sizes, ids, first.integer(0), None, lambda n: tuple(memories[f"{n}.{p}"] for p in PARTS), keep
-    )
+    start = first.integer(0)
+    step = DecoderStep(first, sizes, ids, start, None, lambda n: (memories[f"{n}.key"], memories[f"{n}.value"]), keep)
     for name, value in memories.items():
         first.output(f"cross.{name}", value, step.cache_shape("T"))
     first.output("logits", writer.logits(step, settings), ("B", vocab))
@@ -57,8 +56,8 @@ def decoder_graphs(
         sizes,
         ids,
         position,
-        lambda n: tuple(f"past.{n}.{p}" for p in PARTS),
-        lambda n: tuple(f"cross.{n}.{p}" for p in PARTS),
+        lambda n: (f"past.{n}.key", f"past.{n}.value"),
+        lambda n: (f"cross.{n}.key", f"cross.{n}.value"),
         keep,
     )
     later.output("logits", writer.logits(step, settings), ("B", vocab))

@@ -25,12 +25,13 @@ class DecoderStep:
     def self_attention(self, number: int, query: str, key: str, value: str, scale: float, bias: str | None) -> str:
         """Rows (B, width) of layer `number`, after writing its caches; query, key and value are rows too."""
         g = self.graph
-        new = [self._heads(g.raised(x)) for x in (key, value)]
+        key, value = self._heads(g.raised(key)), self._heads(g.raised(value))
         if self.past is not None:
-            new = [g.op("Concat", old, x, axis=2) for old, x in zip(self.past(number), new, strict=True)]
-        for part, x in zip(PARTS, new, strict=True):
+            past_key, past_value = self.past(number)
+            key, value = g.op("Concat", past_key, key, axis=2), g.op("Concat", past_value, value, axis=2)
+        for part, x in zip(PARTS, (key, value), strict=True):
             g.output(f"present.{number}.{part}", x, self.cache_shape("S"))
-        return self._attend(query, *new, scale, bias, None)
+        return self._attend(query, key, value, scale, bias, None)
 
     def cross_attention(self, number: int, query: str, scale: float) -> str:
         return self._attend(query, *self.memory(number), scale, None, self.keep)

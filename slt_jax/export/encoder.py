@@ -9,7 +9,7 @@ from convert.checkpoint import Blueprint
 from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, BatchSizes
 from slt_jax.errors import UserError
 from slt_jax.export.cnn import cnn_features, is_small_cnn
-from slt_jax.export.graph import Graph, Shape
+from slt_jax.export.graph import Graph
 from slt_jax.export.layers import attend, gelu, layer_norm, linear
 from slt_jax.export.vit import vit_features
 from slt_jax.models.vit import ViTConfig
@@ -22,28 +22,30 @@ INPUTS = sorted(
 )
 
 
-def encoder_inputs(plan: Blueprint) -> dict[str, tuple[type, Shape]]:
+FrameShape = tuple[str, str, *tuple[int, ...]]  # ("B", "T", and what a frame measures)
+
+
+def encoder_inputs(plan: Blueprint) -> dict[str, tuple[type, FrameShape]]:
     """{name: (type, shape)}; B and T are free. Images are normalised, channels first."""
     sizes = BatchSizes(0, 0, plan.config.image_size, plan.config.pose_landmarks)
-    inputs: dict[str, tuple[type, Shape]] = {}
+    inputs: dict[str, tuple[type, FrameShape]] = {}
     for array in INPUTS:
         _, _, *sides = array.shape(sizes)
         if array.images:
-            *sides, channels = sides
-            sides = channels, *sides
+            sides = [sides[-1], *sides[:-1]]  # channels first
         inputs[array.name] = np.bool_ if array.dtype == np.bool_ else np.float32, ("B", "T", *sides)
     return inputs
 
 
-def encoder_outputs(plan: Blueprint) -> dict[str, Shape]:
+def encoder_outputs(plan: Blueprint) -> dict[str, FrameShape]:
     """{name: shape} of float32 outputs.
 
     The heads are the projected streams, a missing hand's as its projector maps zeros; `hand_mask` is 1 where either
     hand is missing (fusion then reads zeros for both), `padding_mask` 1 where a frame is padding.
     """
-    heads = {stream.head: ("B", "T", plan.config.projector_dim) for stream in STREAMS}
-    flags = {name: ("B", "T") for name in ("hand_mask", "padding_mask")}
-    return {"encoded": ("B", "T", plan.config.d_model)} | heads | flags
+    outputs: dict[str, FrameShape] = {"encoded": ("B", "T", plan.config.d_model)}
+    outputs |= {stream.head: ("B", "T", plan.config.projector_dim) for stream in STREAMS}
+    return outputs | {name: ("B", "T") for name in ("hand_mask", "padding_mask")}
 
 
 def encoder_graph(plan: Blueprint, state: Mapping[str, np.ndarray], *, opset: int, half: bool) -> Graph:
@@ -64,7 +66,7 @@ def encoder_graph(plan: Blueprint, state: Mapping[str, np.ndarray], *, opset: in
     shapes = encoder_outputs(plan)
     values = {"encoded": encoded} | heads
     for name, rows in values.items():
-        values[name] = g.op("Reshape", rows, g.op("Concat", batch_time, g.integers(shapes[name][-1]), axis=0))
+        values[name] = g.op("Reshape", rows, g.op("Concat", batch_time, g.integers(*shapes[name][2:]), axis=0))
     values["hand_mask"] = g.cast(hidden["hands"], np.float32)
     values["padding_mask"] = g.cast(g.op("Not", "pad_mask"), np.float32)
     for name, shape in shapes.items():

@@ -41,10 +41,11 @@ class ExportRequest:
     quantize: bool  # int8
     version: str
 
-    def decoder_path(self, part: str) -> Path:
-        """`decoder_first.onnx` beside `encoder.onnx`."""
-        name = self.onnx.name
-        return self.onnx.with_name(name.replace("encoder", part) if "encoder" in name else f"{part}_{name}")
+
+def decoder_path(onnx: Path, part: str) -> Path:
+    """`decoder_first.onnx` beside `encoder.onnx`."""
+    name = onnx.name
+    return onnx.with_name(name.replace("encoder", part) if "encoder" in name else f"{part}_{name}")
 
 
 def run(checkpoint: Checkpoint, plan: Blueprint, request: ExportRequest) -> None:
@@ -66,13 +67,13 @@ def run(checkpoint: Checkpoint, plan: Blueprint, request: ExportRequest) -> None
     artefact = _checked_artefact(translator) if request.stablehlo else None
     differences = {}
     if request.onnx:
-        differences = _export_onnx(translator, state, request)
-    if artefact is not None:
+        differences = _export_onnx(request.onnx, translator, state, request)
+    if request.stablehlo and artefact is not None:
         with replacing(request.stablehlo) as file:
             file.write(artefact)
         say(f"{request.stablehlo}: written, {len(artefact) / 1e6:.1f} MB")
     if request.metadata:
-        write_json(request.metadata, record | _how(request, differences))
+        write_json(request.metadata, record | _how(request, request.metadata.parent, differences))
         say(f"{request.metadata}: written")
     say(f"done in {time.monotonic() - started:.1f} s")
 
@@ -89,25 +90,27 @@ def _checked_artefact(translator: Translator) -> bytes:
     return artefact
 
 
-def _export_onnx(translator: Translator, state: Mapping[str, np.ndarray], request: ExportRequest) -> dict[str, float]:
+def _export_onnx(
+    onnx: Path, translator: Translator, state: Mapping[str, np.ndarray], request: ExportRequest
+) -> dict[str, float]:
     """Write the ONNX files; {what: largest difference}."""
-    target = request.onnx.parent
+    target = onnx.parent
     target.mkdir(parents=True, exist_ok=True)
     differences = {}
-    with tempfile.TemporaryDirectory(prefix=f".{request.onnx.stem}.", dir=target) as temporary:
+    with tempfile.TemporaryDirectory(prefix=f".{onnx.stem}.", dir=target) as temporary:
         kept = folder = Path(temporary)
-        names = _write_graphs(translator.blueprint, state, request, folder)
+        names = _write_graphs(onnx, translator.blueprint, state, request, folder)
         precision = request.precision
         if request.quantize:
             # What is quantised is known to be right.
-            for what, found in _differences(translator, names, folder):
-                verify.accept(found, what, precision)
+            for what, differing in _differences(translator, names, folder):
+                verify.accept(differing, what, precision)
             kept, precision = folder / "int8", "int8"
             kept.mkdir()
             for name in names.values():
                 quantize_file(folder / name, kept / name)
-        for what, found in _differences(translator, names, kept):
-            differences[what] = verify.accept(found, f"{what} in int8" if request.quantize else what, precision)
+        for what, differing in _differences(translator, names, kept):
+            differences[what] = verify.accept(differing, f"{what} in int8" if request.quantize else what, precision)
         for file in sorted(kept.iterdir(), key=lambda file: file.suffix == ".onnx"):  # weights before their graph
             if file.is_file():
                 size = file.stat().st_size
@@ -117,19 +120,19 @@ def _export_onnx(translator: Translator, state: Mapping[str, np.ndarray], reques
 
 
 def _write_graphs(
-    plan: Blueprint, state: Mapping[str, np.ndarray], request: ExportRequest, folder: Path
+    onnx: Path, plan: Blueprint, state: Mapping[str, np.ndarray], request: ExportRequest, folder: Path
 ) -> dict[str, str]:
     """Write and check the graphs as files; {what: file name}."""
     started = time.monotonic()
     options: dict[str, Any] = {"opset": request.opset, "half": request.precision == "fp16"}
-    graphs = {request.onnx.name: encoder_graph(plan, state, **options)}
+    graphs = {onnx.name: encoder_graph(plan, state, **options)}
     save_graphs(graphs, folder)
-    names = {"encoder": request.onnx.name}
-    if request.decoder:
-        names |= {part: request.decoder_path(part).name for part in ("decoder_first", "decoder_step")}
+    names = {"encoder": onnx.name}
+    if request.decoder and plan.decoder is not None:
+        names |= {part: decoder_path(onnx, part).name for part in ("decoder_first", "decoder_step")}
         pair = decoder_graphs(plan.decoder, state, **options)
         decoders = dict(zip([names["decoder_first"], names["decoder_step"]], pair, strict=True))
-        save_graphs(decoders, folder, shared=f"{request.decoder_path('decoder').name}.data")
+        save_graphs(decoders, folder, shared=f"{decoder_path(onnx, 'decoder').name}.data")
         graphs |= decoders
     for name, graph in graphs.items():
         import_onnx().checker.check_model(str(folder / name))
@@ -148,16 +151,15 @@ def _differences(
     session = verify.open_session(folder / names["encoder"])
     yield "encoder", verify.encoder_differences(lambda batch: verify.run_session(session, batch), translator)
     if "decoder_first" in names:
-        paths = (folder / names[part] for part in ("decoder_first", "decoder_step"))
-        yield "decoder", verify.decoder_differences(*paths, translator)
+        first, step = folder / names["decoder_first"], folder / names["decoder_step"]
+        yield "decoder", verify.decoder_differences(first, step, translator)
 
 
-def _how(request: ExportRequest, differences: Mapping[str, float]) -> dict[str, Any]:
-    """The part of the metadata about this export; paths as seen from the metadata file."""
+def _how(request: ExportRequest, folder: Path, differences: Mapping[str, float]) -> dict[str, Any]:
+    """The part of the metadata about this export; paths as seen from `folder`, where the metadata file is."""
     files = {"onnx": request.onnx, "torchscript": None, "stablehlo": request.stablehlo}
-    if request.decoder:
-        files |= {part: request.decoder_path(part) for part in ("decoder_first", "decoder_step")}
-    folder = request.metadata.parent
+    if request.decoder and request.onnx:
+        files |= {part: decoder_path(request.onnx, part) for part in ("decoder_first", "decoder_step")}
     return {
         "artifact_version": request.version,
         "backends": {name: path and os.path.relpath(path, folder) for name, path in files.items()},

@@ -21,9 +21,8 @@ def encoder_artefact(translator: Translator) -> bytes:
     structure, params = translator._structure, translator.params
     longest = translator.config.sequence_length
     batch, frames = export.symbolic_shape("B, T", constraints=[f"T <= {longest}"])
-    sides = {"B": batch, "T": frames}
     inputs = {
-        name: jax.ShapeDtypeStruct(tuple(sides.get(side, side) for side in shape), dtype)
+        name: jax.ShapeDtypeStruct((batch, frames, *shape[2:]), dtype)
         for name, (dtype, shape) in encoder_inputs(translator.blueprint).items()
     }
 

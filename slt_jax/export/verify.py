@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax import Array
 
 from slt_jax.base.console import say
 from slt_jax.decoding.inference import Translator
@@ -49,8 +50,8 @@ class VerificationCase:
     rows: slice
     frames: int
 
-    def cut(self, array: np.ndarray) -> np.ndarray:
-        return array[self.rows, : self.frames]
+    def cut(self, array: np.ndarray | Array) -> np.ndarray:
+        return np.asarray(array)[self.rows, : self.frames]
 
 
 def open_session(path: Path):
@@ -77,7 +78,8 @@ def make_cases(longest: int, lengths=LENGTHS, batches=BATCHES) -> tuple[list[Ver
     """
     rng = np.random.default_rng(0)
     lengths = sorted({min(length, longest) for length in lengths})
-    cases, real = [], []
+    cases: list[VerificationCase] = []
+    real: list[int] = []
     for batch in batches:
         for frames in lengths:
             cases.append(VerificationCase(slice(len(real), len(real) + batch), frames))
@@ -122,13 +124,14 @@ def decoder_differences(first: Path, step: Path, translator: Translator) -> Iter
     rng = np.random.default_rng(2)
     cases, pad_mask = make_cases(translator.config.sequence_length)
     settings = translator.blueprint.decoder
+    assert settings is not None
     encoded = rng.standard_normal((*pad_mask.shape, settings["d_model"]), np.float32)
     labels = rng.integers(0, settings["vocab_size"], (len(pad_mask), TOKENS))
     ids, expected = map(np.asarray, _logits(translator._structure, translator.params, encoded, pad_mask, labels))
     sessions = open_session(first), open_session(step)
     for case in cases:
         inputs = {"encoded": case.cut(encoded), "pad_mask": case.cut(pad_mask)}
-        seen, largest = inputs["pad_mask"].any(axis=1), 0.0
+        seen, largest = np.any(inputs["pad_mask"], axis=1), 0.0
         for position in range(TOKENS):
             inputs["input_ids"] = ids[case.rows, position : position + 1].astype(np.int64)
             outputs = run_session(sessions[position > 0], inputs)
@@ -156,11 +159,11 @@ def _largest(actual: np.ndarray, expected: np.ndarray, where: np.ndarray) -> flo
 
 def accept(differences: Iterator[OutputDifference], what: str, precision: str) -> float:
     """Print every difference; the largest of all. Raises VerificationFailed where one is beyond the limit."""
-    found = []
+    largest: list[float] = []
     for difference in differences:
         say(f"{what}: {difference}")
-        found += difference.largest.values()
-    worst, limit = max(found), LIMITS[precision]
+        largest += difference.largest.values()
+    worst, limit = max(largest), LIMITS[precision]
     if not worst <= limit or not np.isfinite(worst):
         raise VerificationFailed(
             f"the {what} differs from the model by {worst:.1e}, more than the {limit:g} allowed in {precision}; "

@@ -80,14 +80,14 @@ class Detector:
     def body(self, image: np.ndarray) -> Body | None:
         """The most prominent person, searched for near its place in the last image."""
         with _quiet():
-            found = self._holistic.process({"image": image})
-        if found.pose_landmarks is None:
+            result = self._holistic.process({"image": image})
+        if result.pose_landmarks is None:
             return None
         face, left, right = (
             None if points is None else _points(points, image)[:, :2]
-            for points in (found.face_landmarks, found.left_hand_landmarks, found.right_hand_landmarks)
+            for points in (result.face_landmarks, result.left_hand_landmarks, result.right_hand_landmarks)
         )
-        return Body(_points(found.pose_landmarks, image), face, left, right)
+        return Body(_points(result.pose_landmarks, image), face, left, right)
 
     def poses(self, images: Iterable[np.ndarray]) -> list[np.ndarray | None]:
         """The poses (33, 3) of one person followed through `images`; takes less than half the time of `body`."""
@@ -99,22 +99,22 @@ class Detector:
         else:
             self._pose.reset()
         with _quiet():
-            found = [(image, self._pose.process(image).pose_landmarks) for image in images]
-        return [None if points is None else _points(points, image) for image, points in found]
+            landmarks = [(image, self._pose.process(image).pose_landmarks) for image in images]
+        return [None if points is None else _points(points, image) for image, points in landmarks]
 
     def hands(self, image: np.ndarray) -> list[np.ndarray]:
         """All hands (21, 2). Whether mediapipe calls them left or right is ignored: it is wrong more often than not."""
         with _quiet():
-            found = self._hands.process(image)
-        return [_points(hand, image)[:, :2] for hand in found.multi_hand_landmarks or []]
+            result = self._hands.process(image)
+        return [_points(hand, image)[:, :2] for hand in result.multi_hand_landmarks or []]
 
     def faces(self, image: np.ndarray) -> list[Box]:
         """Boxes (left, top, right, bottom) of all faces in `image`."""
         height, width = image.shape[:2]
         with _quiet():
-            found = self._faces.process(image)
+            result = self._faces.process(image)
         boxes = []
-        for face in found.detections or []:
+        for face in result.detections or []:
             box = face.location_data.relative_bounding_box
             left, top = box.xmin * width, box.ymin * height
             boxes.append((left, top, left + box.width * width, top + box.height * height))

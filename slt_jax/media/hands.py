@@ -60,40 +60,40 @@ class HandFinder:
 
     def find(self, image: np.ndarray, body: Body | None, time: float) -> dict[str, Hand]:
         """The hands found in `image`; `body` in its pixels, `time` in seconds."""
-        found: dict[str, Hand] = {}
+        hands: dict[str, Hand] = {}
         if body is not None:
-            found = self._detect(image, body)
+            hands = self._detect(image, body)
         for side in SIDES:
             memory = self._sides[side]
-            if side not in found and body is not None and (box := self._pose_box(image, body, side)):
-                found[side] = Hand(box, "pose")
-            if side in found:
-                memory.last, memory.last_time = found[side].square, time
+            if side not in hands and body is not None and (box := self._pose_box(image, body, side)):
+                hands[side] = Hand(box, "pose")
+            if side in hands:
+                memory.last, memory.last_time = hands[side].square, time
             elif memory.last and time - memory.last_time <= HOLD_SECONDS and not self._gone(image, body, side):
-                found[side] = Hand(memory.last, "hold")
-        return found
+                hands[side] = Hand(memory.last, "hold")
+        return hands
 
     def _detect(self, image: np.ndarray, body: Body) -> dict[str, Hand]:
         height, width = image.shape[:2]
         scale = shoulder_width(body.pose)
         hands = [hand for hand in (body.hand_l, body.hand_r) if hand is not None]
-        found = assign(hands, body.pose, scale)
-        sources = dict.fromkeys(found, "holistic")
+        by_side = assign(hands, body.pose, scale)
+        sources = dict.fromkeys(by_side, "holistic")
         wanted = [
             side for side in SIDES
-            if side not in found and wrist_inside(body.pose, side, width, height) and self._worth_a_search(body, side)
+            if side not in by_side and wrist_inside(body.pose, side, width, height) and self._worth_a_search(body, side)
         ]  # fmt: skip
         if wanted:
             shoulders = body.pose[[LEFT_SHOULDER, RIGHT_SHOULDER], :2].mean(0)
             view = Square(float(shoulders[0]), float(shoulders[1] + 0.6 * scale), UPPER_BODY * scale)
-            self._search(image, view, body, wanted, "hands", found, sources)
+            self._search(image, view, body, wanted, "hands", by_side, sources)
         for side in wanted:
-            if side not in found:
-                self._search(image, Square(*_middle(body.pose, side), RETRY * scale), body, [side], "retry", found,
+            if side not in by_side:
+                self._search(image, Square(*_middle(body.pose, side), RETRY * scale), body, [side], "retry", by_side,
                              sources)  # fmt: skip
-            self._sides[side].failures = 0 if side in found else self._sides[side].failures + 1
+            self._sides[side].failures = 0 if side in by_side else self._sides[side].failures + 1
         squares = {}
-        for side, hand in found.items():
+        for side, hand in by_side.items():
             memory, square = self._sides[side], on_own_side(Square.around(hand, HAND_SCALE), body.pose, side)
             memory.side = square.side if memory.side is None else 0.9 * memory.side + 0.1 * square.side
             memory.failures = 0
@@ -102,14 +102,14 @@ class HandFinder:
             self._sides[side].wrist = body.pose[WRIST[side], :2] / scale
         return squares
 
-    def _search(self, image, view: Square, body: Body, sides, source: str, found: dict, sources: dict) -> None:
-        """Add to `found` those of the hands `sides` that the hand detector sees in `view`."""
+    def _search(self, image, view: Square, body: Body, sides, source: str, by_side: dict, sources: dict) -> None:
+        """Add to `by_side` those of the hands `sides` that the hand detector sees in `view`."""
         size = min(max(round(view.side), 32), DETECTOR_SIDE)
         corner, unit = np.array(view.corners()[:2], np.float32), view.side / size
         seen = [hand * unit + corner for hand in self.detector.hands(cut(image, view, size))]
         for side, hand in assign(seen, body.pose, shoulder_width(body.pose)).items():
-            if side in sides and side not in found:
-                found[side], sources[side] = hand, source
+            if side in sides and side not in by_side:
+                by_side[side], sources[side] = hand, source
 
     def _worth_a_search(self, body: Body, side: str) -> bool:
         memory = self._sides[side]
@@ -147,9 +147,9 @@ def assign(hands: list[np.ndarray], pose: np.ndarray, scale: float) -> dict[str,
 
 def on_own_side(square: Square, pose: np.ndarray, side: str) -> Square:
     """Move a square nearer to its own wrist, so that with folded hands each crop shows its own hand best."""
-    own, other = (pose[WRIST[name], :2] for name in (side, "hand_r" if side == "hand_l" else "hand_l"))
-    towards = (own - other) / max(float(np.linalg.norm(own - other)), 1e-6)
-    across = float(np.dot((square.x, square.y) - (own + other) / 2, towards))
+    own_wrist, other_wrist = (pose[WRIST[name], :2] for name in (side, "hand_r" if side == "hand_l" else "hand_l"))
+    towards = (own_wrist - other_wrist) / max(float(np.linalg.norm(own_wrist - other_wrist)), 1e-6)
+    across = float(np.dot((square.x, square.y) - (own_wrist + other_wrist) / 2, towards))
     clear = 0.05 * square.side
     if across >= clear:
         return square

@@ -53,11 +53,11 @@ class ExtractionSettings:
             given = ",".join(f"{side:g}" for side in box)
             raise UserError(f"--signer-box {given}: give LEFT,TOP,RIGHT,BOTTOM with LEFT < RIGHT and TOP < BOTTOM")
 
-    def rate(self, own: float | None) -> float:
-        """Frames per second to write for a video whose own rate is `own`."""
+    def rate(self, video_fps: float | None) -> float:
+        """Frames per second to write for a video whose own rate is `video_fps`."""
         if self.fps_limit is None:
             return self.fps or DEFAULT_FPS
-        return min(rate for rate in (self.fps, self.fps_limit, own) if rate)
+        return min(rate for rate in (self.fps, self.fps_limit, video_fps) if rate)
 
     def key(self) -> str:
         """A short name of all settings, the same only if the files would be the same."""

@@ -54,13 +54,13 @@ def pictures(
     with _opened(path) as (container, stream):
         if start > 0:
             _seek(container, stream, start)
-        image, found = None, False
+        image, any_read = None, False
         for number, frame, fresh in at_rate(_timed(path, container, stream, start, end), fps, start, end):
             if fresh or image is None:
                 image = _upright(frame, stream, mirrored)
-            found = True
+            any_read = True
             yield Picture(number, image, fresh)
-        if not found:
+        if not any_read:
             where = "" if end is None and not start else " in the part that is asked for"
             raise BadVideo(f"{path}: no picture can be read{where}")
 

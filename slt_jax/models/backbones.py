@@ -17,10 +17,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from slt_jax.base.hub import huggingface_file, huggingface_folder, torchhub_file
 from slt_jax.config import BackboneSpec, FreezeSpec, ModelConfig
@@ -36,12 +37,20 @@ HUB_MODELS = tuple(f"dinov2_{name}" for name in VIT_SIZES)
 MAPPING_KEYS = ("type", "model", "path", "repo", "filename", "pretrained", "freeze", "kwargs")
 
 
+class ImageBackbone(Protocol):
+    """A Flax NNX module that sees one image at a time."""
+
+    embed_dim: int
+
+    def __call__(self, images: Array, /) -> Array:
+        """Features (N, embed_dim) of images (N, H, W, 3), normalised."""
+
+
 @dataclass(frozen=True)
 class CustomBackbone:
     """A Flax NNX class as a backbone: `Class(**kwargs, rngs=...)`, and `dtype=...` where its constructor takes one.
 
-    Its instances map images (N, H, W, 3), normalised, to features (N, `embed_dim`), an attribute. It starts from
-    random weights. slt_jax.models.cnn:SmallCNN is one.
+    Its instances are `ImageBackbone`s. It starts from random weights. slt_jax.models.cnn:SmallCNN is one.
     """
 
     name: str  # package.module:Class
@@ -85,7 +94,9 @@ def stream_backbones(config: ModelConfig) -> dict[str, Backbone]:
     return {name: parse_backbone(getattr(config, key), f"model.{key}") for name, key in keys.items()}
 
 
-def build_backbone(sizes: BackboneSizes, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs) -> nnx.Module:
+def build_backbone(
+    sizes: BackboneSizes, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs
+) -> ImageBackbone:
     """A backbone with random weights. Raises UserError where a custom class does not keep to the protocol."""
     if isinstance(sizes, ViTConfig):
         return VisionTransformer(sizes, dtype=dtype, memory=memory, rngs=rngs)
@@ -99,7 +110,8 @@ def backbone_width(sizes: BackboneSizes) -> int:
     """The width of a backbone's features, without computing an array."""
     if isinstance(sizes, ViTConfig):
         return sizes.embed_dim
-    return nnx.eval_shape(lambda: build_backbone(sizes, rngs=nnx.Rngs(0))).embed_dim
+    module: ImageBackbone = nnx.eval_shape(lambda: build_backbone(sizes, rngs=nnx.Rngs(0)))
+    return module.embed_dim
 
 
 def free_vit(sizes: dict) -> ViTConfig:
@@ -161,7 +173,7 @@ def _parse_torchhub(rest: str, key: str) -> Backbone:
             f"use file::PATH"
         )
     model = _hub_name(last, key)
-    return Backbone(VIT_SIZES[model.removeprefix("dinov2_")], model, hub=None if random else model)
+    return Backbone(VIT_SIZES[last.removeprefix("dinov2_")], model, hub=None if random else model)
 
 
 def _parse_mapping(spec: Mapping[str, Any], key: str) -> Backbone:

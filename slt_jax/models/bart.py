@@ -93,7 +93,7 @@ class Bart(nnx.Module):
         self.final_logits_bias = Buffer(jnp.zeros((1, vocab)))
         self.model = BartModel(config, dtype=dtype, memory=memory, rngs=rngs)
         if config["tie_word_embeddings"]:
-            self.lm_head = self.model.shared
+            self.lm_head: nnx.Embed | nnx.Linear = self.model.shared
         else:
             init = normal(config["init_std"])
             self.lm_head = linear(width, vocab, use_bias=False, init=init, dtype=dtype, rngs=rngs)
@@ -210,7 +210,7 @@ class Stack(nnx.Module):
         for layer, layer_key, skip_key in zip(self.layers, layer_keys, split(drop_key, len(layer_keys)), strict=True):
             cross = None if encoded is None else layer.encoder_attn.keys_values(encoded)
             deeper, _ = self.memory.block(layer)(residual(x), bias, cross, cross_bias, key=layer_key)
-            if key is not None and self.layerdrop > 0:
+            if skip_key is not None and self.layerdrop > 0:
                 deeper = jnp.where(jax.random.bernoulli(skip_key, self.layerdrop), x, deeper)
             x = deeper
         return self.layer_norm(x) if self.has_final_norm else x
@@ -276,7 +276,7 @@ class Layer(nnx.Module):
 
         inner = self._before(self.self_attn_layer_norm, x)
         keys_values = self.self_attn.keys_values(inner)
-        if past is not None:
+        if past is not None and position is not None:
             keys_values = write_cache(past, keys_values, position)
         attended = self.self_attn(inner, keys_values, bias, key=self_key)
         x = self._after(self.self_attn_layer_norm, x + dropout(attended, self.rate, output_keys[0]))

@@ -18,18 +18,18 @@ def import_class(name: str, flag: str) -> type[nnx.Module]:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a console command's path does not have it, unlike `python -m`
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ImportError as error:
         raise UserError(f"{flag} {name}: cannot be imported ({error})") from None
-    found = getattr(found, attribute, None)
-    if not (inspect.isclass(found) and issubclass(found, nnx.Module)):
+    kind = getattr(imported, attribute, None)
+    if not (inspect.isclass(kind) and issubclass(kind, nnx.Module)):
         raise UserError(f"{flag} {name}: {module} has no Flax NNX class '{attribute}'")
-    return found
+    return kind
 
 
-def build_custom(name: str, kwargs: Mapping[str, Any], flag: str, *, dtype, rngs: nnx.Rngs) -> nnx.Module:
+def build_custom(name: str, kwargs: Mapping[str, Any], flag: str, *, dtype, rngs: nnx.Rngs) -> Any:
     """An instance: `Class(**kwargs, rngs=rngs)`, with `dtype` where the constructor takes it."""
-    kind = import_class(name, flag)
+    kind: type[Any] = import_class(name, flag)  # whose constructor may take anything
     parameters = inspect.signature(kind.__init__).parameters
     if "dtype" in parameters:
         kwargs = {"dtype": dtype, **kwargs}

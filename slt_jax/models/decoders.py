@@ -65,6 +65,7 @@ def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -
 
 def decoder_folder(config: ModelConfig, *, weights: bool = True) -> Path:
     """The folder that `--decoder-model`, a folder or a hub id, means. Raises UserError where it cannot be had."""
+    assert config.decoder_model is not None
     return huggingface_folder(
         config.decoder_model, "--decoder-model", weights=weights, local_files_only=config.local_files_only
     )

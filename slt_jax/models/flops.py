@@ -8,8 +8,9 @@ what rematerialisation computes again. What is no matrix product or convolution 
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,23 +94,29 @@ def _count(jaxpr: Jaxpr, part: str) -> Counter[str]:
 def _count_equation(equation: JaxprEqn, part: str) -> Counter[str]:
     """`part` is that of what the equation is a part of: within a loop or a function, scopes begin anew."""
     kind, params = equation.primitive.name, equation.params
+    operands, results = _arrays(equation.invars), _arrays(equation.outvars)
     scopes = re.findall(r"\w+", str(equation.source_info.name_stack))  # "transpose(jvp(temporal))"
     part = next((scope for scope in scopes if scope in PARTS), part)
     if kind == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        return Counter({part: 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)})
+        left = operands[0].shape
+        return Counter({part: 2 * results[0].size * math.prod(left[axis] for axis in contracted)})
     if kind == "conv_general_dilated":
-        kernel = equation.invars[1].aval
+        kernel = operands[1]
         out_features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
         # Between dilated inputs lie zeros, which nobody has to multiply.
-        products = equation.outvars[0].aval.size * kernel.size // out_features
+        products = results[0].size * kernel.size // out_features
         return Counter({part: 2 * products // math.prod(params["lhs_dilation"])})
     if kind == "cond":
         return max((_count(branch.jaxpr, part) for branch in params["branches"]), key=Counter.total)
     inner = [
         p.jaxpr if isinstance(p, ClosedJaxpr) else p for p in params.values() if isinstance(p, (Jaxpr, ClosedJaxpr))
     ]
-    found = sum((_count(jaxpr, part) for jaxpr in inner), Counter())
+    counts: Counter[str] = sum((_count(jaxpr, part) for jaxpr in inner), Counter())
     times = params["length"] if kind == "scan" else 1
-    return Counter({part: times * count for part, count in found.items()})
+    return Counter({part: times * count for part, count in counts.items()})
+
+
+def _arrays(variables: Sequence[Any]) -> list[Any]:
+    """What an equation takes or gives; of products and convolutions these are arrays, with shape and size."""
+    return [variable.aval for variable in variables]

@@ -74,8 +74,11 @@ def product(x: Array, layer: nnx.Linear, *, norm: nnx.LayerNorm | None = None, s
     The same numbers but for rounding, and fewer of them: the gradients of scales and shifts come from those of the
     weights, where otherwise each is a sum over all tokens of something that had to be kept, or computed once more.
     """
+    assert layer.bias is not None
     kernel, bias = layer.kernel[...], layer.bias[...]
     if norm is not None:
+        assert norm.scale is not None
+        assert norm.bias is not None
         x = standardised(x, norm.epsilon)
         bias = bias + jnp.sum(norm.bias[...][:, None] * kernel, axis=0)
         kernel = norm.scale[...][:, None] * kernel

@@ -48,14 +48,14 @@ class Memory:
             return backbone(normalise(images) if images.dtype == jnp.uint8 else images)
 
         if self.frame_chunk:
-            return self._in_chunks(look, images)
+            return self._in_chunks(look, images, self.frame_chunk)
         has_blocks = hasattr(backbone, "memory")  # and minds this rule in them
         again = self.remat == "stream" or (self.remat == "block" and not has_blocks)
         return (jax.checkpoint(look) if again else look)(images)
 
-    def _in_chunks(self, backbone: Callable[[Array], Array], images: Array) -> Array:
+    def _in_chunks(self, backbone: Callable[[Array], Array], images: Array, frames: int) -> Array:
         rows = len(images) // self.shards
-        chunks = -(-rows // self.frame_chunk)
+        chunks = -(-rows // frames)
         if chunks == 1:
             return jax.checkpoint(backbone)(images)
         size = -(-rows // chunks)

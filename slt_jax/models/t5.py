@@ -6,6 +6,7 @@ the text encoder is here because checkpoints hold the whole model. See `seq2seq`
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +68,7 @@ def normalise_t5_config(raw: Mapping) -> dict:
     Here `tie_word_embeddings` alone decides about the head: who reads weights sets it to what they hold.
     """
     mt5 = raw.get("model_type") == "mt5"
-    config = DEFAULTS | (MT5_DEFAULTS if mt5 else {}) | dict(raw)
+    config: dict[str, Any] = DEFAULTS | (MT5_DEFAULTS if mt5 else {}) | dict(raw)
     config["num_decoder_layers"] = config.get("num_decoder_layers") or config["num_layers"]
 
     kind, _, name = config["feed_forward_proj"].rpartition("-")
@@ -110,7 +111,7 @@ class T5(nnx.Module):
         self.encoder = Stack(config, config["num_layers"], self.shared, causal=False, **share)
         self.decoder = Stack(config, config["num_decoder_layers"], self.shared, causal=True, **share)
         if config["tie_word_embeddings"]:
-            self.lm_head = self.shared
+            self.lm_head: nnx.Embed | nnx.Linear = self.shared
         else:
             self.lm_head = linear(width, vocab, use_bias=False, init=embedding_init, dtype=dtype, rngs=rngs)
         self.config = config
@@ -236,7 +237,7 @@ class Block(nnx.Module):
     """Self-attention, attention to the frames (decoder only), feed-forward; normalised before, added after each."""
 
     def __init__(self, config: Mapping, *, causal: bool, has_bias: bool, dtype, rngs: nnx.Rngs):
-        layers = [SelfAttentionLayer(config, has_bias, dtype=dtype, rngs=rngs)]
+        layers: list[Any] = [SelfAttentionLayer(config, has_bias, dtype=dtype, rngs=rngs)]
         if causal:
             layers.append(CrossAttentionLayer(config, dtype=dtype, rngs=rngs))
         layers.append(FeedForwardLayer(config, dtype=dtype, rngs=rngs))
@@ -273,7 +274,7 @@ class SelfAttentionLayer(nnx.Module):
         attention_key, output_key = split(key, 2)
         normed = self.layer_norm(x)
         keys_values = self.SelfAttention.keys_values(normed)
-        if past is not None:
+        if past is not None and position is not None:
             keys_values = write_cache(past, keys_values, position)
         attended = self.SelfAttention(normed, keys_values, bias, key=attention_key)
         return x + dropout(attended, self.rate, output_key), keys_values

@@ -152,6 +152,7 @@ class PatchEmbed(nnx.Module):
         dtype = self.proj.dtype
         patches = images.reshape(n, height // p, p, width // p, p, channels).transpose(0, 1, 3, 2, 4, 5)
         patches = patches.reshape(n, (height // p) * (width // p), p * p * channels).astype(dtype)
+        assert self.proj.bias is not None
         kernel = self.proj.kernel[...].reshape(p * p * channels, -1).astype(dtype)
         return patches @ kernel + self.proj.bias[...].astype(dtype)
 

@@ -334,11 +334,11 @@ def sample_sentences(rng: np.random.Generator, count: int, level: str) -> list[S
     if level == "small":
         everything = small_sentences()
         return [everything[i] for i in rng.permutation(len(everything))[:count]]
-    found: dict[str, Sentence] = {}
+    sentences: dict[str, Sentence] = {}
     for _ in range(20 * count + 1000):
-        if len(found) >= count:
+        if len(sentences) >= count:
             break
         sentence = _random_full(rng)
         if 3 <= len(sentence.text.split()) <= 8:
-            found.setdefault(sentence.text, sentence)
-    return list(found.values())
+            sentences.setdefault(sentence.text, sentence)
+    return list(sentences.values())

@@ -51,12 +51,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             label = f"{name} {length}"
             call = jax.jit(partial(gradient, attend, max(length, arguments.tokens)))
             try:
-                found = [np.asarray(array, np.float32) for array in jax.block_until_ready(call(*inputs))]
+                computed = [np.asarray(array, np.float32) for array in jax.block_until_ready(call(*inputs))]
             except Exception as error:  # each kernel has its own way to say which shapes it does not take
                 refused[label] = " ".join(f"{type(error).__name__}: {error}".split())[:160]
                 continue
-            expected = expected or found
-            off = max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(found, expected, strict=True))
+            expected = expected or computed
+            off = max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(computed, expected, strict=True))
             if off > TOLERANCE[arguments.precision]:
                 refused[label] = f"wrong by {off:.1e} of the largest value"
             else:
@@ -105,12 +105,12 @@ def implementations(backend: str) -> dict[str, Callable]:
         )
         return jnp.swapaxes(mixed, 1, 2)
 
-    found = {"ours": ours, "xla": partial(of_jax, "xla")}
+    implementations: dict[str, Callable] = {"ours": ours, "xla": partial(of_jax, "xla")}
     if backend == "gpu":
-        found["cudnn"] = partial(of_jax, "cudnn")
+        implementations["cudnn"] = partial(of_jax, "cudnn")
     if backend == "tpu":
-        found["pallas"] = pallas
-    return found
+        implementations["pallas"] = pallas
+    return implementations
 
 
 def gradient(attend: Callable, length: int, query, key, value, weights) -> tuple:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from slt_jax.base.files import write_json
@@ -22,20 +23,21 @@ COMMANDS = ("data", "packs", "step", "features", "generate", "memory", "compile"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 2 a mistake in the input."""
-    return run("benchmark", _benchmark, sys.argv[1:] if argv is None else argv)
+    return run("benchmark", _benchmark, argv)
 
 
-def _benchmark(argv: Sequence[str]) -> int:
+def _benchmark(argv: Sequence[str] | None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         print("usage: benchmark COMMAND [--help]\n")
         for command in COMMANDS:
-            print(f"  {command:9s} {_module(command).__doc__.splitlines()[0]}")
+            print(f"  {command:9s} {_purpose(_module(command))}")
         return 0
     if name not in COMMANDS:
         raise UserError(f"unknown command {name}{nearest(name, COMMANDS)}")
     module = _module(name)
-    top = flags.command_parser(f"benchmark {name}", module.__doc__.splitlines()[0])
+    top = flags.command_parser(f"benchmark {name}", _purpose(module))
     top.add_argument("--json", metavar="FILE", default=None, help="also write the results there")
     top.add_argument(
         "--threads",
@@ -56,6 +58,10 @@ def _benchmark(argv: Sequence[str]) -> int:
 
 def _module(command: str):
     return importlib.import_module(f"tools.benchmarks.{command}")
+
+
+def _purpose(module: ModuleType) -> str:
+    return (module.__doc__ or "").partition("\n")[0]
 
 
 def description() -> dict[str, Any]:

@@ -65,10 +65,10 @@ def read_results(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What earlier runs of this command found. Raises UserError where they were other runs."""
     if not file.is_file():
         return {}
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if found["settings"] != settings:
-        raise UserError(f"{file}: holds results of {found['settings']}, asked is {settings}; choose another --output")
-    return dict(found["results"])
+    earlier = json.loads(file.read_text(encoding="utf-8"))
+    if earlier["settings"] != settings:
+        raise UserError(f"{file}: holds results of {earlier['settings']}, asked is {settings}; choose another --output")
+    return dict(earlier["results"])
 
 
 def learn(variant: Variant, corpus: Path, folder: Path, epochs: int | None) -> dict[str, Any]:

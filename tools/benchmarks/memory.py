@@ -79,8 +79,8 @@ def report(config: Config, facts: dict[str, Any], results: dict[str, dict]) -> N
         line = f"B {rows}: compiled step: {parts}{'' if compiled['fits'] else ', which does not fit'}"
         for name in [name for name in ("ours", "torch") if name in result]:
             used = result[name]
-            told = used.get("error") or f"{_mib(used['before'])} before, {_mib(used['peak'])} at the peak"
-            line += f"; {name}: {told}"
+            memory_use = used.get("error") or f"{_mib(used['before'])} before, {_mib(used['peak'])} at the peak"
+            line += f"; {name}: {memory_use}"
         print(line)
 
 

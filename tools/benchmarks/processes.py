@@ -7,6 +7,8 @@ import resource
 import signal
 import traceback
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +36,21 @@ class Side:
     ):
         self.name = name
         self._start = (factory, arguments, cores, dict(environment or {}))
-        self._process = self._connection = None
+        self._running: tuple[BaseProcess, Connection] | None = None
 
     def call(self, method: str, *arguments) -> Any:
         """What the object's method returns. Raises what it raised: UserError and OutOfMemory in one line."""
-        if self._process is None:
+        if self._running is None:
             context = multiprocessing.get_context("spawn")
-            self._connection, other = context.Pipe()
-            self._process = context.Process(target=_serve, args=(other, *self._start), daemon=True)
-            self._process.start()
+            connection, other = context.Pipe()
+            process = context.Process(target=_serve, args=(other, *self._start), daemon=True)
+            process.start()
+            self._running = process, connection
             other.close()
+        _, connection = self._running
         try:
-            self._connection.send((method, arguments))
-            kind, answer = self._connection.recv()
+            connection.send((method, arguments))
+            kind, answer = connection.recv()
         except (EOFError, OSError):
             self.close()
             raise OutOfMemory(f"{self.name}: its process died; was memory short? Try a smaller --batch-size") from None
@@ -61,10 +65,11 @@ class Side:
 
     def close(self) -> None:
         """End the process; what the device held for it is free again."""
-        if self._process is not None:
-            self._connection.close()
-            self._process.join()
-            self._process = self._connection = None
+        if self._running is not None:
+            process, connection = self._running
+            connection.close()
+            process.join()
+            self._running = None
 
     def __enter__(self) -> "Side":
         return self

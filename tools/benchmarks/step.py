@@ -58,17 +58,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 make = partial(torch_baseline.Training, compiled=compiled)
                 sides[name] = Side(name, make, config, architecture, weights, cores=cores)
             # A CPU has room for all sides at once; the memory of an accelerator is one side's at a time.
-            together = facts["platform"] == "cpu"
+            at_once = facts["platform"] == "cpu"
             facts["matmul_peak"] = sides["ours"].call("matmul_peak")
             losses = {}
             for name, side in sides.items():
                 losses[name] = side.call("loss", CHECKED)
                 print(f"{name}: float32 loss {losses[name]:.6f}", file=sys.stderr, flush=True)
                 facts["versions"] |= side.call("facts")["versions"]
-                if not together:
+                if not at_once:
                     side.close()
             check_same(losses)
-            turns = {name: partial(turn, side, arguments, together) for name, side in sides.items()}
+            turns = {name: partial(turn, side, arguments, at_once) for name, side in sides.items()}
             results = {name: of_turns(taken) for name, taken in alternate(turns, arguments.rounds).items()}
     finally:
         for side in sides.values():
@@ -92,16 +92,16 @@ def check_same(losses: dict[str, float]) -> None:
             raise UserError(f"{name} computes something else: its loss is {loss}, ours {losses['ours']}")
 
 
-def turn(side: Side, arguments: argparse.Namespace, together: bool) -> dict[str, Any] | OutOfMemory:
+def turn(side: Side, arguments: argparse.Namespace, at_once: bool) -> dict[str, Any] | OutOfMemory:
     """Times and losses of steps; where the side has the device to itself also `peak`, its bytes at most."""
     try:
         taken = side.call("turn", arguments.steps, arguments.warm_up)
         print(f"{side.name}: {1e3 * taken['seconds'].wall:,.1f} ms a step", file=sys.stderr, flush=True)
-        return taken if together else taken | {"peak": side.call("bytes_in_use")["peak"]}
+        return taken if at_once else taken | {"peak": side.call("bytes_in_use")["peak"]}
     except OutOfMemory as error:
         return error
     finally:
-        if not together:
+        if not at_once:
             side.close()
 
 
@@ -109,8 +109,9 @@ def of_turns(taken: list[dict[str, Any] | OutOfMemory]) -> dict[str, Any]:
     """The times of a side's steps and the losses of its first ones, or why it has none."""
     if failure := next((one for one in taken if isinstance(one, OutOfMemory)), None):
         return {"error": str(failure)}
-    peaks = [one["peak"] for one in taken if "peak" in one]
-    return {"seconds": summary([one["seconds"] for one in taken]), "losses": taken[0]["losses"]} | (
+    turns = [one for one in taken if isinstance(one, dict)]
+    peaks = [one["peak"] for one in turns if "peak" in one]
+    return {"seconds": summary([one["seconds"] for one in turns]), "losses": turns[0]["losses"]} | (
         {"peak": max(peaks)} if peaks else {}
     )
 

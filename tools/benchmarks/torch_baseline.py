@@ -63,7 +63,8 @@ def build(config: Config, architecture: Mapping[str, Any], weights: Mapping[str,
     net = nn.ModuleDict({"encoder": encoder, "decoder": nn.ModuleDict({"model": decoder})})
 
     known, frozen = set(net.state_dict()), set(architecture["frozen"])
-    state, still = {}, set()
+    state: dict[str, Any] = {}
+    still: set[str] = set()
     for key, tensor in weights.items():
         parts = dict(renamed(key, tensor, known))
         state |= parts
@@ -246,8 +247,8 @@ class Training:
 
         self.net.eval()
         with torch.no_grad():
-            rows = {name: tensor[:rows] for name, tensor in self.batch.items()}
-            return float(token_loss(self.net, rows, self.config.optim.label_smoothing))
+            batch = {name: tensor[:rows] for name, tensor in self.batch.items()}
+            return float(token_loss(self.net, batch, self.config.optim.label_smoothing))
 
     def bytes_in_use(self) -> dict[str, int]:
         """Bytes now and at most: of tensors on a GPU, or on a CPU this process's."""
