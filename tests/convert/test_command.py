@@ -313,9 +313,10 @@ def test_notes_for_v9(model, masks, expected):
     from convert.compatibility import v9_notes
     from slt_jax.config import build_config
     from slt_jax.models.vit import ViTConfig
+    from slt_jax.streams import IMAGES
 
     config = build_config({"model": model, "data": {"v9_hand_masks": masks}})
-    notes = v9_notes(config, Blueprint(config.model, (ViTConfig(),) * 3, {}))
+    notes = v9_notes(config, Blueprint(config.model, {stream.name: ViTConfig() for stream in IMAGES}, {}))
     assert len(notes) == min(len(expected), 1)
     assert all(text in notes[0] for text in expected)
     assert all("\n" not in note for note in notes)
