@@ -194,7 +194,7 @@ function showTable() {
   at("found").textContent = [
     rows.length < whole ? `${rows.length.toLocaleString("en")} of ${counted(whole, "clip")}.` : "",
     left ? `Frames of ${counted(sheets, "clip")} are in this page, the worst and the best; ` +
-      `${counted(left, "contact sheet")} left out (tools/view_clip.py draws any clip).` : "",
+      `${counted(left, "contact sheet")} left out (slt-view draws any clip).` : "",
   ].join(" ");
   const rest = Math.max(0, rows.length - state.shown);
   at("more").hidden = !rest;
