@@ -9,16 +9,17 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from slt_jax.errors import UserError
-from slt_jax.streams import parse_mix_stream
+from slt_jax.streams import IMAGES, STREAMS, Stream, parse_mix_stream
 
 FreezeSpec = bool | int | str | list | dict | None
 BackboneSpec = str | dict | None
+T = TypeVar("T")
 
 
 def option(default: Any, help_text: str) -> Any:
@@ -29,13 +30,40 @@ def option(default: Any, help_text: str) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def with_streams(before: str, fields: Mapping[str, tuple[Any, Any]]) -> Callable[[type[T]], type[T]]:
+    """A class decorator: {name: (type, option)} are fields that stand before the one named."""
+
+    def insert(section: type[T]) -> type[T]:
+        annotations = {}
+        for name, kind in section.__annotations__.items():
+            if name == before:
+                annotations |= {key: kind for key, (kind, _) in fields.items()}
+            annotations[name] = kind
+        section.__annotations__ = annotations
+        for key, (_, default) in fields.items():
+            setattr(section, key, default)
+        return section
+
+    return insert
+
+
+def _folder(stream: Stream) -> Any:
+    files = f"{stream.noun} crops, <video_id>_f%06d.jpg" if stream.images else "<video_id>.npz pose files"
+    return option(None, f"folder of {files}")
+
+
+def _backbone(stream: Stream) -> Any:
+    return option(None, f"backbone of the {stream.noun} stream (default: pretrained DINOv2 ViT-S/14)")
+
+
+def _freeze(stream: Stream) -> Any:
+    return option(False, f"freeze the {stream.noun} backbone")
+
+
 @dataclass(frozen=True)
+@with_streams("packs", {s.folder_key: (str | None, _folder(s)) for s in STREAMS})
 class DataConfig:
-    face_dir: str | None = option(None, "folder of face crops, <video_id>_f%06d.jpg")
-    hand_left_dir: str | None = option(None, "folder of left-hand crops")
-    hand_right_dir: str | None = option(None, "folder of right-hand crops")
-    pose_dir: str | None = option(None, "folder of <video_id>.npz pose files")
-    packs: str | None = option(None, "folder or URL of a pack (slt-pack), in place of the four folders")
+    packs: str | None = option(None, "folder or URL of a pack (slt-pack), in place of the streams' folders")
     metadata_csv: str | None = option(None, "CSV with id/video_id and texto/text")
     train_index: str | None = option(None, "CSV of the training clips' ids")
     val_index: str | None = option(None, "CSV of the validation clips' ids")
@@ -64,6 +92,11 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+@with_streams(
+    "backbone",
+    {s.backbone_key: (BackboneSpec, _backbone(s)) for s in IMAGES}
+    | {s.freeze_key: (FreezeSpec, _freeze(s)) for s in IMAGES},
+)
 class ModelConfig:
     image_size: int = option(224, "side of the crops in pixels")
     projector_dim: int = option(256, "width of the projected streams")
@@ -84,19 +117,13 @@ class ModelConfig:
     decoder_class: str | None = option(None, "custom decoder, module:Class")
     decoder_kwargs: dict = option({}, "fields that override the decoder's configuration, as JSON")
     local_files_only: bool = option(False, "download no weights: use local caches only")
-    face_backbone: BackboneSpec = option(None, "backbone of the face stream (default: pretrained DINOv2 ViT-S/14)")
-    hand_left_backbone: BackboneSpec = option(None, "backbone of the left-hand stream")
-    hand_right_backbone: BackboneSpec = option(None, "backbone of the right-hand stream")
-    freeze_face_backbone: FreezeSpec = option(False, "freeze the face backbone")
-    freeze_hand_left_backbone: FreezeSpec = option(False, "freeze the left-hand backbone")
-    freeze_hand_right_backbone: FreezeSpec = option(False, "freeze the right-hand backbone")
     backbone: dict | None = option(
         None, "one randomly initialised ViT for every stream: embed_dim, depth, num_heads, patch_size, ..."
     )
     projector: str | dict = option(
         "auto",
-        "auto (identity when projector_dim equals the backbone's width), mlp or identity; or a mapping of face, "
-        "hand_left, hand_right to these",
+        "auto (identity when projector_dim equals the backbone's width), mlp or identity; or a mapping of "
+        f"{', '.join(s.key for s in IMAGES)} to these",
     )
     vocab_size: int | None = option(None, "decoder vocabulary (default: the tokenizer's)")
     pad_token_id: int = option(0, "padding token (training takes the tokenizer's)")
@@ -352,12 +379,12 @@ def _check_model(model: ModelConfig) -> None:
                 f"model.d_model {model.d_model} is not divisible by model.{heads} {getattr(model, heads)}; "
                 f"choose a multiple"
             )
-    given = model.projector
+    given, keys = model.projector, [stream.key for stream in IMAGES]
     streams = given if isinstance(given, dict) else {"face": given}
     for stream, kind in streams.items():
-        if stream not in ("face", "hand_left", "hand_right") or kind not in PROJECTORS:
+        if stream not in keys or kind not in PROJECTORS:
             raise UserError(
-                f"model.projector must be one of {', '.join(PROJECTORS)}, or a mapping of face, hand_left, hand_right "
+                f"model.projector must be one of {', '.join(PROJECTORS)}, or a mapping of {', '.join(keys)} "
                 f"to these, not {given!r}{nearest(str(kind), PROJECTORS)}"
             )
     if model.decoder_model and model.decoder_config:

@@ -85,6 +85,11 @@ class Stream:
         return self.title.split()[0]
 
     @property
+    def noun(self) -> str:
+        """The title before another noun: "left-hand" crops."""
+        return self.title.replace(" ", "-")
+
+    @property
     def missing_key(self) -> str:
         """The array of a pose file that says in which frames a crop does not show what it should."""
         return f"miss_{self.name}"

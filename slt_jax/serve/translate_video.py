@@ -25,7 +25,7 @@ from slt_jax.errors import UserError
 from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.media.windows import STILL, at_pauses, even, hand_motion
-from slt_jax.streams import HANDS, MASKED
+from slt_jax.streams import HANDS, MASKED, POSE
 from slt_jax.training.start import trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
 from slt_jax.training.tokenizer import tokenizer_of
@@ -142,7 +142,7 @@ def open_translator(path: str | Path, *, num_beams: int = 4, tokenizer: str | No
     data = checkpoint.config.get("data")
     data = data if isinstance(data, Mapping) else {}
     loaded = tokenizer_of(Path(path), plan, tokenizer, data.get("tokenizer"))
-    streams = training_streams(data.get("pose_dir"), data.get("packs"))
+    streams = training_streams(data.get(POSE.folder_key), data.get("packs"))
     if streams.pose is None and "architecture" not in checkpoint.rest:
         streams = dataclasses.replace(streams, pose="raw")  # v9's file, and v9's extraction knew nothing else
     translator = Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))

@@ -23,6 +23,7 @@ import simplejpeg
 from tqdm import tqdm
 
 from slt_jax.base.heap import keep_freed_memory
+from slt_jax.data.corpus_folder import folders_under
 from slt_jax.errors import UserError
 from slt_jax.synthetic import render
 from slt_jax.synthetic.body import SIGNERS, tracks
@@ -151,8 +152,8 @@ def generate(
     started = time.perf_counter()
     specs, sentences = plan(counts, seed, level, frames)
     with _written_whole(out_dir) as directory:
-        for stream in ("face", "hand_l", "hand_r", "pose", "index"):
-            (directory / stream).mkdir()
+        for folder in (*folders_under(directory).values(), directory / "index"):
+            folder.mkdir()
         missing = _write_clips(directory, specs, image_size, workers, progress)
         _write_tables(directory, specs, fps)
         summary = Summary(
