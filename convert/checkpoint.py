@@ -62,6 +62,7 @@ class Checkpoint:
 
     @property
     def encoder_only(self) -> bool:
+        """Whether there is no decoder in it."""
         return encoder_only(self.state)
 
 
@@ -75,6 +76,7 @@ class Blueprint:
 
     @classmethod
     def from_record(cls, config: ModelConfig, record: Mapping[str, Any]) -> "Blueprint":
+        """The blueprint of saved weights, from what `record` kept of it."""
         backbones = {
             stream.name: (CustomBackbone if "name" in sizes else ViTConfig)(**sizes)
             for stream, sizes in zip(IMAGES, record["backbones"], strict=True)
@@ -90,6 +92,7 @@ class Blueprint:
         return {"backbones": backbones, "decoder": decoder}
 
     def build(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, seed: int = 0) -> SignTranslator:
+        """The model, with random weights from `seed`."""
         rngs = nnx.Rngs(seed)
         # Counts on the host: while shapes are traced, nnx's own counter takes longer than all else together.
         rngs.default.count = nnx.RngCount(np.zeros((), np.uint32), tag="default")  # type: ignore[arg-type]  # nnx asks for a jax.Array

@@ -44,6 +44,7 @@ MAX_HEADER = 100_000_000  # bytes, the limit of the format's own library
 
 
 def is_folder_of_weights(path: str | Path) -> bool:
+    """Whether `path` is a folder with one of the files of weights that HuggingFace writes."""
     return any((Path(path) / name).exists() for name in WEIGHT_FILES)
 
 

@@ -28,16 +28,20 @@ class OptimizerSettings(Protocol):
         """The arrays kept per parameter, under torch's names."""
 
     @property
-    def weight_decay(self) -> float: ...
+    def weight_decay(self) -> float:
+        """As torch names it."""
 
     @property
-    def momentum(self) -> float: ...
+    def momentum(self) -> float:
+        """Of sgd."""
 
     @property
-    def betas(self) -> tuple[float, float]: ...
+    def betas(self) -> tuple[float, float]:
+        """Of adam and adamw."""
 
     @property
-    def epsilon(self) -> float: ...
+    def epsilon(self) -> float:
+        """Of adam and adamw."""
 
 
 def to_torch(

@@ -36,6 +36,7 @@ class Source:
 
     @property
     def checkpoint(self) -> Checkpoint:
+        """The source as a checkpoint, with the keys of a whole model."""
         return Checkpoint(self.path, with_encoder_prefix(strip_prefixes(self.tensors)), self.rest)
 
     @property

@@ -114,6 +114,7 @@ def is_key(key: Any) -> bool:
 
 
 def type_name(item: Any) -> str:
+    """The name of an object's type, for a message."""
     return f"{type(item).__module__}.{type(item).__qualname__}".removeprefix("builtins.")
 
 

@@ -15,11 +15,14 @@ PREFIXES = (*(stream.backbone_prefix for stream in IMAGES), "encoder.", "decoder
 
 @dataclass(frozen=True)
 class TensorDifference:
+    """How much one tensor differs."""
+
     key: str
     largest: float  # absolute; nan where one has no number and the other has
     relative: float  # of the L2 norms
 
     def within(self, tolerance: float) -> bool:
+        """Whether no number differs by more than `tolerance`; never for nan."""
         return self.largest <= tolerance  # false for nan
 
 
@@ -32,6 +35,7 @@ class Comparison:
     prefix: str = ""
 
     def equal(self, tolerance: float) -> bool:
+        """Whether all keys and shapes match and all tensors are within `tolerance`."""
         return not self.mismatches and all(tensor.within(tolerance) for tensor in self.tensors)
 
 

@@ -63,6 +63,8 @@ def _freeze(stream: Stream) -> Any:
 @dataclass(frozen=True)
 @with_streams("packs", {s.folder_key: (str | None, _folder(s)) for s in STREAMS})
 class DataConfig:
+    """Where the data is, how it is loaded, and on what device and in what precision to compute."""
+
     packs: str | None = option(None, "folder or URL of a pack (slt-pack), in place of the streams' folders")
     metadata_csv: str | None = option(None, "CSV with id/video_id and texto/text")
     train_index: str | None = option(None, "CSV of the training clips' ids")
@@ -98,6 +100,8 @@ class DataConfig:
     | {s.freeze_key: (FreezeSpec, _freeze(s)) for s in IMAGES},
 )
 class ModelConfig:
+    """The model: its sizes, backbones, projectors and decoder. Fields are the keys of section `model`."""
+
     image_size: int = option(224, "side of the crops in pixels")
     projector_dim: int = option(256, "width of the projected streams")
     d_model: int = option(512, "width of the temporal encoder and the decoder")
@@ -132,6 +136,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
+    """The optimiser, its schedule, and the loss."""
+
     optimizer: str = option("adamw", "adamw, adam (L2 decay) or sgd")
     lr: float = option(1e-3, "learning rate")
     weight_decay: float = option(0.0, "weight decay")
@@ -146,6 +152,8 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
+    """How long and how to train, what is recomputed, and how the best epoch is chosen."""
+
     epochs: int = option(40, "epochs to train in all")
     grad_accum_steps: int = option(1, "micro-batches per optimiser step")
     sharding: str = option("replicated", "parameters and optimiser state: replicated, or fsdp (split over devices)")
@@ -165,6 +173,8 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Config:
+    """All four sections."""
+
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

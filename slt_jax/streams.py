@@ -51,6 +51,7 @@ class Stream:
 
     @property
     def freeze_key(self) -> str:
+        """The key of what is frozen of its backbone, in section `model`."""
         return f"freeze_{self.backbone_key}"
 
     def folder(self, data: object) -> str | None:
@@ -62,6 +63,7 @@ class Stream:
         return getattr(model, self.backbone_key)
 
     def freeze_spec(self, model: object) -> Any:
+        """What is frozen of its backbone, as section `model` says."""
         return getattr(model, self.freeze_key)
 
     @property

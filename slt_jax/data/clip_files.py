@@ -41,6 +41,7 @@ class Frames:
     data: tuple[memoryview, ...] | None = None
 
     def path(self, video_id: str, position: int) -> str:
+        """The file of the frame at `position` in `numbers`."""
         name = f"{video_id}_f{self.numbers[position]:06d}.jpg" if self.names is None else self.names[position]
         return os.path.join(self.directory, name)
 
@@ -61,7 +62,9 @@ class PackedRecord(Protocol):
         """Of the record, in hexadecimal."""
 
     @property
-    def pose_frames(self) -> int: ...
+    def pose_frames(self) -> int:
+        """Frames of the pose; 0 without one."""
+        ...
 
     def check(self, files: "ClipFiles", num_landmarks: int) -> None:
         """Raises BadClip where the clip cannot be read, UserError where it has other landmarks."""
@@ -162,6 +165,7 @@ def load_pose(files: ClipFiles) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def check_landmarks(path: str, columns: int, num_landmarks: int) -> None:
+    """Raise UserError if `columns` is not three for each of `num_landmarks`."""
     if columns != 3 * num_landmarks:
         found = f"{columns / 3:g} landmarks ({columns} columns)"
         raise UserError(f"{path}: {found}, expected {num_landmarks}; set --pose-landmarks to what the files hold")

@@ -60,10 +60,13 @@ class Examined:
 
 @dataclass
 class Report:
+    """What a check of a data set found, and the clips that it looked at."""
+
     findings: list[Finding] = field(default_factory=list)
     clips: dict[str, Examined] = field(default_factory=dict)
 
     def count(self, severity: str) -> int:
+        """The number of findings of this severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
 

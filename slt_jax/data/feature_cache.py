@@ -43,6 +43,7 @@ class Features:
     problems: dict[str, str] = field(default_factory=dict)  # clips whose frames cannot be read
 
     def path(self, video_id: str, mirrored: bool) -> Path:
+        """Where the features of a clip, or of its mirror image, are kept."""
         # Some hundred folders, since a write lists its folder.
         part = hashlib.sha256(video_id.encode()).hexdigest()[:2]
         return self.folder / ("mirrored" if mirrored else "plain") / part / video_id

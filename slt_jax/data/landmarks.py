@@ -49,6 +49,7 @@ class Space:
     unit: tuple[float, float]
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels (..., 2) in this space."""
         return (pixels - np.float32(self.origin)) / np.float32(self.unit)
 
 

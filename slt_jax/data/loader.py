@@ -219,6 +219,7 @@ class Loader:
 
     @property
     def settings(self) -> LoaderSettings:
+        """The settings that it was made with."""
         return self._source.settings
 
     @property

@@ -36,6 +36,7 @@ class PackedClip:
 
     @property
     def pose_frames(self) -> int:
+        """Frames of the pose; 0 without one."""
         return self.pose[0] if self.pose else 0
 
     def check(self, files: ClipFiles, num_landmarks: int) -> None:
@@ -154,4 +155,5 @@ def to_runs(numbers: np.ndarray) -> list[list[int]]:
 
 
 def from_runs(runs: list[list[int]]) -> np.ndarray:
+    """The sorted numbers (N,) of `[first, count]` runs; undoes `to_runs`."""
     return np.concatenate([np.zeros(0, np.int64), *(np.arange(first, first + count) for first, count in runs)])

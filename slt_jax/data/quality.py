@@ -46,6 +46,7 @@ def _looks_whole(path: str) -> bool:
 
 
 def gaps_kind(stream: Stream) -> str:
+    """The name of the finding that frames of a stream are missing."""
     return f"{stream.name} frames missing"
 
 

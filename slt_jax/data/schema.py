@@ -17,6 +17,8 @@ Features = Mapping[str, tuple[int, np.dtype]]  # width and type of the features 
 
 @dataclass(frozen=True)
 class BatchSizes:
+    """The lengths of the axes of a batch."""
+
     clips: int
     frames: int
     image: int  # height and width
@@ -45,6 +47,7 @@ class BatchArray:
         return self.stream is not None and self.stream.images and self.name == self.stream.name
 
     def shape(self, sizes: BatchSizes) -> tuple[int, ...]:
+        """The shape of this array in a batch of these sizes."""
         return tuple(sizes.axis(name) for name in self.axes)
 
 

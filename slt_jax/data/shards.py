@@ -23,6 +23,8 @@ PACK_AGAIN = "see slt-pack verify, or write the pack again"
 
 @dataclass(frozen=True)
 class Shard:
+    """One file of a pack, as the index describes it."""
+
     name: str
     size: int  # bytes
     records: int

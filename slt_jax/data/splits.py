@@ -26,6 +26,8 @@ IMAGES_LOOKED_AT = 200_000  # of a split before training: seconds, where all of 
 
 @dataclass(frozen=True)
 class Splits:
+    """The loaders of both splits, and the tokenizer of their texts."""
+
     train: Loader
     val: Loader
     tokenizer: Any

@@ -8,6 +8,7 @@ from slt_jax.decoding.search import ResolvedSearch
 
 
 def is_eos(ids: Array, search: ResolvedSearch) -> Array:
+    """Which of `ids` end a text, bool of the same shape."""
     return jnp.isin(ids, jnp.asarray(search.eos, jnp.int32))
 
 

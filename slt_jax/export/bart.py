@@ -18,6 +18,7 @@ def memory_key(layer: int, part: str) -> str:
 
 
 def logits(step: DecoderStep, settings: Mapping[str, Any]) -> str:
+    """Add one step of a BART or mBART decoder to the graph; returns the name of its logits (B, vocab)."""
     g, config = step.graph, normalise_bart_config(settings)
     norm_first = config["model_type"] == "mbart"
     activate = ACTIVATIONS[config["activation_function"]]

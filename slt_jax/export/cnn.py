@@ -10,6 +10,7 @@ NAME = "slt_jax.models.cnn:SmallCNN"
 
 
 def is_small_cnn(sizes: CustomBackbone) -> bool:
+    """Whether the backbone is `slt_jax.models.cnn:SmallCNN`."""
     return sizes.name == NAME
 
 

@@ -34,9 +34,11 @@ class DecoderStep:
         return self._attend(query, key, value, scale, bias, None)
 
     def cross_attention(self, number: int, query: str, scale: float) -> str:
+        """Attention of layer `number` to the encoded frames."""
         return self._attend(query, *self.memory(number), scale, None, self.keep)
 
     def cache_shape(self, length: str) -> tuple[str, int, str, int]:
+        """The shape of a cache whose axis of tokens is called `length`."""
         return "B", self.sizes.heads, length, self.sizes.head_dim
 
     def _attend(self, query: str, key: str, value: str, scale: float, bias: str | None, keep: str | None) -> str:
@@ -64,4 +66,5 @@ def embed(g: Graph, table: str, ids: str) -> str:
 
 
 def vocabulary_logits(g: Graph, x: str, key: str) -> str:
+    """Logits (B, vocab), the product of `x` with the embedding under `key`."""
     return g.raised(g.op("Gemm", g.lowered(x), g.matrix(f"{key}.weight"), transB=1))

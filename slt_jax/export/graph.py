@@ -87,6 +87,7 @@ class Graph:
         return name
 
     def cast(self, x: str, dtype) -> str:
+        """`x` as `dtype`."""
         return self.op("Cast", x, to=self._type(dtype))
 
     # --- precision --------------------------------------------------------------------------------------------
@@ -102,6 +103,7 @@ class Graph:
     # --- the outside ------------------------------------------------------------------------------------------
 
     def input(self, name: str, dtype, shape: Shape) -> str:
+        """Add an input; returns its name."""
         self.inputs.append(self._make.make_tensor_value_info(name, self._type(dtype), list(shape)))
         return name
 

@@ -17,6 +17,7 @@ def linear(g: Graph, x: str, key: str, *, bias: bool = True) -> str:
 
 
 def layer_norm(g: Graph, x: str, key: str, epsilon: float) -> str:
+    """LayerNorm over the last axis."""
     return g.op("LayerNormalization", x, g.weight(f"{key}.weight"), g.weight(f"{key}.bias"), axis=-1, epsilon=epsilon)
 
 
@@ -33,6 +34,7 @@ def rms_norm(g: Graph, x: str, key: str, epsilon: float) -> str:
 
 
 def gelu(g: Graph, x: str) -> str:
+    """GELU, exact."""
     if g.opset >= 20:
         return g.op("Gelu", x)
     # The order of operations that onnxruntime knows as a GELU and runs as one.
@@ -41,6 +43,7 @@ def gelu(g: Graph, x: str) -> str:
 
 
 def gelu_tanh(g: Graph, x: str) -> str:
+    """GELU in the approximation by tanh."""
     if g.opset >= 20:
         return g.op("Gelu", x, approximate="tanh")
     cube = g.op("Mul", g.op("Mul", x, x), x)
@@ -49,10 +52,12 @@ def gelu_tanh(g: Graph, x: str) -> str:
 
 
 def silu(g: Graph, x: str) -> str:
+    """x * sigmoid(x)."""
     return g.op("Mul", x, g.op("Sigmoid", x))
 
 
 def quick_gelu(g: Graph, x: str) -> str:
+    """GELU in the approximation by a sigmoid."""
     return g.op("Mul", x, g.op("Sigmoid", g.op("Mul", x, g.number(1.702))))
 
 

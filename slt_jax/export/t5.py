@@ -18,6 +18,7 @@ def memory_key(layer: int, part: str) -> str:
 
 
 def logits(step: DecoderStep, settings: Mapping[str, Any]) -> str:
+    """Add one step of a T5 or mT5 decoder to the graph; returns the name of its logits (B, vocab)."""
     g, config = step.graph, normalise_t5_config(settings)
     epsilon, bias = config["layer_norm_epsilon"], _bias(step, config)
 

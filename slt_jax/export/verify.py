@@ -51,6 +51,7 @@ class VerificationCase:
     frames: int
 
     def cut(self, array: np.ndarray | Array) -> np.ndarray:
+        """The part of an array of outputs that shows real frames."""
         return np.asarray(array)[self.rows, : self.frames]
 
 

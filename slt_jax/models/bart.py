@@ -79,6 +79,7 @@ def settings_from_flags(config: ModelConfig) -> dict:
 
 
 def attention_sizes(settings: Mapping) -> AttentionSizes:
+    """The sizes of the attention of a decoder with these settings."""
     config = normalise_bart_config(settings)
     heads = config["decoder_attention_heads"]
     return AttentionSizes(config["decoder_layers"], heads, config["d_model"] // heads)
@@ -127,6 +128,7 @@ class Bart(nnx.Module):
         return jnp.concatenate([jnp.take_along_axis(labels, last, axis=1), labels[:, :-1]], axis=1)
 
     def init_cache(self, encoded: Array, encoder_mask: Array | None, max_length: int) -> Cache:
+        """A cache for up to `max_length` tokens. Raises ValueError if the decoder has too few positions."""
         if max_length > self.config["max_position_embeddings"]:
             raise ValueError(
                 f"max_length {max_length + 1} needs more positions than the decoder's max_position_embeddings "
@@ -150,6 +152,8 @@ class Bart(nnx.Module):
 
 
 class BartModel(nnx.Module):
+    """Encoder and decoder, and their shared embedding."""
+
     def __init__(self, config: Mapping, *, dtype, memory: Memory, rngs: nnx.Rngs):
         def embed() -> nnx.Embed:
             return embedding(config["vocab_size"], config, rngs, zero_row=config["pad_token_id"])
@@ -163,6 +167,7 @@ class BartModel(nnx.Module):
 
 
 def embedding(rows: int, config: Mapping, rngs: nnx.Rngs, zero_row: int | None = None) -> nnx.Embed:
+    """An embedding of `rows`, drawn from N(0, init_std); row `zero_row` is 0."""
     draw = normal(config["init_std"])
 
     def init(key, shape, dtype):
@@ -299,6 +304,8 @@ class Layer(nnx.Module):
 
 
 class Attention(nnx.Module):
+    """Multi-head attention with biases, over the states themselves or over an encoder's."""
+
     def __init__(self, config: Mapping, heads: int, *, dtype, rngs: nnx.Rngs):
         width = config["d_model"]
         if width % heads:
@@ -320,6 +327,7 @@ class Attention(nnx.Module):
         return split_heads(self.k_proj(memory), self.heads), split_heads(self.v_proj(memory), self.heads)
 
     def __call__(self, x: Array, keys_values: KeysValues, bias: Array | None, *, key: Array | None) -> Array:
+        """States (B, S, d_model) to (B, S, d_model), over keys and values (B, T, heads, head_dim)."""
         query = split_heads(self.q_proj(x), self.heads)
         mixed = attention(query, *keys_values, bias=bias, scale=self.scale, dropout_rate=self.rate, dropout_key=key)
         return self.out_proj(mixed.reshape(*x.shape[:-1], -1))

@@ -32,6 +32,7 @@ class SmallCNN(nnx.Module):
         self.proj = nnx.Linear(channels[-1], embed_dim, dtype=dtype, kernel_init=init, bias_init=init, rngs=rngs)
 
     def __call__(self, images: Array) -> Array:
+        """Images (N, H, W, 3), normalised, to features (N, embed_dim)."""
         x = images
         for stage in self.stem:
             x = stage(x)
@@ -61,4 +62,5 @@ class Stage(nnx.Module):
         )
 
     def __call__(self, x: Array) -> Array:
+        """(N, H, W, before) to (N, H / stride, W / stride, after)."""
         return jax.nn.relu(self.norm(self.conv(x)))

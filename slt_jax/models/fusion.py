@@ -25,6 +25,7 @@ class StreamProjector(nnx.Module):
         )
 
     def __call__(self, x: Array, *, key: Array | None = None) -> Array:
+        """Features (B, T, features) to (B, T, projector_dim)."""
         hidden = gelu(self.layers["1"](self.layers["0"](x)))
         return self.layers[self.last](dropout(hidden, self.rate, key))
 
@@ -38,6 +39,7 @@ class Fusion(nnx.Module):
         self.rate = rate
 
     def __call__(self, streams: list[Array], *, key: Array | None = None) -> Array:
+        """Streams of (B, T, projector_dim) each to (B, T, d_model)."""
         (key,) = split(key, 1)
         return self.proj(dropout(self.norm(jnp.concatenate(streams, axis=-1)), self.rate, key))
 
@@ -49,4 +51,5 @@ class Positions(nnx.Module):
         self.embedding = nnx.Embed(length, d_model, dtype=dtype, embedding_init=normal(1.0), rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
+        """(B, T, d_model) with positions added."""
         return x + self.embedding.embedding[: x.shape[1]].astype(x.dtype)

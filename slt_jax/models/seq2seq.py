@@ -57,14 +57,17 @@ class FrozenConfig(dict):
 
 
 def gelu_tanh(x: Array) -> Array:
+    """GELU in the approximation by tanh."""
     return jax.nn.gelu(x, approximate=True)
 
 
 def quick_gelu(x: Array) -> Array:
+    """GELU in the approximation by a sigmoid."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 def identity(x: Array) -> Array:
+    """`x` as it is."""
     return x
 
 
@@ -85,6 +88,7 @@ ACTIVATIONS = {
 
 
 def activation(name: str):
+    """An activation function by HuggingFace's name. Raises ValueError for an unknown one."""
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; known: {', '.join(sorted(ACTIVATIONS))}")
     return ACTIVATIONS[name]
@@ -127,6 +131,7 @@ def split_heads(x: Array, heads: int) -> Array:
 
 
 def empty_cache(batch: int, length: int, heads: int, head_dim: int, dtype) -> KeysValues:
+    """Keys and values (B, length, heads, head_dim), all 0."""
     return tuple(jnp.zeros((batch, length, heads, head_dim), dtype) for _ in range(2))
 
 

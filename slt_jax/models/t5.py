@@ -95,11 +95,14 @@ def settings_from_flags(config: ModelConfig) -> dict:
 
 
 def attention_sizes(settings: Mapping) -> AttentionSizes:
+    """The sizes of the attention of a decoder with these settings."""
     config = normalise_t5_config(settings)
     return AttentionSizes(config["num_decoder_layers"], config["num_heads"], config["d_kv"])
 
 
 class T5(nnx.Module):
+    """HuggingFace's `T5ForConditionalGeneration` (also mT5): the decoder reads encoded frames instead of text."""
+
     def __init__(self, config: Mapping, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs):
         config = FrozenConfig(normalise_t5_config(config))
         vocab, width = config["vocab_size"], config["d_model"]
@@ -135,9 +138,11 @@ class T5(nnx.Module):
         return self.encoder(input_ids, memory_keep(mask), key=key)
 
     def shift_right(self, labels: Array) -> Array:
+        """Decoder inputs (B, S) for labels (B, S)."""
         return shift_right(labels, self.config["decoder_start_token_id"], self.config["pad_token_id"])
 
     def init_cache(self, encoded: Array, encoder_mask: Array | None, max_length: int) -> Cache:
+        """A cache for up to `max_length` tokens, with the keys and values of the encoded frames."""
         batch, frames, _ = encoded.shape
         sizes = batch, max_length, self.config["num_heads"], self.config["d_kv"], self.dtype
         return {
@@ -263,6 +268,8 @@ class Block(nnx.Module):
 
 
 class SelfAttentionLayer(nnx.Module):
+    """Norm, self-attention and residual."""
+
     def __init__(self, config: Mapping, has_bias: bool, *, dtype, rngs: nnx.Rngs):
         self.SelfAttention = Attention(config, has_bias=has_bias, dtype=dtype, rngs=rngs)
         self.layer_norm = RMSNorm(config, dtype=dtype)
@@ -271,6 +278,7 @@ class SelfAttentionLayer(nnx.Module):
     def __call__(
         self, x: Array, bias: Array, past: KeysValues | None, position: Array | None, *, key: Array | None
     ) -> tuple[Array, KeysValues]:
+        """States (B, S, d_model) to the next ones, and the keys and values that were read."""
         attention_key, output_key = split(key, 2)
         normed = self.layer_norm(x)
         keys_values = self.SelfAttention.keys_values(normed)
@@ -281,24 +289,30 @@ class SelfAttentionLayer(nnx.Module):
 
 
 class CrossAttentionLayer(nnx.Module):
+    """Norm, attention to the encoded frames, and residual."""
+
     def __init__(self, config: Mapping, *, dtype, rngs: nnx.Rngs):
         self.EncDecAttention = Attention(config, has_bias=False, dtype=dtype, rngs=rngs)
         self.layer_norm = RMSNorm(config, dtype=dtype)
         self.rate = config["dropout_rate"]
 
     def __call__(self, x: Array, keys_values: KeysValues, bias: Array | None, *, key: Array | None) -> Array:
+        """States (B, S, d_model) to (B, S, d_model), over the keys and values of the encoded frames."""
         attention_key, output_key = split(key, 2)
         attended = self.EncDecAttention(self.layer_norm(x), keys_values, bias, key=attention_key)
         return x + dropout(attended, self.rate, output_key)
 
 
 class FeedForwardLayer(nnx.Module):
+    """Norm, feed-forward part and residual."""
+
     def __init__(self, config: Mapping, *, dtype, rngs: nnx.Rngs):
         self.DenseReluDense = FeedForward(config, dtype=dtype, rngs=rngs)
         self.layer_norm = RMSNorm(config, dtype=dtype)
         self.rate = config["dropout_rate"]
 
     def __call__(self, x: Array, *, key: Array | None) -> Array:
+        """States (B, S, d_model) to (B, S, d_model)."""
         hidden_key, output_key = split(key, 2)
         return x + dropout(self.DenseReluDense(self.layer_norm(x), key=hidden_key), self.rate, output_key)
 
@@ -331,12 +345,15 @@ class Attention(nnx.Module):
         return split_heads(self.k(memory), self.heads), split_heads(self.v(memory), self.heads)
 
     def __call__(self, x: Array, keys_values: KeysValues, bias: Array | None, *, key: Array | None) -> Array:
+        """States (B, S, d_model) to (B, S, d_model), over keys and values (B, T, heads, d_kv)."""
         query = split_heads(self.q(x), self.heads)
         mixed = attention(query, *keys_values, bias=bias, dropout_rate=self.rate, dropout_key=key)
         return self.o(mixed.reshape(*x.shape[:-1], -1))
 
 
 class FeedForward(nnx.Module):
+    """Two projections with an activation between them, or three with a gate."""
+
     def __init__(self, config: Mapping, *, dtype, rngs: nnx.Rngs):
         width, hidden, factor = config["d_model"], config["d_ff"], config["initializer_factor"]
 
@@ -356,6 +373,7 @@ class FeedForward(nnx.Module):
         self.rate = config["dropout_rate"]
 
     def __call__(self, x: Array, *, key: Array | None) -> Array:
+        """States (B, S, d_model) to (B, S, d_model)."""
         hidden = self.act(self.wi_0(x)) * self.wi_1(x) if self.gated else self.act(self.wi(x))
         return self.wo(dropout(hidden, self.rate, key))
 
@@ -369,6 +387,7 @@ class RMSNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Array) -> Array:
+        """(..., d_model) to (..., d_model), in the dtype of the computation."""
         x = x.astype(jnp.float32)
         x = x * (jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon) ** -0.5
         return (self.weight[...] * x).astype(self.dtype)

@@ -46,6 +46,8 @@ class TransformerEncoder(nnx.Module):
 
 
 class TransformerEncoderLayer(nnx.Module):
+    """torch's layer with the norms after the residuals."""
+
     def __init__(self, features: int, heads: int, hidden: int, rate: float, *, dtype, rngs: nnx.Rngs):
         self.self_attn = MultiheadAttention(features, heads, rate, dtype=dtype, rngs=rngs)
         self.linear1 = linear(features, hidden, dtype=dtype, rngs=rngs)
@@ -55,6 +57,7 @@ class TransformerEncoderLayer(nnx.Module):
         self.rate = rate
 
     def __call__(self, x: Array, bias: Array | None, *, key: Array | None) -> Array:
+        """Frames (B, T, d_model) to (B, T, d_model); `bias` hides padded ones."""
         attention_key, residual_key, hidden_key, output_key = split(key, 4)
         attended = self.self_attn(x, bias, key=attention_key)
         x = self.norm1(x + dropout(attended, self.rate, residual_key))
@@ -75,6 +78,7 @@ class MultiheadAttention(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Array, bias: Array | None, *, key: Array | None) -> Array:
+        """Frames (B, T, d_model) to (B, T, d_model); `bias` hides padded ones."""
         b, t, d = x.shape
         packed = x @ self.in_proj_weight[...].T.astype(self.dtype) + self.in_proj_bias[...].astype(self.dtype)
         query, value_key, value = jnp.moveaxis(packed.reshape(b, t, 3, self.heads, d // self.heads), 2, 0)

@@ -65,6 +65,7 @@ class ViTConfig:
 
     @property
     def grid(self) -> int:
+        """Patches on each side of the image."""
         return self.image_size // self.patch_size
 
 
@@ -99,6 +100,7 @@ class VisionTransformer(nnx.Module):
         self.norm = layer_norm(d, 1e-6, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: Array) -> Array:
+        """Images (N, H, W, 3), normalised, to features (N, embed_dim): the CLS token."""
         rows, columns = (side // self.config.patch_size for side in images.shape[1:3])
         patches = self.patch_embed(images)
         cls = jnp.broadcast_to(self.cls_token[...], (patches.shape[0], 1, self.embed_dim))
@@ -147,6 +149,7 @@ class PatchEmbed(nnx.Module):
         )
 
     def __call__(self, images: Array) -> Array:
+        """Images (N, H, W, 3) to patches (N, rows x columns, embed_dim)."""
         n, height, width, channels = images.shape
         p = self.proj.kernel_size[0]
         dtype = self.proj.dtype
@@ -158,6 +161,8 @@ class PatchEmbed(nnx.Module):
 
 
 class Block(nnx.Module):
+    """Attention and feed-forward part, each with norm, scale and residual."""
+
     def __init__(self, config: ViTConfig, *, dtype, rngs: nnx.Rngs):
         d = config.embed_dim
         self.norm1 = layer_norm(d, 1e-6, dtype=dtype, rngs=rngs)
@@ -178,12 +183,15 @@ class Block(nnx.Module):
 
 
 class Attention(nnx.Module):
+    """Multi-head self-attention."""
+
     def __init__(self, features: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
         self.num_heads = num_heads
         self.qkv = linear(features, 3 * features, dtype=dtype, init=weights(features), rngs=rngs)
         self.proj = linear(features, features, dtype=dtype, init=weights(features), rngs=rngs)
 
     def __call__(self, x: Array, norm: nnx.LayerNorm, scale: "LayerScale", *, real: int, kept: int | None) -> Array:
+        """Scaled attention over `x` (N, tokens, embed_dim): the first `real` are no padding, `kept` are computed."""
         n, tokens, d = x.shape
         head = d // self.num_heads
         packed = product(x, self.qkv, norm=norm).reshape(n, tokens, 3, self.num_heads, head)
@@ -203,11 +211,14 @@ class LayerScale(nnx.Module):
 
 
 class Mlp(nnx.Module):
+    """Two products with a GELU between them."""
+
     def __init__(self, features: int, hidden: int, *, dtype, rngs: nnx.Rngs):
         self.fc1 = linear(features, hidden, dtype=dtype, init=weights(features), rngs=rngs)
         self.fc2 = linear(hidden, features, dtype=dtype, init=weights(features), rngs=rngs)
 
     def __call__(self, x: Array, norm: nnx.LayerNorm, scale: LayerScale) -> Array:
+        """`x` (N, tokens, embed_dim) to its scaled feed-forward part, of the same shape."""
         return product(gelu(product(x, self.fc1, norm=norm)), self.fc2, scale=scale.gamma[...])
 
 
@@ -220,6 +231,7 @@ class SwiGLU(nnx.Module):
         self.w3 = linear(hidden, features, dtype=dtype, init=weights(features), rngs=rngs)
 
     def __call__(self, x: Array, norm: nnx.LayerNorm, scale: LayerScale) -> Array:
+        """`x` (N, tokens, embed_dim) to its scaled feed-forward part, of the same shape."""
         gate, value = jnp.split(product(x, self.w12, norm=norm), 2, axis=-1)
         return product(jax.nn.silu(gate) * value, self.w3, scale=scale.gamma[...])
 

@@ -137,6 +137,7 @@ def primary() -> bool:
 
 
 def count() -> int:
+    """The number of processes."""
     return jax.process_count()
 
 

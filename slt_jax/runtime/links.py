@@ -142,6 +142,7 @@ class Links:
     _lost: bool = False
 
     def add(self, index: int, connection: socket.socket, host: str) -> None:
+        """Add the connection to process `index` on `host`."""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in KEEP_ALIVE.items():
             if hasattr(socket, name):
@@ -150,6 +151,7 @@ class Links:
         self.peers[index], self.hosts[index] = connection, host
 
     def tell(self, message: Mapping) -> None:
+        """Send a message to all peers."""
         for connection in self.peers.values():
             _send(connection, message)
 

@@ -37,12 +37,14 @@ def device_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = 
 
 
 def check_batch_size(flag: str, batch_size: int, mesh: Mesh) -> None:
+    """Raise UserError naming `flag` if the batch does not divide over the devices."""
     parts = mesh.shape["data"]
     if batch_size % parts:
         raise UserError(f"{flag} {batch_size} does not divide over {parts} devices; use a multiple of {parts}")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
