@@ -1,4 +1,4 @@
-"""A batch as it comes from the loader becomes the model's inputs, on the device: pure JAX, meant to be jitted.
+"""Turn a loaded batch into the model's inputs on the device: pure JAX, meant to be jitted.
 
 Flips are drawn by the loader (`flip`), mixed streams here. `valid` says which rows are clips and not filling.
 """
@@ -24,7 +24,7 @@ def prepare(
     dtype=jnp.float32,
     raw: bool = False,
 ) -> dict[str, Array]:
-    """uint8 frames (B, T, H, W, 3) and masks as loaded -> normalised frames, flipped and mixed, and their masks.
+    """Turn loaded frames, uint8 (B, T, H, W, 3), and masks into normalised, flipped and mixed frames and their masks.
 
     Features of frozen backbones (B, T, width) may take the place of frames and stay as they are: the loader has read
     mirrored ones for flipped rows. `key=None` is evaluation: nothing is mixed. `v9_hand_masks` hands over the hand
@@ -43,7 +43,7 @@ def prepare(
 
 
 def flip(batch: Mapping[str, Array]) -> dict[str, Array]:
-    """Mirror the rows whose `flip` is set; `flip` itself is used up.
+    """Mirror the rows whose `flip` is set, and remove `flip`.
 
     A left hand becomes a right hand, with its mask; in the pose x becomes 1 - x and left and right landmarks swap. For
     numbers of landmarks whose sides are not known nothing is flipped (the loader draws no flips then, and says so).
@@ -72,7 +72,7 @@ def flip(batch: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def mix(batch: Mapping[str, Array], key: Array, mix_streams: Mapping[str, float]) -> dict[str, Array]:
-    """With its probability, a stream is dealt out anew among the valid rows of the batch, its masks with it."""
+    """With its probability, permute a stream and its masks among the valid rows of the batch."""
     arrays = dict(batch)
     valid = arrays.get("valid", jnp.ones(len(arrays[PAD_MASK]), bool))
     for number, stream in enumerate(STREAMS):
@@ -87,7 +87,7 @@ def mix(batch: Mapping[str, Array], key: Array, mix_streams: Mapping[str, float]
 
 
 def permute_valid(key: Array, valid: Array) -> Array:
-    """A random order of the rows in which every invalid row keeps its place."""
+    """A random permutation of the rows that leaves invalid rows in place."""
     places = jnp.argsort(~valid, stable=True)  # the valid rows, then the others
     dealt = jnp.argsort(jnp.where(valid, jax.random.uniform(key, valid.shape), 2.0), stable=True)  # these in new order
     return jnp.zeros(len(valid), dealt.dtype).at[places].set(dealt)

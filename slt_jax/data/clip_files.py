@@ -1,4 +1,4 @@
-"""The files of clips: which there are, and what one of them holds.
+"""The files of clips: which there are, and how to read them.
 
 Frames are known by the number in their file name, never by their place in a listing: where a crop is missing, that one
 frame is missing and no other moves.
@@ -25,12 +25,12 @@ POSE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib
 
 
 class BadClip(UserError):
-    """A clip whose files cannot be used; `--skip-bad-clips` lets training go on without it."""
+    """A clip whose files cannot be used. With `--skip-bad-clips`, training continues without it."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames of one stream of one clip: sorted numbers, and names only where they are not the usual ones.
+    """The frames of one stream of a clip: sorted numbers, and names only if they are not the usual ones.
 
     `data` is what the files hold, where that was read already: there may be no such files then.
     """
@@ -55,11 +55,11 @@ class PackedRecord(Protocol):
 
     @property
     def bad(self) -> str | None:
-        """Why the clip cannot be read, None where it can."""
+        """Why the clip cannot be read, or None if it can."""
 
     @property
     def sha256(self) -> str:
-        """Of the record, in hexadecimal."""
+        """The checksum of the record, in hexadecimal."""
 
     @property
     def pose_frames(self) -> int:
@@ -67,13 +67,13 @@ class PackedRecord(Protocol):
         ...
 
     def check(self, files: "ClipFiles", num_landmarks: int) -> None:
-        """Raises BadClip where the clip cannot be read, UserError where it has other landmarks."""
+        """Raise BadClip if the clip cannot be read, or UserError if it has other landmarks."""
 
     def read(self, video_id: str) -> memoryview:
-        """The record. Raises BadClip."""
+        """The bytes of the record. Raises BadClip."""
 
     def load(self, files: "ClipFiles") -> "ClipFiles":
-        """`files` with what they hold. Raises BadClip."""
+        """`files` with their contents. Raises BadClip."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,17 @@ class ClipFiles:
     record: PackedRecord | None = None
 
     def loaded(self) -> "ClipFiles":
-        """Itself, or all files of a packed clip in memory. Raises BadClip where the pack is damaged."""
+        """Itself, or all files of a packed clip in memory. Raises BadClip if the pack is damaged."""
         return self if self.record is None else self.record.load(self)
 
     def open_pose(self) -> BinaryIO:
-        """Raises OSError; only for a clip that has a pose file."""
+        """Open the pose file, which the clip must have. Raises OSError."""
         if self.pose_data is not None:
             return io.BytesIO(self.pose_data)
         return open(str(self.pose), "rb")
 
     def last_frame(self) -> int:
-        """The highest frame number of the image streams, -1 without any image."""
+        """The highest frame number of the image streams; -1 without images."""
         return max(int(frames.numbers[-1]) if len(frames.numbers) else -1 for frames in self.frames.values())
 
 
@@ -123,7 +123,7 @@ def _list_frames(directory: str, wanted: dict[str, None]) -> dict[str, Frames]:
             match = FRAME.fullmatch(entry.name)
             if match and match[1] in found:
                 names, number = found[match[1]], int(match[2])
-                names[number] = min(names.get(number, entry.name), entry.name)  # of two files always the same one
+                names[number] = min(names.get(number, entry.name), entry.name)  # of two files, always the same one
     return {video_id: _frames(directory, video_id, names) for video_id, names in found.items()}
 
 
@@ -134,7 +134,7 @@ def _frames(directory: str, video_id: str, names: dict[int, str]) -> Frames:
 
 
 def read_pose(files: ClipFiles, num_landmarks: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """`load_pose`, of `num_landmarks`; no frames without a file. Raises UserError for other landmarks."""
+    """`load_pose` with `num_landmarks`; no frames without a file. Raises UserError for other landmarks."""
     if files.pose is None:
         return np.zeros((0, 3 * num_landmarks), np.float32), {}
     pose, missing = load_pose(files)
@@ -143,13 +143,13 @@ def read_pose(files: ClipFiles, num_landmarks: int) -> tuple[np.ndarray, dict[st
 
 
 def load_pose(files: ClipFiles) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Pose (frames, 3L) of a clip that has a pose file; by stream what it says of frames that do not show the stream.
+    """The pose (frames, 3L) of a clip with a pose file, and per stream in which frames the file calls it missing.
 
     Raises BadClip where the file cannot be used.
     """
     missing = {}
     try:
-        # Opened here: np.load does not close what it opens and then cannot read.
+        # Opened here, because np.load does not close a file that it cannot read.
         with files.open_pose() as file, np.load(file, allow_pickle=False) as archive:
             pose = np.asarray(archive["pose"], np.float32)
             for stream in MASKED:
@@ -172,12 +172,12 @@ def check_landmarks(path: str, columns: int, num_landmarks: int) -> None:
 
 
 def decode_image(path: str, out: np.ndarray, data: memoryview | None = None) -> None:
-    """Decode an image, or `data` that was read from it, into `out` (H, W, 3) uint8, resized to it.
+    """Decode an image, or `data` read from it, into `out` (H, W, 3) uint8, resized to fit.
 
     Pillow's bicubic (its own default for resize, antialiased, and what DINOv2 was prepared with) resizes; it only runs
     for crops that were not stored at the model's size, or are no plain JPEG.
     """
-    import simplejpeg  # here: who only prepares batches on the device needs no decoder
+    import simplejpeg  # imported here, because preparing batches on the device needs no decoder
 
     try:
         if data is None:
@@ -195,7 +195,7 @@ def decode_image(path: str, out: np.ndarray, data: memoryview | None = None) -> 
             if image.size != (out.shape[1], out.shape[0]):
                 image = image.resize((out.shape[1], out.shape[0]), Image.Resampling.BICUBIC)
             out[:] = np.asarray(image)
-    except UnidentifiedImageError:  # whose own message has an address in it
+    except UnidentifiedImageError:  # whose own message contains a memory address
         raise BadClip(f"{path}: cannot be read as an image (no jpg or png)") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadClip(f"{path}: cannot be read as an image ({_one_line(error)})") from None

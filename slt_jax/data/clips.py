@@ -1,4 +1,4 @@
-"""One clip becomes arrays of fixed shape.
+"""Turn one clip into arrays of fixed shape.
 
 Images stay uint8; normalisation and flips happen on the device (augment.py).
 """
@@ -18,9 +18,9 @@ ReadFrames = Callable[[str, np.ndarray, Mapping[str, np.ndarray]], None]
 
 
 def sample(frames: int, length: int, rng: np.random.Generator | None) -> np.ndarray:
-    """The frame numbers a clip of `frames` frames shows, at most `length`, evenly spaced.
+    """The frame numbers to show of a clip of `frames` frames: at most `length`, evenly spaced.
 
-    Training starts at a random offset within the stride; without `rng` the sample is centred.
+    Training starts at a random offset within the stride. Without `rng` the sample is centred.
     """
     stride = -(-frames // length)
     offset = (frames - 1) % stride // 2 if rng is None else int(rng.integers(stride))
@@ -28,9 +28,9 @@ def sample(frames: int, length: int, rng: np.random.Generator | None) -> np.ndar
 
 
 def padded_lengths(frames: Sequence[int], sequence_length: int, buckets: Sequence[int]) -> np.ndarray:
-    """To how many frames each clip is padded, (N,): the first of `buckets` that holds all it may show.
+    """The frames to which each clip is padded, (N,): the first of `buckets` that holds all frames it may show.
 
-    The last bucket is always `sequence_length`, of which no clip shows more.
+    The last bucket is always `sequence_length`, and no clip shows more than that.
     """
     frames, lengths = np.asarray(frames), np.array(sorted({*buckets, sequence_length}))
     stride = -(-frames // sequence_length)
@@ -48,9 +48,9 @@ def read_clip(
     out: dict[str, np.ndarray] | None = None,
     read_frames: ReadFrames | None = None,
 ) -> dict[str, np.ndarray]:
-    """The arrays of one clip, at most `sequence_length` frames of it, in `out` (a row of a batch) where it is given.
+    """The arrays of at most `sequence_length` frames of a clip, written into `out` (a row of a batch) if given.
 
-    T is `sequence_length`, or the length of the arrays in `out`, which may be shorter for a clip that fits there.
+    T is `sequence_length`, or the length of the arrays in `out`, which may be shorter if the clip fits.
 
     Names and types are those of schema.CLIP_ARRAYS: images uint8 (T, H, W, 3), their masks bool (T,), True = missing;
     pose float32 (T, 3L), pose_conf_mask bool (T, L), True = keep the landmark; pad_mask bool (T,), True = real frame.
@@ -84,13 +84,13 @@ def read_clip(
 
 
 def empty(sizes: BatchSizes, *, features: Features | None = None, allocate=np.empty) -> dict[str, np.ndarray]:
-    """Room for the files of clips, not initialised; `features` stand in place of images."""
+    """Uninitialised arrays for the files of clips. `features` replace images."""
     arrays = shapes(sizes, CLIP_ARRAYS, features)
     return {name: allocate(shape, dtype) for name, (shape, dtype) in arrays.items()}
 
 
 def sure_landmarks(points: np.ndarray, min_confidence: float = MIN_CONFIDENCE) -> np.ndarray:
-    """Which landmarks (..., L, 3) the model is shown, bool (..., L): all numbers, and confident."""
+    """Which landmarks (..., L, 3) the model is shown, bool (..., L): those that are finite and confident."""
     return np.isfinite(points).all(axis=-1) & (points[..., 2] >= min_confidence)
 
 
@@ -101,13 +101,13 @@ def _sample_pose(pose: np.ndarray, shown: np.ndarray, min_confidence: float, out
     if len(known):
         rows = pose[shown[known]].reshape(len(known), -1, 3)
         keep = sure_landmarks(rows, min_confidence)
-        rows[~np.isfinite(rows)] = 0  # a NaN would survive the mask: 0 * NaN
+        rows[~np.isfinite(rows)] = 0  # a NaN would survive the mask, as 0 * NaN
         out[POSE.name][known] = rows.reshape(len(known), -1)
         out[POSE.mask][known] = keep
 
 
 def _exact(numbers: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Position in `numbers` of every shown frame, -1 where it is missing."""
+    """The position in `numbers` of every shown frame, -1 if it is missing."""
     if not len(numbers):
         return np.full(len(shown), -1)
     position = np.minimum(np.searchsorted(numbers, shown), len(numbers) - 1)
@@ -115,7 +115,7 @@ def _exact(numbers: np.ndarray, shown: np.ndarray) -> np.ndarray:
 
 
 def _nearest(numbers: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Position in `numbers` of the nearest frame (of two the earlier one), -1 where there is none at all."""
+    """The position in `numbers` of the nearest frame (of two, the earlier one), -1 if there is none."""
     if not len(numbers):
         return np.full(len(shown), -1)
     after = np.minimum(np.searchsorted(numbers, shown), len(numbers) - 1)
@@ -124,7 +124,7 @@ def _nearest(numbers: np.ndarray, shown: np.ndarray) -> np.ndarray:
 
 
 def _read_images(files: ClipFiles, stream: str, positions: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
-    """Decode into (T, H, W, 3); black where the position is -1, a repeated position is copied."""
+    """Decode into (T, H, W, 3): black if the position is -1, copied if it repeats."""
     frames, out, video_id = files.frames[stream], arrays[stream], files.video_id
     for t, position in enumerate(positions):
         if position < 0:
@@ -136,7 +136,7 @@ def _read_images(files: ClipFiles, stream: str, positions: np.ndarray, arrays: M
 
 
 def flip_permutation(num_landmarks: int) -> tuple[int, ...] | None:
-    """Which landmark takes each one's place in a mirror; `None` where the numbering is not known.
+    """Which landmark takes each one's place in a mirror; `None` if the numbering is unknown.
 
     13 landmarks are BlazePose's 0 and 11-22 (nose, then left/right pairs from the shoulders to the thumbs); 14 have the
     neck after them; 17 are the nose and eight pairs (`upper17`, COCO); 33 are all of BlazePose, where the eyes (1-3 and

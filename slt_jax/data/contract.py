@@ -1,4 +1,4 @@
-"""Does a data set keep the contract of docs/data.md? Every file of every clip is looked at, and nothing is changed.
+"""Check a data set against docs/data.md. Every file of every clip is read, and nothing is changed.
 
 An error is what training would stumble over or learn wrongly from; a warning is legal and worth a look.
 """
@@ -22,9 +22,9 @@ from slt_jax.errors import UserError
 from slt_jax.streams import BY_NAME, IMAGES, MASKED
 
 ERROR, WARNING = "error", "warning"
-FARTHEST = 10.0  # pictures or shoulder widths away; a landmark beyond is in pixels or nonsense
+FARTHEST = 10.0  # pictures or shoulder widths away; a landmark beyond this is in pixels, or nonsense
 FPS_TOLERANCE = 1.0
-THREADS = 8  # they wait for the disk, mostly
+THREADS = 8  # threads; they mostly wait for the disk
 # What quality.check_clip finds, and how bad it is.
 SEVERITY = {
     "pose missing": WARNING, "pose unreadable": ERROR,
@@ -36,7 +36,7 @@ SEVERITY = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong; `clip` is an id, or names the file or folder where it is no single clip."""
+    """One thing that is wrong. `clip` is an id, or the file or folder if it is not about a single clip."""
 
     severity: str
     clip: str
@@ -46,7 +46,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examined:
-    """One clip: frames in all, images of each stream, landmarks (0 without a pose).
+    """One clip: total frames, images of each stream, landmarks (0 without a pose).
 
     `seen` counts the frames that show what the stream is of, for streams that may miss it (hands).
     """
@@ -78,10 +78,10 @@ def check_data_set(
     landmarks: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Check the tables against each other, then all clips that one of them names.
+    """Check the tables against each other, then all clips that any of them names.
 
-    `indices` by the split's name; `landmarks` of a frame (None: as most clips have). Raises UserError for a folder or
-    file that is not there, since then there is nothing to check.
+    `indices` are by the split's name; `landmarks` per frame (None: as most clips have). Raises UserError if a folder or
+    file does not exist, as there is nothing to check then.
     """
     check_folders(folders)
     for name, path in (("--metadata-csv", metadata_csv), *((f"index {name}", path) for name, path in indices.items())):
@@ -119,7 +119,7 @@ def examine_all(
             for clip, future in zip(clips, waiting, strict=True):
                 examined[clip.video_id] = future.result()
                 progress(len(examined), len(clips))
-        except BaseException:  # Ctrl-C does not wait for the rest
+        except BaseException:  # so that Ctrl-C does not wait for the rest
             pool.shutdown(cancel_futures=True)
             raise
     return examined
@@ -149,7 +149,7 @@ def _check_tables(metadata: Mapping[str, ClipRow], splits: Mapping[str, Sequence
 
 
 def _check_landmarks(clips: Mapping[str, Examined], wanted: int | None) -> Iterator[Finding]:
-    """One model reads all clips, so all have as many landmarks."""
+    """One model reads all clips, so all need the same number of landmarks."""
     counts = defaultdict(int)
     for examined in clips.values():
         if examined.landmarks:
@@ -162,7 +162,7 @@ def _check_landmarks(clips: Mapping[str, Examined], wanted: int | None) -> Itera
 
 
 def examine(files: ClipFiles, clip: ClipRow) -> Examined:
-    """All that the files of one clip tell, each image by its header and both ends."""
+    """Check the files of one clip; each image by its header and both ends."""
     found: list[Finding] = []
 
     def add(severity: str, kind: str, detail: str = "") -> None:
@@ -197,7 +197,7 @@ def examine(files: ClipFiles, clip: ClipRow) -> Examined:
 
 
 def _check_images(video_id: str, stream: str, frames: Frames) -> Iterator[Finding]:
-    """At most one finding of a kind: a clip that was written wrongly has hundreds alike."""
+    """At most one finding of each kind, because a clip that was written wrongly has hundreds of them."""
     if frames.names is not None:
         yield Finding(WARNING, video_id, f"{stream} names", f"{frames.names[0]}: not all are <id>_f%06d.jpg")
     sizes, bad, grey = defaultdict(int), [], 0
@@ -222,13 +222,15 @@ def _check_images(video_id: str, stream: str, frames: Frames) -> Iterator[Findin
 
 
 def _look(path: str) -> tuple[tuple[int, int], bool]:
-    """(width, height) of an image, and whether it is in colour. Raises BadClip where it cannot be read whole."""
+    """The (width, height) of an image, and whether it is in colour. Raises BadClip if it is not complete."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise BadClip(f"{path}: {error.strerror}") from None
     if not any(data.startswith(start) and data.endswith(end) for start, end in WHOLE):
-        decode_image(path, np.empty((8, 8, 3), np.uint8))  # bytes after the end are harmless: the decoder decides
+        decode_image(
+            path, np.empty((8, 8, 3), np.uint8)
+        )  # bytes after the end are harmless, as the decoder stops there
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
         return (width, height), colour in ("YCbCr", "RGB")

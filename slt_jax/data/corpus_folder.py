@@ -1,4 +1,4 @@
-"""Where a corpus of the usual layout (docs/data.md) has what training reads."""
+"""Where a corpus in the usual layout (docs/data.md) keeps what training reads."""
 
 import os
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def by_stream(paths: Mapping[str, str | Path]) -> dict[str, str | Path]:
 
 
 def check_folders(folders: StreamFolders) -> None:
-    """Raises UserError, with the flag, for a folder that is not given or not there."""
+    """Raise UserError that names the flag if a folder is not given or does not exist."""
     for key, stream in FOLDERS.items():
         path, flag = folders.get(stream), "--" + key.replace("_", "-")
         if not path:

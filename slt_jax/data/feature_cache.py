@@ -1,4 +1,4 @@
-"""Features of frozen backbones on disk: a folder a set of backbones, two files a clip.
+"""Features of frozen backbones on disk: one folder per set of backbones, two files per clip.
 
     FOLDER/<key>/settings.json                  all that features depend on but the clip; `key` is its hash
     FOLDER/<key>/plain/<2 digits>/<video_id>    features of every image of the clip
@@ -30,12 +30,12 @@ HEAD = 36  # bytes of checksum and fingerprint
 
 
 class Stale(Exception):
-    """A file of features that cannot be used; the text says why, as in "3 ..."."""
+    """A file of features that cannot be used. The text says why, as in "3 ..."."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """The features of the clips of a run, for the loader; travels to its workers."""
+    """The features of the clips of a run, for the loader. It is sent to the workers."""
 
     folder: Path  # FOLDER/<key>
     kinds: Mapping[str, tuple[int, np.dtype]]  # width and type of each stream's features
@@ -49,7 +49,7 @@ class Features:
         return self.folder / ("mirrored" if mirrored else "plain") / part / video_id
 
     def shapes(self, files: ClipFiles, mirrored: bool) -> dict[str, tuple[int, int]]:
-        """Of each stream's features, the row of the black image included."""
+        """The shape of each stream's features, including the row for a black image."""
         seen = {stream.name: stream.mirror if mirrored else stream.name for stream in IMAGES}
         return {name: (1 + len(files.frames[seen[name]].numbers), self.kinds[name][0]) for name in seen}
 
@@ -73,7 +73,7 @@ class Features:
         return ClipFeatures(found, mirrored, memoryview(data)[start:])
 
     def write(self, files: ClipFiles, mirrored: bool, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep the features of a clip, loaded where it is packed. Raises UserError where the disk refuses."""
+        """Keep the features of a clip, which is loaded if it is packed. Raises UserError if they cannot be written."""
         features = (arrays[stream.name].tobytes() for stream in IMAGES)
         content = b"".join((self.fingerprints[files.video_id], *features, files.pose_data or b""))
         try:
@@ -85,7 +85,7 @@ class Features:
             ) from None
 
     def of_clip(self, files: ClipFiles, mirrored: bool) -> tuple[ClipFiles, "ClipFeatures"]:
-        """What `read_clip` reads: the clip, whose pack is not opened, and features instead of its images.
+        """What `read_clip` reads: the clip, without opening its pack, and features instead of images.
 
         Raises BadClip for a clip whose frames could not be read.
         """
@@ -103,7 +103,7 @@ class Features:
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """One clip's features in place of its images, and its pose file where it came from a pack."""
+    """One clip's features in place of its images, and its pose file if it came from a pack."""
 
     arrays: Mapping[str, np.ndarray]  # of each stream, read-only
     mirrored: bool
@@ -116,7 +116,7 @@ class ClipFeatures:
 
 
 def fingerprint(files: ClipFiles) -> bytes:
-    """A hash of name, size and time of change of every frame of a clip; of a packed one that of its content.
+    """A hash of name, size and modification time of every frame of a clip; for a packed clip, of its content.
 
     Raises BadClip where a frame is gone.
     """
@@ -139,7 +139,7 @@ def fingerprint(files: ClipFiles) -> bytes:
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, list[str]]:
-    """The folder for features under these settings, and how they differ from the newest that lie beside it.
+    """The folder for features with these settings, and how they differ from the newest ones beside it.
 
     Nothing differs where the folder is not new. Raises UserError where it cannot be made.
     """
@@ -147,7 +147,7 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, list[s
     known = own / "settings.json"
     differences = [] if known.exists() else _differences(folder, settings)
     try:
-        write_json(known, settings)  # also where it lies there: what was used last is the newest
+        write_json(known, settings)  # even if it exists: what was used last is the newest
     except OSError as error:
         raise UserError(f"--feature-cache {folder}: cannot be written ({error.strerror})") from None
     return own, differences
@@ -158,6 +158,6 @@ def _differences(folder: Path, settings: Mapping[str, Any]) -> list[str]:
         try:
             earlier = json.loads(path.read_text(encoding="utf-8"))
             return [name for name, value in settings.items() if earlier.get(name) != value]
-        except (OSError, ValueError, AttributeError):  # somebody else's
+        except (OSError, ValueError, AttributeError):  # not ours
             continue
     return []

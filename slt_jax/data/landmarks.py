@@ -1,4 +1,4 @@
-"""Which points of the body a pose holds, by name, and the space they are given in.
+"""Which points of the body a pose holds, by name, and in which space.
 
 All sets are chosen from BlazePose's 33 points. Left and right are the signer's. In every set but `blazepose33` the
 points without a side stand at the ends and all others in pairs left, right: slt_jax.data.clips.flip_permutation
@@ -43,7 +43,7 @@ def names(landmarks: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Space:
-    """Pixels to a pose's units: the origin and the pixels of one unit, each as (x, y)."""
+    """From pixels to a pose's units: the origin, and the pixels per unit, each as (x, y)."""
 
     origin: tuple[float, float]
     unit: tuple[float, float]
@@ -59,7 +59,7 @@ def raw_space(width: int, height: int) -> Space:
 
 
 def signing_space(poses: np.ndarray, min_confidence: float) -> Space | None:
-    """The space of one clip from its poses (T, 33, 3) in pixels; None where the shoulders are never seen.
+    """The space of one clip from its poses (T, 33, 3) in pixels; None if the shoulders are never seen.
 
     The point between the shoulders is (0.5, 0.5) and one unit is the same number of pixels across and down, so the
     shape of the body survives and x -> 1 - x is the mirror. Medians over the clip: the signer's movements stay.
@@ -75,7 +75,7 @@ def signing_space(poses: np.ndarray, min_confidence: float) -> Space | None:
 
 
 def choose(poses: np.ndarray, landmarks: str, space: Space | None) -> np.ndarray:
-    """Poses (T, 33, 3) in pixels as the rows (T, 3L) of a pose file; zeros where there is no pose (or no space)."""
+    """Poses (T, 33, 3) in pixels as the rows (T, 3L) of a pose file; zeros without a pose (or a space)."""
     neck = poses[:, [LEFT_SHOULDER, RIGHT_SHOULDER]]
     neck = np.concatenate([neck[..., :2].mean(1), neck[..., 2:].min(1)], axis=-1)
     points = np.concatenate([poses, neck[:, None]], axis=1)[:, SETS[landmarks]].astype(np.float32)

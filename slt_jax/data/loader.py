@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """`arrays` goes to the device; rows with `arrays["valid"]` False only fill the batch up."""
+    """A batch. `arrays` go to the device; rows with `arrays["valid"]` False only fill the batch up."""
 
     arrays: dict[str, np.ndarray]
     video_ids: list[str]
@@ -40,9 +40,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """How clips become batches. Raises UserError where the batch does not divide into the processes."""
+    """How clips become batches. Raises UserError if the batch does not divide into the processes."""
 
-    batch_size: int  # rows of all processes together
+    batch_size: int  # rows, counting all processes
     sequence_length: int
     image_size: int
     num_landmarks: int
@@ -61,28 +61,28 @@ class LoaderSettings:
 
     @property
     def rows(self) -> int:
-        """Rows of a batch in this process."""
+        """The rows of a batch in this process."""
         return self.batch_size // self.shard_count
 
     def sizes(self, frames: int) -> BatchSizes:
-        """Of a batch of this process."""
+        """The sizes of a batch of this process."""
         return BatchSizes(self.rows, frames, self.image_size, self.num_landmarks)
 
 
 @dataclass(frozen=True)
 class _Batches:
-    """All batches of all epochs by number. Everything here travels to the workers."""
+    """All batches of all epochs by number. All of this is sent to the workers."""
 
     settings: LoaderSettings
     files: Sequence[ClipFiles]
     labels: np.ndarray
-    lengths: np.ndarray  # frames to which each clip is padded; a batch holds clips of one length
+    lengths: np.ndarray  # frames to which each clip is padded; all clips of a batch have the same
     threads: int = 1
     features: Features | None = None  # what is read instead of images
 
     @functools.cached_property
     def spans(self) -> np.ndarray:
-        """Where each batch starts and where the clips of its length end, (batches, 2), clips sorted by length."""
+        """Where each batch starts and where the clips of its length end, (batches, 2), with clips sorted by length."""
         _, counts = np.unique(self.lengths, return_counts=True)
         ends = np.cumsum(counts)
         starts = [
@@ -105,7 +105,7 @@ class _Batches:
             allocate=workers.allocate,
         )
         arrays |= {"flip": np.zeros(size, bool), "valid": real.copy(), "labels": self.labels[clips].copy()}
-        rows = [row for row in range(size) if row == 0 or real[row - 1]]  # the real rows and the first that fills up
+        rows = [row for row in range(size) if row == 0 or real[row - 1]]  # the real rows, and the first filler row
         read = functools.partial(self._read, epoch, arrays, clips)
         if self.threads > 1:
             with ThreadPoolExecutor(min(self.threads, len(rows)), "slt-decode") as pool:
@@ -120,7 +120,7 @@ class _Batches:
         return {"arrays": arrays, "clips": clips, "bad": [p for p in problems if p is not None]}
 
     def _rows(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The clips of this process's rows, and which of them are no filling (that is the batch's first clip)."""
+        """The clips in this process's rows, and which rows are real. Filler rows have the batch's first clip."""
         order, spans = self.order(epoch)
         start, end = spans[number]
         size = self.settings.rows
@@ -129,7 +129,7 @@ class _Batches:
         return order[np.where(real, places, start)], real
 
     def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The clips of an epoch, those of a length together, and the spans of its batches in them.
+        """The clips of an epoch, those of one length side by side, and the spans of its batches in them.
 
         Batches come in the order of their first clips, which mixes the lengths evenly over the epoch.
         """
@@ -140,7 +140,7 @@ class _Batches:
         return order[places], self.spans[np.argsort(places[self.spans[:, 0]])]
 
     def _read(self, epoch: int, arrays: dict[str, np.ndarray], clips: np.ndarray, row: int) -> tuple[int, str] | None:
-        """Fill one row; the clip and what is wrong with it, where bad clips are skipped."""
+        """Fill one row. Returns the clip and what is wrong with it, if bad clips are skipped."""
         clip, settings = int(clips[row]), self.settings
         rng = _generator(settings.seed, epoch, clip + 1) if settings.train else None
         out = {name: array[row] for name, array in arrays.items() if name not in ("flip", "valid", "labels")}
@@ -164,7 +164,7 @@ class _Batches:
                 raise
             for array in out.values():
                 array[...] = 0
-            for mask in (PAD_MASK, *(stream.mask for stream in MASKED)):  # attention needs a frame to look at
+            for mask in (PAD_MASK, *(stream.mask for stream in MASKED)):  # attention needs at least one frame
                 out[mask][...] = True
             arrays["valid"][row] = arrays["flip"][row] = False
             return clip, str(error)
@@ -176,7 +176,7 @@ def _generator(*entropy: int) -> np.random.Generator:
 
 
 class Loader:
-    """The batches of a split; see `epoch`. Works the same for any number of workers."""
+    """The batches of a split; see `epoch`. The number of workers does not change them."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class Loader:
         *,
         lengths: np.ndarray | None = None,
     ):
-        """`labels` int32 (N, S) belong to `clips` row by row.
+        """`labels`, int32 (N, S), has a row for each of `clips`.
 
         `lengths` (N,): frames to which each clip is padded, see `padded_lengths`; None is `sequence_length` for all.
         Raises UserError where there are no clips.
@@ -230,7 +230,7 @@ class Loader:
 
     @property
     def batch_bytes(self) -> int:
-        """Host memory of one batch of this process, of the longest clips."""
+        """Bytes of host memory for one batch of this process, with the longest clips."""
         sizes = self.settings.sizes(self.settings.sequence_length)
         features = self._source.features
         arrays = shapes(sizes, CLIP_ARRAYS, features and features.kinds).values()
@@ -238,21 +238,21 @@ class Loader:
 
     @property
     def files(self) -> Sequence[ClipFiles]:
-        """Those of `clips`, one by one."""
+        """The files of each of `clips`."""
         return self._source.files
 
     @property
     def flips(self) -> bool:
-        """Whether clips are mirrored now and then."""
+        """Whether clips are sometimes mirrored."""
         return self.settings.train and self.settings.flip_probability > 0
 
     def read_features(self, features: Features) -> None:
-        """From now on batches hold features (B, T, width) instead of images; those of flipped rows are mirrored."""
+        """From now on, batches hold features (B, T, width) instead of images; flipped rows those of mirrored ones."""
         self.close()
         self._source = dataclasses.replace(self._source, features=features)
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches `start_batch`, `start_batch` + 1, ... of an epoch; without training all epochs are alike.
+        """Yield the batches `start_batch`, `start_batch` + 1, ... of an epoch. Only training has different epochs.
 
         At the end of an epoch the workers stay and decode the first batches of the next one, until `close`. An iterator
         that is closed or dropped before its end takes its workers with it.
@@ -276,7 +276,7 @@ class Loader:
         self._idle = ((epoch + 1 if self.settings.train else 0, 0), iterator)
 
     def close(self) -> None:
-        """End the workers that wait for the next epoch."""
+        """End the workers that are waiting for the next epoch."""
         if self._idle is not None:
             self._idle[1].close()
             self._idle = None
@@ -288,7 +288,7 @@ class Loader:
         self.close()
 
     def _iterator(self, epoch: int, start_batch: int):
-        """The batches from here on, through this epoch and the following ones."""
+        """The batches from here on, through this and all following epochs."""
         if self._idle is not None and self._idle[0] == (epoch, start_batch):
             iterator, self._idle = self._idle[1], None
             return iterator

@@ -22,7 +22,7 @@ DELIMITERS = (";", "\t", ",")
 
 @dataclass(frozen=True)
 class ClipRow:
-    """One row of the metadata: durations in seconds, `None` where the file says nothing usable."""
+    """One row of the metadata. Durations are in seconds; `None` means that the file says nothing usable."""
 
     video_id: str
     text: str
@@ -62,7 +62,7 @@ def read_metadata(path: str | Path) -> dict[str, ClipRow]:
 
 
 def read_index(path: str | Path) -> list[str]:
-    """The video ids of a split, in the order of the file; with or without a header or pandas' row numbers."""
+    """The video ids of a split, in the order of the file, which may have a header and pandas' row numbers."""
     rows = list(read_rows(path, find_delimiter(path, INDEX_COLUMNS)))
     if not rows:
         raise UserError(f"{path}: the index names no clips")
@@ -88,7 +88,7 @@ def read_index(path: str | Path) -> list[str]:
 
 
 def select(index_ids: Iterable[str], metadata: dict[str, ClipRow], split_name: str) -> list[ClipRow]:
-    """The clips of a split in its order; `split_name` says in errors where the ids came from (flag and file)."""
+    """The clips of a split in its order. In errors, `split_name` (flag and file) says where the ids came from."""
     index_ids = list(index_ids)
     _refuse([i for i in index_ids if i not in metadata], len(index_ids), split_name, "have no row in the metadata")
     _refuse([i for i in index_ids if not metadata[i].text], len(index_ids), split_name, "have an empty text")
@@ -103,7 +103,7 @@ def _refuse(ids: list[str], total: int, split_name: str, what: str) -> None:
 
 def _clip(video_id: str, text: str, named: dict[str, str]) -> ClipRow:
     duration = parse_number(named.get("duration", ""))
-    if duration is None:  # damaged or empty: the subtitle's limits, where the corpus has them, say it too
+    if duration is None:  # damaged or empty: the limits of the subtitle, if the corpus has them, say the same
         start, end = parse_number(named.get("start", "")), parse_number(named.get("end", ""))
         duration = end - start if start is not None and end is not None and end > start else None
     frames = parse_number(named.get("frame_count", ""))
@@ -119,7 +119,7 @@ def _clip(video_id: str, text: str, named: dict[str, str]) -> ClipRow:
 
 
 def parse_number(cell: str) -> float | None:
-    """A finite number, also with a decimal comma; `None` for empty or damaged cells such as 6.359.999.990."""
+    """A finite number, perhaps with a decimal comma; `None` for empty or damaged cells such as 6.359.999.990."""
     if cell.count(",") == 1 and "." not in cell:
         cell = cell.replace(",", ".")
     try:
@@ -139,7 +139,7 @@ def find_column(header: list[str], names: tuple[str, ...]) -> int | None:
 
 
 def fit_cells(path: str | Path, line: int, cells: list[str], width: int, text_column: int, delimiter: str) -> list[str]:
-    """As many cells as the header: short rows are filled up, an unquoted `;` in a last text column is put back."""
+    """As many cells as the header. Short rows are filled up; an unquoted `;` in a last text column is put back."""
     while len(cells) > width and not cells[-1].strip():
         cells = cells[:-1]
     if len(cells) > width and text_column == width - 1:
@@ -151,7 +151,7 @@ def fit_cells(path: str | Path, line: int, cells: list[str], width: int, text_co
 
 
 def find_delimiter(path: str | Path, columns: tuple[str, ...]) -> str:
-    """The separator under which the first line is a header with one of `columns`; without a header, the one in use."""
+    """The separator with which the first line is a header with one of `columns`; without a header, the one in use."""
     first = next((line for line in _text(path).splitlines() if line.strip()), "")
     for delimiter in DELIMITERS:
         cells = next(csv.reader([first], delimiter=delimiter), [])
@@ -161,7 +161,7 @@ def find_delimiter(path: str | Path, columns: tuple[str, ...]) -> str:
 
 
 def read_rows(path: str | Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of every row that holds something; the number is that of the row's first line."""
+    """Yield (line number, cells) of every row that is not empty, with the number of its first line."""
     text = _text(path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     width, before = None, 0

@@ -1,4 +1,4 @@
-"""Writing packs from the folders of docs/data.md, and comparing the two."""
+"""Write packs from the folders of docs/data.md, and compare the two."""
 
 import hashlib
 import json
@@ -18,10 +18,10 @@ from slt_jax.errors import UserError
 from slt_jax.streams import IMAGES
 
 SHARD = "clips-{:05d}.array_record"
-OPTIONS = "group_size:1,uncompressed"  # each record by itself; a jpg does not get smaller
-THREADS = 8  # they wait for the disk, mostly
+OPTIONS = "group_size:1,uncompressed"  # each record by itself; compressing a jpg does not make it smaller
+THREADS = 8  # threads; they mostly wait for the disk
 
-Progress = Callable[[int, int], None]  # clips done and in all
+Progress = Callable[[int, int], None]  # clips done, and all clips
 
 
 def write_pack(
@@ -32,10 +32,10 @@ def write_pack(
     shard_bytes: int,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write the clips into shards of at most `shard_bytes` (a bigger clip has one of its own); returns the index.
+    """Write the clips into shards of at most `shard_bytes` (a bigger clip gets its own) and return the index.
 
-    A clip that cannot be read is in the index only, with the reason: training stops at it or skips it, as it would with
-    the folders. The index comes last, so that a folder with one is a whole pack. Raises UserError where there is one.
+    A clip that cannot be read is only in the index, with the reason. Training stops at it or skips it, as with folders.
+    The index comes last, so a folder that has one is a complete pack. Raises UserError if there is one already.
     """
     if (folder / INDEX).exists():
         raise UserError(f"--output {folder}: holds a pack; name another folder, or remove this one first")
@@ -66,7 +66,7 @@ def write_pack(
             shards.append(Shard(name, Path(file.name).stat().st_size, records, sha256(file.name)))
     if not shards:
         raise UserError(f"--output {folder}: no clip can be read; the first: {entries[0]['bad']}")
-    for path in folder.glob(SHARD.replace("{:05d}", "*")):  # of a writer that was killed
+    for path in folder.glob(SHARD.replace("{:05d}", "*")):  # from a writer that was killed
         if path.name not in {shard.name for shard in shards}:
             path.unlink()
     index = {"format": FORMAT, "version": VERSION, "shards": [asdict(shard) for shard in shards], "clips": entries}
@@ -76,9 +76,9 @@ def write_pack(
 
 
 def _packed(clips: Sequence[ClipRow], files: Mapping[str, ClipFiles]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
-    """The entry of every clip in the index, without its place, and its record, None where it cannot be read."""
+    """The index entry of every clip, without its place, and its record, or None if it cannot be read."""
     with ThreadPoolExecutor(THREADS, "slt-pack") as pool:
-        for start in range(0, len(clips), THREADS):  # no more of them in memory
+        for start in range(0, len(clips), THREADS):  # keep no more of them in memory
             group = clips[start : start + THREADS]
             yield from pool.map(lambda clip: _pack_clip(clip, files[clip.video_id]), group)
 
@@ -125,9 +125,9 @@ def verify_pack(
     *,
     progress: Progress = lambda done, total: None,
 ) -> list[tuple[str, str]]:
-    """Read everything again: what is wrong, each as (clip or shard, what).
+    """Read everything again and return what is wrong, as (clip or shard, what).
 
-    With `source`, the clips and files of the folders by id, every file is compared with the one it was packed from.
+    With `source`, the clips and files of the folders by id, every file is compared with the one that was packed.
     """
     problems = []
     for shard in pack.shards:

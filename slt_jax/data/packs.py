@@ -1,4 +1,4 @@
-"""Packs: the clips of a data set in a few big files (shards), one record a clip, which replace the four folders.
+"""Packs: the clips of a data set in a few big files (shards), with one record per clip, in place of the folders.
 
 The index says where each clip is and what a run looks at before it begins: frame numbers, the pose's shape, what cannot
 be read. docs/packs.md has the layouts, packing.py writes them. Nothing is open before a clip is read, so that workers
@@ -19,12 +19,12 @@ from slt_jax.errors import UserError
 from slt_jax.streams import IMAGES
 
 INDEX, FORMAT, VERSION = "index.json", "slt_jax pack", 1
-PREFIX = 4  # bytes of a record that tell the length of its header
+PREFIX = 4  # bytes at the start of a record, with the length of its header
 
 
 @dataclass(frozen=True)
 class PackedClip:
-    """Where a packed clip lies; `pose` is the shape of its pose, empty without one, `bad` why it cannot be read."""
+    """A packed clip. `pose` is the shape of its pose, empty without one; `bad` says why it cannot be read."""
 
     store: Store
     shard: Shard | None = None
@@ -40,14 +40,14 @@ class PackedClip:
         return self.pose[0] if self.pose else 0
 
     def check(self, files: ClipFiles, num_landmarks: int) -> None:
-        """What `read_pose` and a look at the images would find. Raises BadClip, or UserError for other landmarks."""
+        """Check it as `read_pose` and a look at the images would. Raises BadClip, or UserError for other landmarks."""
         if self.bad:
             raise BadClip(self.bad)
         if self.pose:
             check_landmarks(files.pose, self.pose[1], num_landmarks)
 
     def read(self, video_id: str) -> memoryview:
-        """The bytes of the record. Raises BadClip where they cannot be had."""
+        """The bytes of the record. Raises BadClip if they cannot be read."""
         if self.bad:
             raise BadClip(self.bad)
         path = self.store.local(self.shard)
@@ -73,14 +73,14 @@ class PackedClip:
 
 @dataclass(frozen=True)
 class Pack:
-    """`clips` are the index's entries by id."""
+    """An open pack. `clips` are the entries of its index, by id."""
 
     store: Store
     shards: tuple[Shard, ...]
     clips: dict[str, dict[str, Any]] = field(repr=False)
 
     def files(self, video_ids: Iterable[str]) -> dict[str, ClipFiles]:
-        """What `scan` gives for folders. A clip that the pack does not have is one that cannot be read."""
+        """The files of clips, as `scan` gives them for folders. A clip that is not in the pack cannot be read."""
         return {video_id: self._files(video_id) for video_id in video_ids}
 
     def _files(self, video_id: str) -> ClipFiles:
@@ -95,9 +95,9 @@ class Pack:
 
 
 def open_pack(path: str) -> Pack:
-    """The pack in a folder or behind a URL (gs://, s3://, ...); only its index is read.
+    """Open the pack in a folder or behind a URL (gs://, s3://, ...). Only its index is read.
 
-    Raises UserError where there is none, or a shard of a local one is missing or cut short.
+    Raises UserError if there is none, or if a shard of a local pack is missing or cut short.
     """
     array_record()
     store, raw = open_store(path, INDEX)
@@ -124,7 +124,7 @@ def open_pack(path: str) -> Pack:
 def pack_record(
     video_id: str, text: str, streams: Mapping[str, tuple[Frames, list[bytes]]], pose: bytes | None
 ) -> bytes:
-    """The length of a JSON header, the header, then every file as it is: images stream by stream, the pose last."""
+    """A record: the length of its JSON header, the header, then every file as it is, image streams first, pose last."""
     header: dict[str, Any] = {"id": video_id, "text": text}
     for stream, (frames, images) in streams.items():
         header[stream] = {"numbers": frames.numbers.tolist(), "sizes": [len(image) for image in images]}
@@ -137,7 +137,7 @@ def pack_record(
 
 
 def unpack(record: memoryview) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The header; and by name the bytes of each stream's images, a tuple, and of `pose`, None without one."""
+    """The header, and by name the bytes of each stream's images (a tuple) and of `pose` (None without one)."""
     start = PREFIX + int.from_bytes(record[:PREFIX], "little")
     header, parts = json.loads(bytes(record[PREFIX:start])), {}
     for name in (name for name, facts in header.items() if isinstance(facts, dict)):  # as they lie in the record

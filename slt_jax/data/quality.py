@@ -1,4 +1,4 @@
-"""Do the files of a clip fit each other and the metadata? Checked once, before training."""
+"""Check once, before training, that the files of clips fit each other and the metadata."""
 
 import logging
 import os
@@ -15,12 +15,12 @@ from slt_jax.streams import HANDS, IMAGES, Stream
 logger = logging.getLogger(__name__)
 
 
-# The first and last bytes of whole JPEG and PNG files.
+# The first and last bytes of complete JPEG and PNG files.
 WHOLE = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89P", b"\x42\x60\x82"))
 
 
 def check_images(files: ClipFiles) -> int:
-    """Look at both ends of every image of a clip, which finds files cut short or of another kind in microseconds.
+    """Look at both ends of every image of a clip, to find in microseconds what is cut short or of another kind.
 
     Returns how many were looked at. Raises BadClip naming the first that cannot be read.
     """
@@ -29,7 +29,7 @@ def check_images(files: ClipFiles) -> int:
         for position in range(len(frames.numbers)):
             path = frames.path(files.video_id, position)
             looked += 1
-            if not _looks_whole(path):  # bytes after the end are harmless: the decoder has the last word
+            if not _looks_whole(path):  # bytes after the end are harmless, as the decoder stops there
                 decode_image(path, np.empty((8, 8, 3), np.uint8))
     return looked
 
@@ -51,7 +51,7 @@ def gaps_kind(stream: Stream) -> str:
 
 
 def check_clip(files: ClipFiles, clip: ClipRow, fps_tolerance: float = 1.0) -> list[str]:
-    """What is wrong with one clip, each as `kind: detail`; nothing for a clip in order.
+    """What is wrong with one clip, as `kind: detail`; nothing if it is in order.
 
     Gaps count for the face and other streams without a mask: a detector loses hands all the time.
     """
@@ -77,7 +77,7 @@ def check_clip(files: ClipFiles, clip: ClipRow, fps_tolerance: float = 1.0) -> l
     if clip.fps and clip.duration and abs(frames / clip.duration - clip.fps) > fps_tolerance:
         found = f"{frames} frames in {clip.duration:g} s are {frames / clip.duration:.2f} fps"
         problems.append(f"fps differs from the metadata: {found}, the metadata says {clip.fps:g}")
-    if clip.frame_count is not None and abs(frames - clip.frame_count) > 1:  # containers miscount by one
+    if clip.frame_count is not None and abs(frames - clip.frame_count) > 1:  # containers may miscount by one
         problems.append(f"frame_count differs from the metadata: {frames} frames, not {clip.frame_count}")
     return problems
 
@@ -85,7 +85,7 @@ def check_clip(files: ClipFiles, clip: ClipRow, fps_tolerance: float = 1.0) -> l
 def report_quality(
     clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], *, fps_tolerance: float = 1.0, strict: bool = False
 ) -> dict[str, list[str]]:
-    """Check all clips; one warning a kind of problem, or an error when strict. Returns the ids of each kind."""
+    """Check all clips, with one warning per kind of problem, or an error if `strict`. Returns the ids of each kind."""
     kinds: dict[str, list[str]] = {}
     details: dict[str, str] = {}
     for clip in clips:
@@ -115,7 +115,7 @@ def _rate(clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], stream: str)
 
 
 def _pose_frames(path: str) -> int:
-    """The length of the pose array, from its header alone: there may be many thousand files."""
+    """The length of the pose array, from its header alone, as there may be many thousand files."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open("pose.npy") as member:
             version = np.lib.format.read_magic(member)

@@ -26,7 +26,7 @@ class BatchSizes:
     tokens: int = 0
 
     def axis(self, name: str | int) -> int:
-        """How long an axis is; a number stands for itself."""
+        """The length of an axis. A number stands for itself."""
         lengths = {"B": self.clips, "T": self.frames, "H": self.image, "W": self.image, "S": self.tokens}
         lengths |= {"L": self.landmarks, "3L": 3 * self.landmarks}
         return name if isinstance(name, int) else lengths[name]
@@ -34,7 +34,7 @@ class BatchSizes:
 
 @dataclass(frozen=True)
 class BatchArray:
-    """One array of a batch; `stream` is the row of the table that it belongs to, None where it is of the whole clip."""
+    """One array of a batch. `stream` is the row of the table that it belongs to, None if it is about the whole clip."""
 
     name: str
     axes: tuple[str | int, ...]
@@ -43,7 +43,7 @@ class BatchArray:
 
     @property
     def images(self) -> bool:
-        """Whether these are the pictures of a stream, which features may replace."""
+        """Whether these are the images of a stream, which features may replace."""
         return self.stream is not None and self.stream.images and self.name == self.stream.name
 
     def shape(self, sizes: BatchSizes) -> tuple[int, ...]:
@@ -52,7 +52,7 @@ class BatchArray:
 
 
 def _of_stream(stream: Stream) -> list[BatchArray]:
-    """The stream and its mask: of pictures, True = missing (B, T); of landmarks, True = keep (B, T, L)."""
+    """The stream and its mask: for images, True = missing (B, T); for landmarks, True = keep (B, T, L)."""
     axes, dtype = (("H", "W", 3), np.uint8) if stream.images else (("3L",), np.float32)
     arrays = [BatchArray(stream.name, ("B", "T", *axes), np.dtype(dtype), stream)]
     if stream.mask:
@@ -79,7 +79,7 @@ BATCH_ARRAYS = (*CLIP_ARRAYS, *ROW_ARRAYS)
 def shapes(
     sizes: BatchSizes, arrays: tuple[BatchArray, ...] = BATCH_ARRAYS, features: Features | None = None
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """{name: (shape, dtype)} of `arrays`. With `features`, those stand in place of the pictures: (B, T, width)."""
+    """{name: (shape, dtype)} of `arrays`. `features`, (B, T, width), replace the images."""
     found = {}
     for array in arrays:
         found[array.name] = array.shape(sizes), array.dtype
@@ -90,7 +90,7 @@ def shapes(
 
 
 def full_sizes(config: Config, clips: int) -> BatchSizes:
-    """Of a batch of `clips` clips of full length under a configuration."""
+    """The sizes of a batch of `clips` clips of full length under a configuration."""
     model = config.model
     return BatchSizes(
         clips, model.sequence_length, model.image_size, model.pose_landmarks, config.data.max_target_length

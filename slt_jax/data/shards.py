@@ -1,4 +1,4 @@
-"""The files of a pack: here or behind a URL that fsspec knows, fetched whole, read at random.
+"""The files of a pack: local, or behind a URL that fsspec knows and then downloaded whole. Read at random.
 
 ArrayRecord's own reader reads one record in one call. That is all a pack needs: Grain, which wraps it, would bring a
 sampler and workers of its own beside the loader's.
@@ -17,7 +17,7 @@ from typing import BinaryIO
 from slt_jax.base.files import replacing, sha256, user_cache
 from slt_jax.errors import UserError
 
-OPEN_SHARDS = 128  # by each process: the system has a limit
+OPEN_SHARDS = 128  # open files per process, because the system has a limit
 PACK_AGAIN = "see slt-pack verify, or write the pack again"
 
 
@@ -33,20 +33,20 @@ class Shard:
 
 @dataclass(frozen=True)
 class Store:
-    """A folder or URL with the files of a pack; what is remote is fetched into `cache`."""
+    """A folder or URL with the files of a pack. Remote files are downloaded into `cache`."""
 
     path: str
     cache: Path | None = None
 
     def local(self, shard: Shard) -> Path:
-        """Where a shard lies on this machine. Raises UserError where it cannot be fetched."""
+        """The path of a shard on this machine. Raises UserError if it cannot be downloaded."""
         if self.cache is None:
             return Path(self.path) / shard.name
         place = self.cache / shard.name
         if not place.exists():
             self.cache.mkdir(parents=True, exist_ok=True)
-            with open(self.cache / f"{shard.name}.lock", "w") as lock:  # of several workers only one fetches
-                with suppress(OSError):  # a file system without locks: then each does
+            with open(self.cache / f"{shard.name}.lock", "w") as lock:  # only one of several workers downloads
+                with suppress(OSError):  # on a file system without locks, each does
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if not place.exists():
                     url = f"{self.path}/{shard.name}"
@@ -58,7 +58,7 @@ class Store:
         return place
 
     def check(self, shard: Shard) -> None:
-        """Raises UserError where a shard of a local pack is missing or not as long as the index says."""
+        """Raise UserError if a shard of a local pack is missing or not as long as the index says."""
         place = Path(self.path) / shard.name
         size = place.stat().st_size if place.is_file() else None
         if self.cache is None and size != shard.size:
@@ -67,12 +67,12 @@ class Store:
 
 
 def open_store(path: str | Path, index: str) -> tuple[Store, bytes]:
-    """The files at `path`, and what the one named `index` holds. Raises UserError where that cannot be read."""
+    """The files at `path`, and the contents of the one named `index`. Raises UserError if that cannot be read."""
     path = str(path).rstrip("/")
     if "://" in path:
         raw = io.BytesIO()
         _fetch(f"{path}/{index}", raw)
-        # Named by content: a pack that is written again at its old place is fetched again.
+        # Named by content, so that a pack written again at its old place is downloaded again.
         return Store(path, user_cache() / "packs" / hashlib.sha256(raw.getvalue()).hexdigest()[:32]), raw.getvalue()
     try:
         return Store(path), (Path(path) / index).read_bytes()
@@ -83,7 +83,7 @@ def open_store(path: str | Path, index: str) -> tuple[Store, bytes]:
 
 
 def read_record(path: Path, number: int) -> bytes:
-    """One record of a shard. Raises RuntimeError where it is damaged, as its own checksums tell, or not there."""
+    """One record of a shard. Raises RuntimeError if it is missing or, according to its own checksums, damaged."""
     return _reader(str(path)).read([number])[0]
 
 
@@ -93,7 +93,7 @@ def _reader(path: str):
 
 
 def array_record():
-    """The module that reads and writes ArrayRecord files. Raises UserError where it is not installed."""
+    """The module that reads and writes ArrayRecord files. Raises UserError if it is not installed."""
     try:
         from array_record.python import array_record_module
     except ImportError:
@@ -107,6 +107,6 @@ def _fetch(url: str, target: BinaryIO) -> None:
 
         with fsspec.open(url, "rb") as source:
             shutil.copyfileobj(source, target, 1 << 22)
-    except Exception as error:  # every kind of storage has errors of its own
+    except Exception as error:  # every kind of storage has its own errors
         what = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--packs {url}: cannot be fetched ({what})") from None

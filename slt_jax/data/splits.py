@@ -21,7 +21,7 @@ from slt_jax.streams import STREAMS
 logger = logging.getLogger(__name__)
 
 TABLES = ("metadata_csv", "train_index", "val_index")
-IMAGES_LOOKED_AT = 200_000  # of a split before training: seconds, where all of a large corpus would be minutes
+IMAGES_LOOKED_AT = 200_000  # per split before training: seconds, while all of a large corpus would take minutes
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def open_splits(
 
 
 def find_files(data: DataConfig, video_ids: Sequence[str]) -> dict[str, ClipFiles]:
-    """The files of the clips, in the pack where there is one, else in the folders."""
+    """The files of the clips, in the pack if there is one, else in the folders."""
     if data.packs:
         return open_pack(data.packs).files(video_ids)
     return scan({stream.name: stream.folder(data) or "" for stream in STREAMS}, video_ids)
@@ -101,7 +101,7 @@ def find_files(data: DataConfig, video_ids: Sequence[str]) -> dict[str, ClipFile
 
 @dataclass(frozen=True)
 class Usable:
-    """The clips of a split that can be read: in their order, their numbers of frames, and why others cannot."""
+    """The clips of a split that can be read, in order, with their numbers of frames, and why others cannot."""
 
     clips: list[ClipRow]
     frames: dict[str, int]
@@ -111,7 +111,7 @@ class Usable:
 def usable(
     clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], landmarks: int, flag: str, *, skip_bad_clips: bool
 ) -> Usable:
-    """Which clips' files can be used, as far as a quick look tells: every pose is read, images by their ends.
+    """Which clips' files can be used, judging by a quick look: every pose is read, and both ends of every image.
 
     At packed clips this look was taken when they were packed.
     So a wrong landmark count or a damaged file is said before anything is compiled. Raises BadClip at the first that
@@ -145,7 +145,7 @@ def usable(
 
 
 def tokenizer_of_decoder(decoder_model: str | None) -> str | None:
-    """A pretrained decoder's own tokenizer: weights mean nothing with another. None for a folder that has none."""
+    """A pretrained decoder's own tokenizer, as weights mean nothing with another. None if the folder has none."""
     if decoder_model and Path(decoder_model).is_dir():
         files = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
         return decoder_model if any((Path(decoder_model) / file).exists() for file in files) else None
@@ -153,7 +153,7 @@ def tokenizer_of_decoder(decoder_model: str | None) -> str | None:
 
 
 def open_tokenizer(named: str | Path | None, folder: Path, texts: Sequence[str], *, local_files_only: bool = False):
-    """The tokenizer `named`, else one trained on `texts`; kept in `folder`."""
+    """The tokenizer `named`, else one trained on `texts`. It is kept in `folder`."""
     if named:
         tokenizer = load_tokenizer(named, local_files_only=local_files_only)
         if Path(named).absolute() != folder.absolute():

@@ -1,4 +1,4 @@
-"""Texts to label ids and back: a tokenizer of one's own for small corpora, or any HuggingFace tokenizer."""
+"""From texts to label ids and back, with a tokenizer trained on a small corpus or any HuggingFace tokenizer."""
 
 import json
 import os
@@ -12,13 +12,13 @@ import numpy as np
 from slt_jax.errors import UserError
 
 IGNORE = -100  # labels with this value are no target
-VOCABULARY = 8000  # of a tokenizer that training makes for itself
+VOCABULARY = 8000  # tokens of a tokenizer that training makes for itself
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as T5 numbers them
 
 
 def load_tokenizer(path: str | Path, *, local_files_only: bool = False):
-    """A tokenizer from a local directory, or from the HuggingFace hub (or its cache) where no such path exists."""
-    from transformers import AutoTokenizer  # seconds of import, for those who need it
+    """A tokenizer from a local directory or, if no such path exists, from the HuggingFace hub (or its cache)."""
+    from transformers import AutoTokenizer  # takes seconds to import
 
     name, local = str(path), os.path.exists(path)
     if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
@@ -36,8 +36,8 @@ def load_tokenizer(path: str | Path, *, local_files_only: bool = False):
 def train_tokenizer(texts: Iterable[str], directory: str | Path, vocab_size: int = VOCABULARY):
     """Train a byte-level BPE tokenizer on `texts` and save it in `directory` for `AutoTokenizer.from_pretrained`.
 
-    Bytes cover everything (accents, ¿, ¡, emoji), so there are no unknown tokens and decoding gives the text back as it
-    was. The same texts give the same files.
+    Bytes cover everything (accents, ¿, ¡, emoji), so there are no unknown tokens and decoding gives back the exact
+    text. The same texts give the same files.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -46,7 +46,7 @@ def train_tokenizer(texts: Iterable[str], directory: str | Path, vocab_size: int
     if vocab_size < len(alphabet) + 3:
         raise UserError(f"vocab_size {vocab_size} is too small: bytes and special tokens alone are {len(alphabet) + 3}")
     tokenizer = Tokenizer(models.BPE(unk_token=UNK))
-    # A word is the same token at the start of a text as inside it: a space is put in front and taken off again.
+    # A word is the same token at the start of a text as inside it: a space is put in front and later removed.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
@@ -66,7 +66,7 @@ def train_tokenizer(texts: Iterable[str], directory: str | Path, vocab_size: int
 
 
 def _save(tokenizer, directory: Path) -> None:
-    """Write beside the directory and rename: readers see all of it or nothing of it."""
+    """Write beside the directory and rename, so that readers see all of it or nothing."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
@@ -76,7 +76,7 @@ def _save(tokenizer, directory: Path) -> None:
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 4 does not know version 5's name for it
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         temporary.chmod(0o777 & ~_umask())
-        if directory.is_dir() and any(directory.iterdir()):  # it holds other files: each is replaced at once
+        if directory.is_dir() and any(directory.iterdir()):  # the directory holds other files: replace each at once
             for file in sorted(temporary.iterdir()):
                 os.replace(file, directory / file.name)
         else:
@@ -92,9 +92,9 @@ def _umask() -> int:
 
 
 def encode_labels(tokenizer, texts: Sequence[str], max_length: int) -> np.ndarray:
-    """Label ids int32 (N, S), padded with -100; long texts are cut and keep their end token.
+    """Label ids, int32 (N, S), padded with -100. Long texts are cut and keep their end token.
 
-    S is the longest text's length rounded up to a multiple of 8, at most `max_length`: one shape for a whole split.
+    S is the length of the longest text, rounded up to a multiple of 8 and at most `max_length`: one shape per split.
     """
     ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
     longest = max(map(len, ids), default=1)
@@ -108,6 +108,6 @@ def encode_labels(tokenizer, texts: Sequence[str], max_length: int) -> np.ndarra
 
 
 def decode(tokenizer, ids: np.ndarray) -> list[str]:
-    """Texts of (N, S) ids, without special tokens and ignored labels."""
+    """The texts of ids (N, S), without special tokens and ignored labels."""
     rows = [row[row >= 0].tolist() for row in np.asarray(ids)]
     return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]

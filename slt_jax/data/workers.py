@@ -1,4 +1,4 @@
-"""Elements computed ahead of the one that asks for them: in a thread, or in processes that share their memory.
+"""Compute elements ahead of time: in a thread, or in processes that share their memory.
 
 Spawned processes of a `ProcessPoolExecutor` write big arrays into one piece of anonymous memory that the parent maps
 too. No file names it, so nothing is left behind however a process ends, and the size of /dev/shm does not matter.
@@ -25,14 +25,14 @@ import numpy as np
 
 from slt_jax.errors import UserError
 
-PREFETCH = 2  # elements computed ahead, by each process
-ALIGNMENT = 64  # of arrays, so that a CPU device can use them where they are
+PREFETCH = 2  # elements that each process computes ahead
+ALIGNMENT = 64  # alignment of arrays, so that a CPU device can use them in place
 
 _to_close: weakref.WeakSet = weakref.WeakSet()
 
 
 def close_at_exit(closable) -> None:
-    """Call `closable.close()` while the interpreter is still whole, so that workers end with the process."""
+    """Call `closable.close()` while the interpreter still works, so that workers end with the process."""
     _register_exit()
     _to_close.add(closable)
 
@@ -46,7 +46,7 @@ def _register_exit() -> None:
 
 
 class Ahead:
-    """`source[start]`, `source[start + 1]`, ... without end, computed ahead of time and in order; close it.
+    """Iterates over `source[start]`, `source[start + 1]`, ... without end, computed ahead. Close it after use.
 
     `source[index]` is a mapping whose arrays under `arrays` were made by `allocate`; it is pickled once a process.
     `count` processes, or a thread of this one for 0; `element_bytes` is about what an element's arrays take.
@@ -58,7 +58,7 @@ class Ahead:
         self._executor: Executor
         if count:
             depth = PREFETCH * count
-            # Two more than are under way: the one in use, and the one before it, which a device may still read.
+            # Two more than are being computed: the one in use, and the one before, which a device may still be reading.
             self._memory = _Memory(element_bytes, depth + 2)
             self._free = list(range(depth + 2))
             self._executor = ProcessPoolExecutor(
@@ -95,14 +95,14 @@ class Ahead:
         return element
 
     def close(self) -> None:
-        """End the processes. Arrays that were handed out stay whole."""
+        """End the processes. Arrays that were handed out stay valid."""
         self._executor.shutdown(cancel_futures=True)
         if self._memory:
             self._memory.close()
 
 
 class _Memory:
-    """Anonymous memory of `count` slots, the same in every process it is passed to when that is started."""
+    """Anonymous memory of `count` slots, shared with every process that gets it when it starts."""
 
     def __init__(self, slot_bytes: int, count: int):
         page = mmap.ALLOCATIONGRANULARITY
@@ -121,7 +121,7 @@ class _Memory:
         os.close(descriptor)
 
     def close(self) -> None:
-        """No process can be given this memory any more; what has it mapped keeps it."""
+        """Stop sharing this memory with new processes. Those that have it mapped keep it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -131,7 +131,7 @@ class _Memory:
         return np.frombuffer(self._map, np.uint8, self.slot_bytes, number * self.slot_bytes)
 
     def open(self, number: int, arrays: dict[str, Any], free: list[int]) -> dict[str, np.ndarray]:
-        """Arrays described by `_describe`; the slot is `free` again when the last of them is gone."""
+        """The arrays that `_describe` described. The slot is `free` again when the last of them is gone."""
         memory = self.slot(number)  # what every view of it keeps alive
         weakref.finalize(memory, free.append, number).atexit = False
         return {name: what if isinstance(what, np.ndarray) else _view(memory, *what) for name, what in arrays.items()}
@@ -141,7 +141,7 @@ def _anonymous_file() -> int:
     """The descriptor of a file without a name."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("slt_jax")
-    with tempfile.TemporaryFile() as file:  # on disk, where the system has no other
+    with tempfile.TemporaryFile() as file:  # on disk, if the system has nothing else
         return os.dup(file.fileno())
 
 
@@ -159,7 +159,7 @@ _used = 0
 
 
 def allocate(shape: tuple[int, ...], dtype) -> np.ndarray:
-    """An array for an element; in a worker, one that reaches the parent without being copied."""
+    """An uninitialised array for an element. In a worker, it reaches the parent without being copied."""
     global _used
     dtype = np.dtype(dtype)
     size = int(np.prod(shape)) * dtype.itemsize
@@ -171,7 +171,7 @@ def allocate(shape: tuple[int, ...], dtype) -> np.ndarray:
 
 
 def _start(source, memory: _Memory) -> None:
-    """In a new process: leave the accelerator alone, leave Ctrl-C to the parent, and never outlive it."""
+    """Set up a new process: leave the accelerator alone, leave Ctrl-C to the parent, and never outlive it."""
     global _source, _memory
     _source, _memory = source, memory
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -197,7 +197,7 @@ def _compute(index: int, slot: int | None) -> dict[str, Any]:
 
 
 def _describe(array: np.ndarray) -> np.ndarray | tuple[int, tuple[int, ...], np.dtype]:
-    """Where in the slot an array lies; an array outside of it travels by itself."""
+    """Where in the slot an array lies. An array outside the slot is sent itself."""
     start = array.__array_interface__["data"][0] - _slot.__array_interface__["data"][0]
     inside = start >= 0 and start + array.nbytes <= len(_slot) and array.flags.c_contiguous
     return (start, array.shape, array.dtype) if inside else array

@@ -1,4 +1,4 @@
-"""Greedy and beam search that number tokens exactly as HuggingFace's `generate` (transformers 5.23) does.
+"""Greedy and beam search that give exactly the tokens of HuggingFace's `generate` (transformers 5.23).
 
 One compiled function per model structure, shape and search: weights are arguments, the loop is a `while_loop` over
 the decoder's key/value cache, and only the final trimming happens on the host.
@@ -19,7 +19,7 @@ from slt_jax.models.seq2seq import Cache, DecodeStep
 
 
 def generate_tokens(model: nnx.Module, encoded: Array, encoder_mask: Array | None, search: Search) -> np.ndarray:
-    """Token ids (B, <= max_length) by the decoder's own `generate` where it has one, else by ours."""
+    """Token ids (B, <= max_length) from the decoder's own `generate` if it has one, else from ours."""
     if hasattr(model, "generate"):
         return np.asarray(model.generate(encoded, encoder_mask, **search.options()))
     return generate(model, encoded, encoder_mask, search)
@@ -28,8 +28,8 @@ def generate_tokens(model: nnx.Module, encoded: Array, encoder_mask: Array | Non
 def generate(model: nnx.Module, encoded: Array, encoder_mask: Array | None, search: Search) -> np.ndarray:
     """Token ids (B, <= max_length), int32, of frames `encoded` (B, T, d_model); the start token is the first.
 
-    `encoder_mask` (B, T) is True for real frames, None where all are. See `seq2seq` for what `model` must offer;
-    without `decode_step` the whole prefix is run for every token. Raises ValueError as `Search.resolved` does.
+    `encoder_mask` (B, T) is True for real frames, or None if all are. See `seq2seq` for what `model` must offer.
+    Without `decode_step`, the whole prefix is run again for every token. Raises ValueError as `Search.resolved` does.
     """
     graph, state = nnx.split(model)
     tokens, length = _generate(graph, search.resolved(getattr(model, "config", {})), state, encoded, encoder_mask)
@@ -48,7 +48,7 @@ def _generate(graph, search: ResolvedSearch, state, encoded: Array, encoder_mask
 
 
 def _stepper(model: nnx.Module, encoded: Array, encoder_mask: Array | None, length: int) -> tuple[DecodeStep, Cache]:
-    """The decoder's own step and cache, or for one without: the whole prefix again, with its tokens as the cache."""
+    """The decoder's own step and cache, or a step that runs the whole prefix, with its tokens as the cache."""
     if hasattr(model, "decode_step"):
         return model.decode_step, model.init_cache(encoded, encoder_mask, length)
 

@@ -1,4 +1,4 @@
-"""A trained translator for use from Python: batches of streams become encoded frames, logits and token ids."""
+"""A trained translator for use from Python: from batches of streams to encoded frames, logits and token ids."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,7 +20,7 @@ from slt_jax.models.params import Params
 
 
 class Translator:
-    """Sign-language video streams to text tokens.
+    """A trained model: from streams of signing to text tokens. Made by `slt_jax.load`.
 
     Batches are mappings of arrays: `face`, `hand_l`, `hand_r` as float (B, T, 3, H, W) ImageNet-normalised or as raw
     uint8 (B, T, H, W, 3); `pose` (B, T, 3L); optional bool masks `pad_mask` (B, T) True = real frame,
@@ -38,7 +38,7 @@ class Translator:
         return np.asarray(_encode(self._structure, self.params, model_inputs(batch)))
 
     def stages(self, batch: Mapping[str, np.ndarray]) -> Stages:
-        """All that the encoder computes on the way to the encoded frames, in float32."""
+        """Everything that the encoder computes up to the encoded frames, in float32."""
         return jax.tree.map(np.asarray, _stages(self._structure, self.params, model_inputs(batch)))
 
     def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -55,10 +55,10 @@ class Translator:
         early_stopping: bool = False,
         **options,
     ) -> np.ndarray:
-        """Token ids (B, <= max_length), int32, start token included, numbered as HuggingFace's `generate` does.
+        """Token ids (B, <= max_length), int32, start token included: the same as HuggingFace's `generate`.
 
-        `options` are the further fields of `slt_jax.decoding.search.Search`, or what the `generate` of a decoder of
-        your own takes.
+        `options` are further fields of `slt_jax.decoding.search.Search`, or whatever the `generate` of your own decoder
+        takes.
         """
         self._need_decoder()
         inputs = model_inputs(batch)
@@ -98,7 +98,7 @@ def _logits(structure, params: Params, inputs: Mapping[str, Array]) -> Array:
 
 
 def model_inputs(batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
-    """A user's batch as the model takes it: frames normalised float32 (B, T, H, W, 3), masks bool."""
+    """A user's batch as the model takes it: normalised float32 frames (B, T, H, W, 3), and bool masks."""
     arrays = {array.name: array for array in CLIP_ARRAYS}
     inputs = {}
     for name, value in batch.items():

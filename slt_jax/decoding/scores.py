@@ -1,19 +1,19 @@
-"""How good translations are: BLEU-4 and chrF by sacrebleu, character and word error rates, ROUGE-L. All in percent."""
+"""Score translations: BLEU-4 and chrF by sacrebleu, character and word error rates, ROUGE-L. All in percent."""
 
 from collections.abc import Mapping, Sequence
 
 from rapidfuzz.distance import LCSseq, Levenshtein
 from sacrebleu.metrics import BLEU, CHRF
 
-# As published scores are computed: one reference, 13a tokens, exponential smoothing, case kept.
+# As for published scores: one reference, 13a tokens, exponential smoothing, case kept.
 _BLEU, _CHRF = BLEU(), CHRF()
 
 
 def corpus_scores(references: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """`bleu`, `chrf`, `cer`, `wer` and `rouge_l` of a whole corpus, in percent.
 
-    BLEU-4 (Papineni et al. 2002) and chrF2 (Popovic 2015) as sacrebleu computes them; error rates are the edits of the
-    whole corpus over the references' characters or words; ROUGE-L (Lin 2004) is the clips' mean F1.
+    BLEU-4 (Papineni et al. 2002) and chrF2 (Popovic 2015) are sacrebleu's. Error rates are the edits of the whole
+    corpus divided by the references' characters or words. ROUGE-L (Lin 2004) is the mean F1 of the clips.
     """
     pairs = list(zip(references, predictions, strict=True))
     if not pairs:
@@ -28,7 +28,7 @@ def corpus_scores(references: Sequence[str], predictions: Sequence[str]) -> dict
 
 
 def signatures() -> Mapping[str, str]:
-    """sacrebleu's signatures, which tell how BLEU and chrF were computed; call after `corpus_scores`."""
+    """sacrebleu's signatures, which say how BLEU and chrF were computed. Call it after `corpus_scores`."""
     return {"bleu": str(_BLEU.get_signature()), "chrf": str(_CHRF.get_signature())}
 
 
@@ -38,7 +38,7 @@ def clip_chrf(reference: str, prediction: str) -> float:
 
 
 def rouge_l(reference: str, prediction: str) -> float:
-    """F1 of the longest common subsequence of words, in percent; case is kept."""
+    """F1 of the longest common subsequence of words, in percent, with case kept."""
     wanted, given = reference.split(), prediction.split()
     if not wanted or not given:
         return 100.0 * (wanted == given)
@@ -47,6 +47,6 @@ def rouge_l(reference: str, prediction: str) -> float:
 
 
 def _error_rate(pairs: Sequence[tuple[Sequence, Sequence]]) -> float:
-    """Edits to turn predictions into references, over the references' length, in percent."""
+    """Edits that turn predictions into references, divided by the references' length, in percent."""
     edits = sum(Levenshtein.distance(reference, prediction) for reference, prediction in pairs)
     return 100.0 * edits / max(sum(len(reference) for reference, _ in pairs), 1)

@@ -1,4 +1,4 @@
-"""How tokens are searched for: what a caller asks for, completed by the decoder's configuration."""
+"""How to search for tokens: what a caller asks for, completed from the decoder's configuration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -9,7 +9,7 @@ from slt_jax.models.families import max_positions
 
 @dataclass(frozen=True)
 class ResolvedSearch:
-    """Everything about a search that is compiled in."""
+    """Everything about a search that is compiled into its program."""
 
     start: int
     pad: int
@@ -26,11 +26,11 @@ class ResolvedSearch:
 
 @dataclass(frozen=True)
 class Search:
-    """What a caller asks for, in HuggingFace's terms; what is None comes from the decoder's configuration.
+    """What a caller asks for, in HuggingFace's terms. None takes the value of the decoder's configuration.
 
-    `max_length` and `min_length` count the start token, `max_new_tokens` does not and wins over `max_length`. Where
-    `early_stopping` is None, of several beams the first finished ones win. `forced_eos_token_id=()` turns off a forced
-    end that the configuration asks for.
+    `max_length` and `min_length` count the start token. `max_new_tokens` does not, and wins over `max_length`. If
+    `early_stopping` is None, a search with several beams ends with the first finished ones. `forced_eos_token_id=()`
+    turns off a forced end that the configuration asks for.
     """
 
     max_length: int = 128
@@ -47,15 +47,15 @@ class Search:
     eos_token_id: int | Sequence[int] | None = None
 
     def options(self) -> dict[str, Any]:
-        """As keyword arguments, for a decoder with a `generate` of its own; without what is None."""
+        """The keyword arguments for a decoder with its own `generate`, without those that are None."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         given["early_stopping"] = self._stops_early()
         return {name: value for name, value in given.items() if value is not None}
 
     def resolved(self, config: Mapping[str, Any]) -> ResolvedSearch:
-        """The search with a decoder of this configuration; it ends where the decoder's positions do.
+        """The search for a decoder with this configuration. It ends with the decoder's positions.
 
-        Raises ValueError where start or pad token are missing, or there is no room for a token or no beam.
+        Raises ValueError if the start or pad token is missing, or if there is no room for a token, or no beam.
         """
 
         def setting(name: str, default=None):

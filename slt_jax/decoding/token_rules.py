@@ -13,7 +13,7 @@ def is_eos(ids: Array, search: ResolvedSearch) -> Array:
 
 
 def restrict(scores: Array, tokens: Array, length: Array, search: ResolvedSearch) -> Array:
-    """`scores` (N, vocab) of the token after `tokens[:, :length]`, -inf where forbidden, in HuggingFace's order."""
+    """`scores` (N, vocab) of the token after `tokens[:, :length]`, -inf if forbidden, in HuggingFace's order."""
     vocab = scores.shape[-1]
     if search.no_repeat_ngram_size > 0:
         scores = jnp.where(repeats(tokens, length, search.no_repeat_ngram_size, vocab), -jnp.inf, scores)
@@ -39,6 +39,6 @@ def repeats(tokens: Array, length: Array, n: int, vocab: int) -> Array:
     same = jnp.broadcast_to(starts + n <= length, (rows, len(starts)))
     for i in range(n - 1):
         same &= tokens[:, starts + i] == suffix[:, i : i + 1]
-    last = jnp.where(same, tokens[:, starts + n - 1], vocab)  # a column to spare for windows that do not match
+    last = jnp.where(same, tokens[:, starts + n - 1], vocab)  # a spare column for windows that do not match
     banned = jnp.zeros((rows, vocab + 1), bool).at[jnp.arange(rows)[:, None], last].set(True)
     return banned[:, :vocab]

@@ -1,4 +1,4 @@
-"""The clips of a loader become texts: what `slt-eval` does with a whole split, and training with a few of its clips.
+"""Turn the clips of a loader into texts. `slt-eval` does it with a whole split, training with a few of its clips.
 
 decoder = compiled.structure.merge(params).decoder.model
 batches = BatchDecoder(partial(compiled.encode, params), decoder, mesh, Search(max_length=128))
@@ -27,11 +27,11 @@ from slt_jax.runtime.sharding import place_batch
 
 @dataclass
 class BatchDecoder:
-    """A loaded batch to token ids.
+    """Turn loaded batches into token ids.
 
     `encode` maps the batch, placed on `mesh`, to encoded frames (B, T, d_model) and which of them are real (B, T).
-    With `warm_up` the first batch of a shape runs twice: its time is that of the second run, and what the first took
-    longer is added to `compile_seconds`.
+    With `warm_up`, the first batch of a shape runs twice. The second run is timed, and what the first took longer is
+    added to `compile_seconds`.
     """
 
     encode: Callable[[Mapping[str, Array]], tuple[Array, Array]]
@@ -69,9 +69,9 @@ def translate(
     progress: Progress | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[Prediction]:
-    """The clips of a loader in its order, each once, at most `limit`; rows that only fill a batch up are left out.
+    """Translate the clips of a loader in its order, each once, at most `limit`. Filler rows are left out.
 
-    Ends early where `stopped()` says so.
+    Ends early if `stopped()` says so.
     """
     predictions: list[Prediction] = []
     loaded = loader.epoch()

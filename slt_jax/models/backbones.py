@@ -8,8 +8,8 @@ A spec is v9's, as text or as a mapping:
     package.module:Class                         any Flax NNX class: see `CustomBackbone`
     {type: torchhub|hf|file|class, model: ..., path: ..., freeze: ...}
 
-`pretrained` is the default; weights that are not there are an error, never a random start. A `model.backbone` mapping
-of free sizes takes the place of all specs.
+`pretrained` is the default. Missing weights are an error, never a random start. A `model.backbone` mapping of free
+sizes replaces all specs.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class ImageBackbone(Protocol):
 
 @dataclass(frozen=True)
 class CustomBackbone:
-    """A Flax NNX class as a backbone: `Class(**kwargs, rngs=...)`, and `dtype=...` where its constructor takes one.
+    """A Flax NNX class as a backbone: `Class(**kwargs, rngs=...)`, with `dtype=...` if its constructor takes one.
 
     Its instances are `ImageBackbone`s. It starts from random weights. slt_jax.models.cnn:SmallCNN is one.
     """
@@ -63,18 +63,18 @@ BackboneSizes = ViTConfig | CustomBackbone
 
 @dataclass(frozen=True)
 class Backbone:
-    """One stream's spec, read. `sizes` is None where only the weights know them."""
+    """One stream's parsed spec. `sizes` is None if only the weights know them."""
 
     sizes: BackboneSizes | None
     model: str | None = None  # hub name that the weights must be
-    hub: str | None = None  # at most one of hub, repo and file: none of them is a random start
+    hub: str | None = None  # at most one of hub, repo and file; none of them means a random start
     repo: str | None = None
     filename: str | None = None
     file: Path | None = None
     freeze: FreezeSpec = False
 
     def weights(self, key: str, *, local_files_only: bool = False) -> Path | None:
-        """The weight file or folder, None for a random start. Raises UserError naming `key` where it is not there."""
+        """The weight file or folder, None for a random start. Raises UserError naming `key` if it does not exist."""
         if self.hub:
             return torchhub_file(self.hub, key, local_files_only=local_files_only)
         if self.repo and self.filename:
@@ -87,7 +87,7 @@ class Backbone:
 
 
 def stream_backbones(config: ModelConfig) -> dict[str, Backbone]:
-    """The backbone of each image stream, by the stream's name. Raises UserError naming the key."""
+    """The backbone of each image stream, by the stream's name. Raises UserError that names the key."""
     if config.backbone is not None:
         return dict.fromkeys((stream.name for stream in IMAGES), Backbone(free_vit(config.backbone)))
     keys = {stream.name: stream.backbone_key for stream in IMAGES}
@@ -97,7 +97,7 @@ def stream_backbones(config: ModelConfig) -> dict[str, Backbone]:
 def build_backbone(
     sizes: BackboneSizes, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs
 ) -> ImageBackbone:
-    """A backbone with random weights. Raises UserError where a custom class does not keep to the protocol."""
+    """A backbone with random weights. Raises UserError if a custom class does not follow the protocol."""
     if isinstance(sizes, ViTConfig):
         return VisionTransformer(sizes, dtype=dtype, memory=memory, rngs=rngs)
     module = build_custom(sizes.name, sizes.kwargs, f"backbone {sizes.name}", dtype=dtype, rngs=rngs)
@@ -130,7 +130,7 @@ def free_vit(sizes: dict) -> ViTConfig:
 
 
 def parse_backbone(spec: BackboneSpec, key: str) -> Backbone:
-    """One stream's spec, as text or as a mapping; None is v9's default, the pretrained ViT-S/14."""
+    """Parse one stream's spec, text or a mapping. None is v9's default, the pretrained ViT-S/14."""
     if isinstance(spec, Mapping):
         return _parse_mapping(spec, key)
     source, separator, rest = (spec or DEFAULT_SPEC).partition("::")

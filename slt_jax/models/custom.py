@@ -1,4 +1,4 @@
-"""Classes of the user's own, named `package.module:Class` on the command line."""
+"""The user's own classes, named `package.module:Class` on the command line."""
 
 import importlib
 import inspect
@@ -13,10 +13,10 @@ from slt_jax.errors import UserError
 
 
 def import_class(name: str, flag: str) -> type[nnx.Module]:
-    """The NNX class `package.module:Class`; the current folder is searched too. Raises UserError naming `flag`."""
+    """Import the NNX class `package.module:Class`, also from the current folder. Raises UserError naming `flag`."""
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a console command's path does not have it, unlike `python -m`
+        sys.path.append(os.getcwd())  # unlike `python -m`, a console command does not have it on its path
     try:
         imported = importlib.import_module(module)
     except ImportError as error:
@@ -28,7 +28,7 @@ def import_class(name: str, flag: str) -> type[nnx.Module]:
 
 
 def build_custom(name: str, kwargs: Mapping[str, Any], flag: str, *, dtype, rngs: nnx.Rngs) -> Any:
-    """An instance: `Class(**kwargs, rngs=rngs)`, with `dtype` where the constructor takes it."""
+    """An instance: `Class(**kwargs, rngs=rngs)`, with `dtype` if the constructor takes it."""
     kind: type[Any] = import_class(name, flag)  # whose constructor may take anything
     parameters = inspect.signature(kind.__init__).parameters
     if "dtype" in parameters:

@@ -1,9 +1,9 @@
-"""Which decoder a configuration asks for, and its settings: a HuggingFace one's, or a class of the user's own.
+"""Which decoder a configuration asks for, and its settings: a HuggingFace decoder, or the user's own class.
 
-A class of one's own, `--decoder-class package.module:Class`, is a Flax NNX module with this protocol:
+The user's own class, `--decoder-class package.module:Class`, is a Flax NNX module with this protocol:
 
     Class(d_model, vocab_size, num_layers, num_heads, dropout, pad_token_id, eos_token_id, rngs, **decoder_kwargs)
-        and dtype where it is a parameter
+        and dtype, if it has such a parameter
     model(encoded (B, T, d_model), encoder_mask (B, T) or None, ids (B, S), mask (B, S) or None, *, key=None)
         logits (B, S, vocab_size); a position sees itself and the past; `key` turns dropout on
     model.shift_right(labels (B, S))                  optional: decoder inputs; by default pad_token_id comes first
@@ -64,7 +64,7 @@ def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -
 
 
 def decoder_folder(config: ModelConfig, *, weights: bool = True) -> Path:
-    """The folder that `--decoder-model`, a folder or a hub id, means. Raises UserError where it cannot be had."""
+    """The folder that `--decoder-model`, a folder or a hub id, names. Raises UserError if it cannot be had."""
     assert config.decoder_model is not None
     return huggingface_folder(
         config.decoder_model, "--decoder-model", weights=weights, local_files_only=config.local_files_only
@@ -79,7 +79,7 @@ def build_decoder(settings: Mapping[str, Any], *, dtype, memory: Memory = KEEP_A
 
 
 def shift_right(model: nnx.Module, labels: Array) -> Array:
-    """Decoder inputs (B, S) for `labels` (B, S), by the decoder's own rule where it has one."""
+    """Decoder inputs (B, S) for `labels` (B, S), by the decoder's own rule if it has one."""
     if hasattr(model, "shift_right"):
         return model.shift_right(labels)
     return seq2seq.shift_right(labels, model.config["decoder_start_token_id"], model.config["pad_token_id"])
@@ -89,7 +89,7 @@ def shift_right(model: nnx.Module, labels: Array) -> Array:
 
 
 def _custom_settings(config: ModelConfig) -> dict[str, Any]:
-    """What the constructor of `--decoder-class` gets, tried out without computing an array."""
+    """What the constructor of `--decoder-class` gets, tried without computing an array."""
     kwargs = {
         "d_model": config.d_model,
         "vocab_size": config.vocab_size,
@@ -180,7 +180,7 @@ def _read_settings(config: ModelConfig) -> dict[str, Any]:
 
 
 def _with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` completed by transformers' defaults for their `model_type`."""
+    """`fields` completed with transformers' defaults for their `model_type`."""
     from transformers import CONFIG_MAPPING  # slow to import
 
     kind = fields.get("model_type")

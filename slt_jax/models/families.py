@@ -1,4 +1,4 @@
-"""One record a decoder family: what the rest of the program must know of it besides its module.
+"""One record per decoder family: what the rest of the program must know about it besides its module.
 
 A new family is a file with its module (`seq2seq` has the protocol) and a row of `FAMILIES`. To be exported as ONNX it
 also needs a file in `export/`, named by `export/decoder.py`.
@@ -21,26 +21,26 @@ PREFIX = "decoder.model."  # of every decoder's keys in a checkpoint
 
 @dataclass(frozen=True)
 class Family:
-    """A decoder family of HuggingFace's.
+    """A HuggingFace decoder family.
 
-    Keys are those of its HuggingFace state dict. `base` stands before those of the bare model, that is before all but
-    the output layer's, and is left out in the fields that hold them.
+    Keys are those of its HuggingFace state dict. `base` stands before the keys of the bare model, which are all but the
+    output layer's, and is left out of the fields here.
     """
 
     name: str
     model_types: tuple[str, ...]  # as `model_type` in a HuggingFace configuration
     build: Callable[..., nnx.Module]  # build(settings, dtype=, memory=, rngs=)
-    settings_from_flags: Callable[[ModelConfig], dict[str, Any]]  # without those that all families share
+    settings_from_flags: Callable[[ModelConfig], dict[str, Any]]  # without the settings that all families share
     attention_sizes: Callable[[Mapping[str, Any]], AttentionSizes]  # of settings
 
     layers: str  # before the numbers of the decoder's layers
     base: str = ""
-    text_encoder: str = "encoder."  # takes no part in the loss: our encoder stands in its place
+    text_encoder: str = "encoder."  # takes no part in the loss, as our encoder replaces it
     embeddings: tuple[str, ...] = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     head: str = "lm_head.weight"
     heads_in: str | None = None  # an array (anything, heads), from which a file tells the number of heads
     zero_if_missing: tuple[str, ...] = ()
-    leftovers: tuple[str, ...] = ()  # in old files, and read by nothing
+    leftovers: tuple[str, ...] = ()  # found in old files, and read by nothing
 
     # How tensor parallelism splits its layers, by the last part of their path.
     split_by_outputs: tuple[str, ...] = ()
@@ -106,20 +106,20 @@ def family_of(model_type: str | None) -> Family:
 
 
 def family_with_layers(keys: Iterable[str]) -> Family | None:
-    """The family that names its decoder layers as a state dict with these `keys` does, or None."""
+    """The family that names its decoder layers as in these `keys` of a state dict, or None."""
     keys = list(keys)
     return next((family for family in FAMILIES.values() if family.layer_numbers(keys)), None)
 
 
 def text_encoders() -> tuple[str, ...]:
-    """Before the paths of the text encoders, in whatever family's model."""
+    """The prefixes of the paths of text encoders, whatever the family."""
     return tuple(f"{PREFIX}{family.base}{family.text_encoder}" for family in FAMILIES.values())
 
 
 def max_positions(settings: Mapping[str, Any]) -> int | None:
-    """How many tokens a decoder with these settings has positions for; None where there is no limit.
+    """How many tokens a decoder with these settings has positions for; None if there is no limit.
 
-    A decoder of the user's own may have the limit `max_position_embeddings` in its `config`.
+    The user's own decoder may have the limit `max_position_embeddings` in its `config`.
     """
     family = _known(settings.get("model_type"))
     name = "max_position_embeddings" if family is None else family.position_limit

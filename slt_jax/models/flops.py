@@ -1,4 +1,4 @@
-"""Floating-point operations of a model's matrix products, counted from the model itself.
+"""Count the floating-point operations of a model's matrix products, from the model itself.
 
 A multiply-add is two operations. The count is read off the traced forward and backward passes, so it holds for any
 backbone and decoder, counts the bodies of loops as often as they run (the compilers' counts do not) and leaves out
@@ -29,7 +29,7 @@ PARTS = (*ENCODER_PARTS, "decoder")
 
 @dataclass(frozen=True)
 class Flops:
-    """`forward` of one clip; `training` is forward and backward, without the optimiser."""
+    """FLOPs of one clip: `forward`, and `training`, which is forward and backward without the optimiser."""
 
     forward: int
     training: int
@@ -43,7 +43,7 @@ def model_flops(
 ) -> dict[str, Flops]:
     """Operations per clip of each part of the translator that `build()` returns, and their `total`.
 
-    `trained` are the paths that get gradients: a frozen part costs its forward pass, a trained one about three times
+    `trained` are the paths that get gradients. A frozen part costs its forward pass, a trained one about three times
     that. A clip has config.sequence_length frames and a target of `target_length` tokens. No array is computed.
     """
     structures: list[Structure] = []
@@ -77,7 +77,7 @@ def _one_clip(config: ModelConfig, target_length: int) -> dict[str, jax.ShapeDty
 
 
 def matmul_flops(function: Callable, *arguments) -> int:
-    """The operations of the matrix products and convolutions in `function(*arguments)`; only shapes are looked at."""
+    """The operations of the matrix products and convolutions in `function(*arguments)`, from shapes alone."""
     return _count_parts(function, *arguments).total()
 
 
@@ -104,7 +104,7 @@ def _count_equation(equation: JaxprEqn, part: str) -> Counter[str]:
     if kind == "conv_general_dilated":
         kernel = operands[1]
         out_features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-        # Between dilated inputs lie zeros, which nobody has to multiply.
+        # Between dilated inputs are zeros, which need no multiplication.
         products = results[0].size * kernel.size // out_features
         return Counter({part: 2 * products // math.prod(params["lhs_dilation"])})
     if kind == "cond":
@@ -118,5 +118,5 @@ def _count_equation(equation: JaxprEqn, part: str) -> Counter[str]:
 
 
 def _arrays(variables: Sequence[Any]) -> list[Any]:
-    """What an equation takes or gives; of products and convolutions these are arrays, with shape and size."""
+    """The inputs or outputs of an equation; for products and convolutions, these are arrays."""
     return [variable.aval for variable in variables]

@@ -1,4 +1,4 @@
-"""Which parameters are trained: not the frozen ones, and not those that the loss never reaches."""
+"""Which parameters are trained: neither the frozen ones nor those that the loss never reaches."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -13,7 +13,7 @@ from slt_jax.models import families
 from slt_jax.models.multistream import ENCODER_PARTS
 from slt_jax.streams import IMAGES
 
-# A DINOv2 mask token is only used in its pre-training.
+# DINOv2's mask token is only used in pre-training.
 MASK_TOKEN = re.compile(r"encoder\.\w*backbone\w*\.mask_token$")
 
 
@@ -22,7 +22,7 @@ class Frozen(nnx.Variable):
 
 
 def trained_paths(config: ModelConfig, paths: Collection[str], buffers: Collection[str]) -> list[str]:
-    """The sorted paths that get gradients and optimiser state; torch gives none to the others, so they never move."""
+    """The sorted paths that get gradients and optimiser state. As in torch, the others get none and never move."""
     frozen = set(buffers)
     for stream in IMAGES:
         prefix, key = stream.backbone_prefix, stream.backbone_key
@@ -40,8 +40,9 @@ def trained_paths(config: ModelConfig, paths: Collection[str], buffers: Collecti
 def frozen_names(spec: FreezeSpec, names: Collection[str], key: str) -> set[str]:
     """The parameters of one backbone that `spec` freezes.
 
-    v9's vocabulary: true; a number of first blocks; `patch_embed`, `head`, `blocks[:N]` or any name prefix; a list of
-    these; a mapping of these to true (or `blocks: N`) with `exclude`. Raises UserError where a name fits nothing.
+    `spec` is in v9's vocabulary: true; a number of first blocks; `patch_embed`, `head`, `blocks[:N]` or any name
+    prefix; a list of these; a mapping of these to true (or `blocks: N`) with `exclude`. Raises UserError if a name
+    fits nothing.
     """
     spec = _WORDS.get(spec.lower(), spec) if isinstance(spec, str) else spec
     if spec is None or spec is False:
@@ -69,7 +70,7 @@ def frozen_names(spec: FreezeSpec, names: Collection[str], key: str) -> set[str]
     return (frozen if spec else set(names)) - exclude
 
 
-# YAML and the command line bring these as text.
+# YAML and the command line give these as text.
 _WORDS = {"true": True, "all": True, "false": False, "none": False, "": False}
 
 
@@ -84,7 +85,7 @@ def _named(name: str, names: Collection[str], key: str) -> set[str]:
     else:
         wanted = [name.rstrip(".")]
     found = {path for path in names if any(_is_at(wish, path) for wish in wanted)}
-    # Hub backbones have a `head` without parameters: freezing it is a wish already granted.
+    # Hub backbones have a `head` without parameters, so there is nothing to freeze.
     if not found and name not in ("head", "blocks[:0]"):
         parts = ", ".join(sorted({path.split(".")[0] for path in names}))
         raise UserError(f"{key}: no parameter of the backbone starts with '{name}'; it has {parts}")
@@ -101,10 +102,10 @@ def _is_at(wish: str, path: str) -> bool:
 
 
 def training_table(params: Mapping[str, Any], trained: Collection[str], slots: int) -> list[str]:
-    """Lines that say of each part of the model how much of it trains, and its memory in training.
+    """Lines that say how much of each part of the model trains, and its memory in training.
 
-    `params` maps paths to arrays or their shapes; `slots` arrays are kept per trained one by the optimiser. Memory is
-    that of weights, gradients and optimiser state, without activations.
+    `params` maps paths to arrays or their shapes. The optimiser keeps `slots` arrays per trained one. Memory is that of
+    weights, gradients and optimiser state, without activations.
     """
     chosen = set(trained)
     rows: dict[str, list[int]] = {}

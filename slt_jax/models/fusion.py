@@ -1,4 +1,4 @@
-"""From stream features to one vector a frame: projectors, fusion, positions."""
+"""From stream features to one vector per frame: projectors, fusion, positions."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -45,7 +45,7 @@ class Fusion(nnx.Module):
 
 
 class Positions(nnx.Module):
-    """A learned vector for each frame number, added; from N(0, 1), as torch begins an embedding."""
+    """Adds a learned vector for each frame number, initially from N(0, 1) like torch's embeddings."""
 
     def __init__(self, length: int, d_model: int, *, dtype, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(length, d_model, dtype=dtype, embedding_init=normal(1.0), rngs=rngs)

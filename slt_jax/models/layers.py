@@ -1,4 +1,4 @@
-"""The small pieces every model file shares: torch's initialisation, dropout by explicit key, attention.
+"""The small pieces that all models share: torch's initialisation, dropout by explicit key, attention.
 
 Conventions of all modules in this package:
 
@@ -22,7 +22,7 @@ class Buffer(nnx.Variable):
 
 
 def _drawn(draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]):
-    """An initialiser that draws on the host: the same weights on every platform, and no program compiled per shape."""
+    """An initialiser that draws on the host: the same weights on every platform, and nothing to compile per shape."""
 
     def init(key, shape, dtype=jnp.float32, **_):
         if isinstance(key, jax.core.Tracer):  # only shapes are wanted
@@ -64,15 +64,15 @@ def linear(
 
 
 def layer_norm(features: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm with statistics in float32 and torch's two-pass variance; epsilon is never left to a default."""
+    """LayerNorm with statistics in float32 and torch's two-pass variance. Epsilon is never left to a default."""
     return nnx.LayerNorm(features, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
 def product(x: Array, layer: nnx.Linear, *, norm: nnx.LayerNorm | None = None, scale: Array | None = None) -> Array:
-    """`scale * layer(norm(x))`, with what is linear of `norm` and `scale` put into the weights.
+    """`scale * layer(norm(x))`, with the affine parts of `norm` and `scale` folded into the weights.
 
-    The same numbers but for rounding, and fewer of them: the gradients of scales and shifts come from those of the
-    weights, where otherwise each is a sum over all tokens of something that had to be kept, or computed once more.
+    The results are the same except for rounding, but cheaper: the gradients of scales and shifts follow from those of
+    the weights. Otherwise each is a sum over all tokens of something that must be kept or computed again.
     """
     assert layer.bias is not None
     kernel, bias = layer.kernel[...], layer.bias[...]
@@ -98,7 +98,8 @@ def standardised(x: Array, epsilon: float) -> Array:
 def gelu(x: Array) -> Array:
     """The exact GELU, x times the normal distribution below x, as torch computes it; keeps only `x` for its gradient.
 
-    In float32 whatever `x` is. (`jax.nn.gelu` goes through erfc and keeps its slope as well: twice the time of a GPU.)
+    Computed in float32, whatever `x` is. (`jax.nn.gelu` goes through erfc and also keeps its slope, which takes a GPU
+    twice the time.)
     """
     y = x.astype(jnp.float32)
     return (y * _below(y)).astype(x.dtype)
@@ -132,15 +133,14 @@ def split(key: Array | None, n: int) -> list[Array | None]:
 
 @jax.custom_vjp
 def residual(x: Array) -> Array:
-    """`x`, what a block adds to; its gradient is computed once on a CPU, and lies in memory as `x` does on a GPU.
+    """`x`, to which a block adds. Its gradient is computed once on a CPU, and laid out like `x` on a GPU.
 
-    XLA fuses cheap operations into all that use them. Along the blocks of a transformer the gradient is a sum that
-    grows by a block each, so for a CPU it would compute each sum anew from its beginning: work that grows with the
-    square of the depth. It does not look into branches, and drops `optimization_barrier` before it fuses.
+    XLA fuses cheap operations into everything that uses them. Along the blocks of a transformer, the gradient is a sum
+    that grows with each block. On a CPU, XLA would compute each sum again from its start, which is work that grows with
+    the square of the depth. It does not look into branches, and drops `optimization_barrier` before it fuses.
 
-    For a GPU it would order the gradient's dimensions all the way as suits the products after the backbone, and turn
-    it round in memory wherever a block's own products read it: a fifth of all bytes that a step moves. A single
-    row of numbers has one order only.
+    On a GPU, XLA would lay out the gradient to suit the products after the backbone, and transpose it in memory
+    wherever a block's own products read it: a fifth of all bytes that a step moves. A flat array has only one layout.
     """
     return x
 
@@ -189,7 +189,7 @@ def takes_flash_attention(dtype, head: int) -> bool:
 
 
 def flash_attention(query: Array, key: Array, value: Array, *, real: int, scale: float) -> Array:
-    """`attention` to the first `real` keys by cuDNN, which never writes the scores down; takes even numbers of tokens.
+    """`attention` to the first `real` keys by cuDNN, which never stores the scores. Takes even numbers of tokens.
 
     Dao et al., 2022. Shapes as `attention`'s, all four the same.
     """
@@ -200,5 +200,5 @@ def flash_attention(query: Array, key: Array, value: Array, *, real: int, scale:
 
 
 def mask_bias(keep: Array) -> Array:
-    """0 where `keep`, the smallest float32 elsewhere: added to scores, a row that keeps nothing stays finite."""
+    """0 where `keep`, the smallest float32 elsewhere. Added to scores, a row that keeps nothing stays finite."""
     return jnp.where(keep, 0.0, jnp.finfo(jnp.float32).min)

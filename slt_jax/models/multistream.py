@@ -1,4 +1,4 @@
-"""The multi-stream encoder: face, two hands and pose become one vector a frame, in context.
+"""The multi-stream encoder: from face, two hands and pose to one vector per frame, in context.
 
 face   (B,T,H,W,3) - ViT ------------------- projector -------------------------------.
 hand_l (B,T,H,W,3) - ViT - 0 where missing - projector - 0 where either hand is missing -+- fusion - positions -.
@@ -40,7 +40,7 @@ ENCODER_PARTS = (
 
 
 class Stages(NamedTuple):
-    """What the encoder has computed, stage by stage; the mappings are by the stream's name."""
+    """What the encoder computes, stage by stage. Mappings are by the stream's name."""
 
     backbone: dict[str, Array]  # features (B, T, embed_dim) of the image streams, 0 where missing
     projected: dict[str, Array]  # (B, T, projector_dim) of every stream, before a pair is hidden
@@ -49,7 +49,7 @@ class Stages(NamedTuple):
 
 
 class MultiStreamEncoder(nnx.Module):
-    """`backbones` say what each image stream sees with: ViT sizes or classes, by the stream's name."""
+    """The encoder of all streams. `backbones` are ViT sizes or classes for each image stream, by its name."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class MultiStreamEncoder(nnx.Module):
         return getattr(self, stream.backbone)
 
     def projector(self, stream: Stream) -> StreamProjector | None:
-        """The projector of a stream; None where its features are fused as they are."""
+        """The projector of a stream; None if its features are fused as they are."""
         return getattr(self, stream.projector)
 
     def __call__(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Array:
@@ -98,7 +98,7 @@ class MultiStreamEncoder(nnx.Module):
         return self.stages(batch, key=key).encoded
 
     def stages(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Stages:
-        """The forward pass. Under `jax.jit` a stage that nobody reads is not computed.
+        """The forward pass. Under `jax.jit`, a stage that nobody reads is not computed.
 
         Inputs are `face`, `hand_l`, `hand_r` (B, T, H, W, 3) and `pose` (B, T, 3L). The images of a stream may have
         become features (B, T, embed_dim) before, by its backbone. Optional bool masks: `pad_mask` (B, T) True = real
