@@ -20,6 +20,7 @@ lint: .venv/installed-test
 
 # The site, in site/. A broken link, a missing anchor and a public name without a docstring are errors.
 docs: .venv/installed-docs
+	$(BIN)/ruff check --select D101,D102,D103 slt_jax convert
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 .venv/bin/python:
