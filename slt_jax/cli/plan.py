@@ -50,10 +50,8 @@ def _plan(argv: Sequence[str] | None) -> int:
         os.environ["JAX_PLATFORMS"] = "cpu"
     choose_device("cpu" if topologies else config.data.device)
     keep_compiled_programs()
-    from slt_jax.runtime.precision import use_precision
     from slt_jax.training.planning import Planner
 
-    use_precision(config.data.precision)
     planner = Planner(config)
     print(
         f"{'topology':<12} {'devices':>7} {'usable':>10} {'batch':>6}  {'arguments':>10} {'temporaries':>11} "

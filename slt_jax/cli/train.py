@@ -60,7 +60,8 @@ def _train(argv: Sequence[str] | None) -> int:
         hosts.introduce(PROG, where)
     keep_compiled_programs()
     from slt_jax.training.ledger import TrainingStopped
-    from slt_jax.training.run import Interrupted, train
+    from slt_jax.training.run import Interrupted
+    from slt_jax.training.translation import train
 
     try:
         train(config, merged, resume=getattr(arguments, "resume", None), overwrite=hasattr(arguments, "overwrite"))

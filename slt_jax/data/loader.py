@@ -37,6 +37,15 @@ class Batch:
     video_ids: list[str]
     texts: list[str]
 
+    @property
+    def names(self) -> list[str]:
+        return self.video_ids
+
+    @property
+    def count(self) -> int:
+        """Clips that are no filling."""
+        return int(self.arrays["valid"].sum())
+
 
 @dataclass(frozen=True)
 class LoaderSettings:

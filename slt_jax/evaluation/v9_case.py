@@ -17,15 +17,15 @@ import numpy as np
 
 from convert.checkpoint import Blueprint, Checkpoint, blueprint, load_params, read_checkpoint
 from convert.infer import infer_vit
-from convert.optimizer import from_torch
-from slt_jax.config import OptimConfig
+from slt_jax.config import Config, DataConfig, OptimConfig
 from slt_jax.decoding.inference import Translator, model_inputs
 from slt_jax.errors import UserError
-from slt_jax.models.freeze import trained_paths
 from slt_jax.streams import IMAGES
 from slt_jax.training.loss import token_loss
-from slt_jax.training.optim import Optimizer, learning_rate
-from slt_jax.training.step import StepFunctions
+from slt_jax.training.optim import learning_rate
+from slt_jax.training.program import as_loaded
+from slt_jax.training.start import checkpoint_state
+from slt_jax.training.translation_program import translation_program
 
 GENERATION = {"min_length": 2, "max_length": 16}
 FILES = ("case.json", "checkpoint.pt", "inputs.npz", "expected.npz")
@@ -122,38 +122,24 @@ def _forward(case: V9Case, translator: Translator) -> Iterator[Row]:
 
 def _trace(case: V9Case, plan: Blueprint) -> Iterator[Row]:
     """v9's training steps, continued from its optimiser state."""
-    optim = case.settings["optim"]
     still = {name: 0.0 for name in ("projector_dropout", "fusion_dropout", "temporal_dropout", "decoder_dropout")}
     decoder = {name: 0.0 for name, rate in plan.decoder.items() if "drop" in name and isinstance(rate, float)}
     random = any(getattr(plan.config, name) for name in still) or any(plan.decoder[name] for name in decoder)
     config = dataclasses.replace(plan.config, **still)
     plan = dataclasses.replace(plan, config=config, decoder={**plan.decoder, **decoder})
+    optim, done = _optim(case.settings["optim"]), _steps_done(case.settings)
+    config = Config(data=DataConfig(precision="float32"), model=plan.config, optim=optim)
     structure, entries = plan.structure()
-    params = load_params(case.checkpoint, entries)
-    settings = optim["opt"]
-    optimizer = Optimizer(settings["type"], settings.get("weight_decay", 0.0), settings.get("momentum", 0.0))
-    trained = trained_paths(plan.config, list(params), structure.buffers)
-    state = {
-        "trained": {path: jnp.asarray(params[path]) for path in trained},
-        "frozen": {path: jnp.asarray(array) for path, array in params.items() if path not in set(trained)},
-        "step": jnp.int32(0),
-    }
-    fresh = optimizer.init(state["trained"])
-    saved = case.checkpoint.rest["optimizer_state"]
-    state["optimizer"] = jax.tree.map(jnp.asarray, from_torch(saved, fresh, trained, optimizer, entries))
-    steps = StepFunctions(
-        structure, optimizer, optim.get("label_smoothing", 0.1), optim.get("clip"), 0, lambda batch, key: batch
-    )
-    step = jax.jit(steps.train_step)
-    config, done = _schedule(optim), _steps_done(case.settings)
+    program = translation_program(config, plan, structure, prepare=as_loaded)
+    state = program.place(checkpoint_state(case.checkpoint, program, entries))
+    program = program.suited_to(state)
     batches = [model_inputs(case.batch(name)) for name in ("b0", "b1")]
     losses, norms, rates = [], [], []
-    with jax.default_matmul_precision("highest"):
-        for i in range(len(case.expected["train_losses"])):
-            rates.append(learning_rate(config, epochs=1, done=done + i))
-            state, metrics = step(state, batches[i % 2], jnp.float32(rates[-1]))
-            losses.append(float(metrics["loss"]))
-            norms.append(float(metrics["grad_norm"]))
+    for i in range(len(case.expected["train_losses"])):
+        rates.append(learning_rate(optim, epochs=1, done=done + i))
+        state, results = program.step(state, [batches[i % 2]], jnp.float32(rates[-1]))
+        losses.append(float(results["loss"][0]))
+        norms.append(float(results["grad_norm"]))
     for name, values in (("train_losses", losses), ("train_grad_norms", norms), ("train_lrs", rates)):
         error = largest_error(values, case.expected[name]) if name in case.expected else None
         remark = f"largest of {len(values)} steps"
@@ -163,14 +149,19 @@ def _trace(case: V9Case, plan: Blueprint) -> Iterator[Row]:
         yield Row(name, error, remark)
 
 
-def _schedule(optim: Mapping[str, Any]) -> OptimConfig:
-    schedule = optim.get("sched") or {"type": "none"}
+def _optim(settings: Mapping[str, Any]) -> OptimConfig:
+    optimizer, schedule = settings["opt"], settings.get("sched") or {"type": "none"}
     return OptimConfig(
-        lr=optim["opt"]["lr"],
+        optimizer=optimizer["type"],
+        lr=optimizer["lr"],
+        weight_decay=optimizer.get("weight_decay", 0.0),
+        momentum=optimizer.get("momentum", 0.0),
         scheduler=schedule["type"],
         scheduler_step_size=schedule.get("step_size", 1),
         scheduler_gamma=schedule.get("gamma", 1.0),
         scheduler_tmax=schedule.get("T_max"),
+        label_smoothing=settings.get("label_smoothing", 0.1),
+        grad_clip_norm=settings.get("clip"),
     )
 
 

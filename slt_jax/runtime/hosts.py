@@ -12,10 +12,10 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -23,8 +23,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from slt_jax.base import console
 from slt_jax.errors import UserError
 from slt_jax.runtime import links
-
-SAVE = 1  # what `Agreement` may settle on besides the number of a signal: a state is due
 
 # What tells a process of a cluster which one it is.
 KNOWN = re.compile(r"SLURM_(PROCID|NTASKS|STEP_NODELIST)|OMPI_COMM_WORLD_(RANK|SIZE)|TPU_WORKER_\w+|JOB_\w+_INDEX")
@@ -185,34 +183,47 @@ def on_own_devices(arrays: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda array: jax.device_put(own_rows(array, mesh), rows), arrays)
 
 
-class Agreement:
-    """The highest number that any process names, so that all save and stop at the same step.
+@dataclass(frozen=True)
+class Wish:
+    """What a process asks all to do after a step: end because of a signal (its number), save because it is due."""
 
-    A step's number is known with the next step's: a sum over a few bytes joins the queue of the devices, and nobody
-    waits for it. With one process it is known at once.
+    signal: int = 0
+    save: bool = False
+
+
+class Agreement:
+    """What any process wishes, so that all save and stop at the same step.
+
+    A step's answer is known with the next step's: a few bytes join the queue of the devices, and nobody waits for
+    them. With one process it is known at once.
     """
 
     def __init__(self, mesh: Mesh):
         self._mesh, self._pending = mesh, None
 
-    def ask(self, number: int) -> int:
-        """Name `number` for this step; what was agreed on at the step before, 0 at the first."""
+    def ask(self, wish: Wish) -> Wish:
+        """Name a wish for this step; what was agreed on at the step before, nothing at the first."""
         if jax.process_count() == 1:
-            return number
-        before, self._pending = self._pending, self._highest(number)
-        agreed = 0 if before is None else int(before)
-        if agreed:
+            return wish
+        before, self._pending = self._pending, self._highest(wish)
+        agreed = Wish() if before is None else _wish(before)
+        if agreed != Wish():
             self._pending = None  # what was named meanwhile is this again, or is named once more
         return agreed
 
-    def now(self, number: int) -> int:
-        """Name `number` and wait for the answer."""
-        return number if jax.process_count() == 1 else int(self._highest(number))
+    def now(self, wish: Wish) -> Wish:
+        """Name a wish and wait for the answer."""
+        return wish if jax.process_count() == 1 else _wish(self._highest(wish))
 
-    def _highest(self, number: int) -> jax.Array:
+    def _highest(self, wish: Wish) -> jax.Array:
         places = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
-        own = np.full(len(self._mesh.local_devices), number, np.int32)
-        return _maximum(jax.make_array_from_process_local_data(places, own))
+        rows = np.tile(np.array([wish.signal, wish.save], np.int32), (len(self._mesh.local_devices), 1))
+        return _maximum(jax.make_array_from_process_local_data(places, rows))
 
 
-_maximum = jax.jit(jnp.max)
+def _wish(highest: jax.Array) -> Wish:
+    number, save = np.asarray(highest)
+    return Wish(int(number), bool(save))
+
+
+_maximum = jax.jit(lambda rows: rows.max(axis=0))

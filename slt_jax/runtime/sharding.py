@@ -84,18 +84,6 @@ class Layout:
         """The places of parameters, gradients or slots, arrays or only their shapes."""
         return {path: NamedSharding(self.mesh, self.spec(path, array.shape)) for path, array in params.items()}
 
-    def state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The places of a train state, of arrays or only of their shapes, in the same nested mappings."""
-        everywhere = replicated(self.mesh)
-        slots = state["optimizer"].items()
-        return {
-            "trained": self.params(state["trained"]),
-            "frozen": self.params(state["frozen"]),
-            "optimizer": {k: self.params(slot) if isinstance(slot, Mapping) else everywhere for k, slot in slots},
-            "scaler": dict.fromkeys(state["scaler"], everywhere),
-            "step": everywhere,
-        }
-
     def keep(self, params: Mapping[str, Array]) -> dict[str, Array]:
         """Inside `jax.jit`: the same arrays, in their places."""
         if self.mesh.size == 1:
@@ -115,13 +103,11 @@ class Layout:
             return dict(params)
         return _constrain(dict(params), Layout(self.mesh))
 
-    def own_decoder(self, params: Mapping[str, Array]) -> dict[str, Array]:
-        """Gathered parameters, of several processes with a decoder that each has on its devices alone."""
+    def on_each_process(self, params: Mapping[str, Array]) -> dict[str, Array]:
+        """Gathered parameters, of several processes each with all of them on its devices alone."""
         if hosts.count() == 1:
             return dict(params)
-        decoder = {path: array for path, array in params.items() if path.startswith("decoder.")}
-        places = Layout(self.mesh.local_mesh).params(decoder)
-        return dict(params) | jax.device_put(hosts.fetch(decoder), places)
+        return jax.device_put(hosts.fetch(dict(params)), Layout(self.mesh.local_mesh).params(params))
 
 
 @partial(jax.jit, static_argnums=1)

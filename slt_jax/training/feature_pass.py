@@ -26,7 +26,7 @@ from slt_jax.models.images import normalise
 from slt_jax.models.params import Params, Structure
 from slt_jax.runtime.sharding import Layout, place_batch
 from slt_jax.streams import BY_NAME, IMAGES, Stream
-from slt_jax.training.step import TrainState
+from slt_jax.training.state import TrainState
 
 # Images that go through a backbone together, a device; fewer where a training batch has fewer. On a CPU few stay in its
 # caches: 128 take 2.2 times the CPU time of 8 by 8 (ViT-S/14, 224 px, float32).
@@ -56,7 +56,7 @@ def read_from_cache(
             raise UserError(f"--feature-cache {asked}: {reason}")
         return
     folder = folder if asked == "auto" else Path(asked).expanduser()
-    params = state["trained"] | state["frozen"]
+    params = state.params
     prefixes = tuple(stream.backbone_prefix for stream in IMAGES)
     params |= layout.gather({path: array for path, array in params.items() if path.startswith(prefixes)})
     programs = {stream.name: _program(structure, stream) for stream in IMAGES}
@@ -90,7 +90,7 @@ def _obstacle(structure: Structure, state: TrainState) -> str | None:
         return f"features are kept by runs of one process, and here are {jax.process_count()}; leave out the cache"
     for stream in IMAGES:
         backbone = stream.backbone_key
-        if any(path.startswith(stream.backbone_prefix) for path in state["trained"]):
+        if any(path.startswith(stream.backbone_prefix) for path in state.trained):
             flag = f"--{stream.freeze_key.replace('_', '-')}"
             return f"{backbone} trains, so its features change; give {flag}, or leave out the cache"
         if _normalises_by_batch(structure, state, stream):
@@ -104,7 +104,7 @@ def _normalises_by_batch(structure: Structure, state: TrainState, stream: Stream
         found.extend(module for module in modules if isinstance(module, nnx.BatchNorm))
 
     found: list[nnx.BatchNorm] = []
-    jax.eval_shape(look, state["trained"] | state["frozen"])
+    jax.eval_shape(look, state.params)
     return not all(norm.use_running_average for norm in found)
 
 

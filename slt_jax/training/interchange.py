@@ -10,20 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.checkpoint import Blueprint, blueprint, load_params
+from convert.checkpoint import Blueprint, blueprint
 from convert.compatibility import v9_notes
 from convert.inspect import optimizer_kind
-from convert.optimizer import from_torch
 from convert.source import Source, cast, open_source
 from convert.target import Progress, adding_up, total_bytes
 from slt_jax.config import SECTIONS, Config, build_config
 from slt_jax.errors import UserError
-from slt_jax.models.freeze import trained_paths
-from slt_jax.training.optim import build_optimizer, learning_rate
+from slt_jax.training.optim import learning_rate
 from slt_jax.training.position import Position
-from slt_jax.training.scaler import scaler_state
-from slt_jax.training.start import assemble, trained_with_v9_masks
-from slt_jax.training.state_store import Exporter, StateStore, saved_model
+from slt_jax.training.start import checkpoint_state, trained_with_v9_masks
+from slt_jax.training.state_store import StateStore, exporter_of, saved_model
+from slt_jax.training.translation_program import translation_program
 from slt_jax.training.workdir import state_folder
 
 
@@ -43,13 +41,9 @@ def _open_states(folder: Path) -> Source:
     state, notes, plan = saved_model(folder)
     config, position = build_config(notes["config"]), Position.from_notes(notes)
     _, entries = plan.structure()
-    exporter = Exporter(plan, entries, build_optimizer(config.optim), config.optim.lr, notes["config"])
-    content = exporter.content(
-        jax.device_get(state),
-        position,
-        val_loss=position.best_val,
-        lr=learning_rate(config.optim, config.training.epochs, position.epoch),
-    )
+    lr = learning_rate(config.optim, config.training.epochs, position.epoch)
+    exporter = dataclasses.replace(exporter_of(config, plan, entries), config=notes["config"])
+    content = exporter.content(state, position, val_loss=position.best_val, lr=lr)
     tensors = content.pop("model_state")
     return Source(folder, "folder of training states (Orbax) of slt_jax: encoder and decoder", tensors, content)
 
@@ -64,32 +58,24 @@ def to_states(
     progress: Progress | None = None,
 ) -> None:
     """Write a folder of training states: `--resume` continues from it and `slt_jax.load` reads it."""
-    from slt_jax.training.run import notes  # brings the data loader with it
-
     checkpoint = source.checkpoint
     plan = blueprint(checkpoint, model)
     if plan.decoder is None:
         raise UserError(f"{source.path}: holds an encoder without a decoder, which is not a state of training")
-    structure, entries = plan.structure()
-    params = load_params(dataclasses.replace(checkpoint, state=cast(checkpoint.state, dtype)), entries)
+    _, entries = plan.structure()
     config = training_config(source, plan)
-    optimizer = build_optimizer(config.optim)
-    state = assemble(params, trained_paths(config.model, list(params), structure.buffers), optimizer)
-    if not weights_only:
-        state["scaler"] = scaler_state(source.rest.get("scaler_state"))
-        if saved := source.rest.get("optimizer_state"):
-            state["optimizer"] = from_torch(saved, state["optimizer"], list(state["trained"]), optimizer, entries)
-    state["step"] = np.int32(np.max(state["optimizer"]["step"], initial=0))
-    rest = source.rest
-    position = Position.from_checkpoint(rest | {"epoch": 0} if weights_only else rest)
+    rest = (
+        source.rest if not weights_only else {**source.rest, "epoch": 0, "optimizer_state": None, "scaler_state": None}
+    )
+    checkpoint = dataclasses.replace(checkpoint, state=cast(checkpoint.state, dtype), rest=rest)
+    state = checkpoint_state(checkpoint, translation_program(config, plan), entries)
+    state = state.replace(step=np.int32(np.max(state.optimizer.step, initial=0)))
     read = adding_up(progress, total_bytes(state))
     state = jax.tree.map(lambda leaf: _in_memory(leaf, read), state)
-    store = StateStore(target)
-    try:
-        store.save(state, notes(config, plan, position))
+    exporter = exporter_of(config, plan, entries)
+    with StateStore(target) as store:
+        store.save(state.to_tree(), exporter.notes(Position.from_checkpoint(rest)))
         store.wait()
-    finally:
-        store.close()
 
 
 def clear_target_folder(target: Path, *, overwrite: bool) -> None:

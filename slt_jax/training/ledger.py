@@ -2,13 +2,13 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
-from jax import Array
 
-from slt_jax.data.loader import Batch
-from slt_jax.training.metrics import Totals
+from slt_jax.training.metrics import Totals, scalars
+from slt_jax.training.task import TaskBatch
 
 # float16 is given up where this many steps in a row overflow, or where the loss itself does at a scale this small.
 MOST_SKIPPED = 50
@@ -28,11 +28,11 @@ class Ledger:
     def __init__(self, totals: Totals, *, scaled: bool = False):
         self.totals, self.scaled = totals, scaled
         self.skipped = 0  # steps in a row, up to the newest, that overflowed
-        self.last: dict[str, float] = {}
+        self.newest: dict[str, float] = {}  # loss, gradient norm and metrics of the newest step looked at
         self._pending: deque = deque()
 
-    def add(self, step: int, results: dict[str, Array], batches: Sequence[Batch]) -> None:
-        """Note a step: `results` holds `loss` and `tokens`, one entry a micro-batch, `grad_norm`, if scaled `scale`."""
+    def add(self, step: int, results: Mapping[str, Any], batches: Sequence[TaskBatch]) -> None:
+        """Note a step and what `Program.step` returned of it."""
         self._pending.append((step, results, batches))
 
     def settle(self, keep: int = 0) -> None:
@@ -41,16 +41,18 @@ class Ledger:
             step, results, batches = self._pending.popleft()
             results = jax.device_get(results)
             may_overflow = self.scaled and self._overflowed(results)
-            for loss, tokens, batch in zip(results["loss"], results["tokens"], batches, strict=True):
+            rows = zip(results["loss"], results["weight"], results["metrics"], batches, strict=True)
+            for loss, weight, metrics, batch in rows:
                 if may_overflow and not math.isfinite(loss):
                     continue
                 check_finite("loss", float(loss), f"at step {step}", [batch])
-                self.totals.add(float(loss), float(tokens), int(batch.arrays["valid"].sum()))
+                self.totals.add(float(loss), float(weight), batch.count, metrics=metrics)
             if not may_overflow:
                 check_finite("gradient norm", float(results["grad_norm"]), f"at step {step}", batches)
-            self.last = {"step": step, "loss": float(results["loss"][-1]), "grad_norm": float(results["grad_norm"])}
+            self.newest = {"loss": float(results["loss"][-1]), "grad_norm": float(results["grad_norm"])}
+            self.newest |= scalars(results["metrics"][-1])
 
-    def _overflowed(self, results: dict) -> bool:
+    def _overflowed(self, results: Mapping[str, Any]) -> bool:
         """Whether a scaled step was left out, as may happen until the scale has shrunk enough."""
         if math.isfinite(results["grad_norm"]):
             self.skipped = 0
@@ -60,10 +62,10 @@ class Ledger:
         return not hopeless and (results["scale"] > SMALLEST_SCALE or all(map(math.isfinite, results["loss"])))
 
 
-def check_finite(what: str, value: float, when: str, batches: Sequence[Batch]) -> None:
+def check_finite(what: str, value: float, when: str, batches: Sequence[TaskBatch]) -> None:
     """Raise TrainingStopped, naming the clips of `batches`, unless `value` is a finite number."""
     if not math.isfinite(value):
-        ids = ", ".join(dict.fromkeys(video_id for batch in batches for video_id in batch.video_ids))
+        ids = ", ".join(dict.fromkeys(name for batch in batches for name in batch.names))
         raise TrainingStopped(
             f"the {what} is {value} {when} (clips {ids}); the last saved state is intact. "
             f"Try a lower --lr, --clip-grad-norm 1, or --precision float32"

@@ -1,9 +1,11 @@
 """What an epoch is judged by: token-weighted loss, perplexity and the character error rate."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 
@@ -15,13 +17,27 @@ class Totals:
     tokens: float = 0.0
     character_errors: float = 0.0
     clips: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)  # of the objective, beside its loss
 
-    def add(self, loss: float, tokens: float, clips: int, character_errors: float = 0.0) -> None:
-        """`loss` is a mean over `tokens`; `character_errors` a rate times the tokens it counts for."""
+    def add(
+        self,
+        loss: float,
+        tokens: float,
+        clips: int,
+        character_errors: float = 0.0,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`loss` and `metrics` are means over `tokens`; `character_errors` a rate times the tokens it counts for."""
         self.loss += loss * tokens
         self.tokens += tokens
         self.character_errors += character_errors
         self.clips += clips
+        for name, value in scalars(metrics or {}).items():
+            self.metrics[name] = self.metrics.get(name, 0.0) + value * tokens
+
+    @property
+    def mean_metrics(self) -> dict[str, float]:
+        return {name: total / max(self.tokens, 1.0) for name, total in self.metrics.items()}
 
     @property
     def mean_loss(self) -> float:
@@ -38,6 +54,11 @@ class Totals:
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Those of an objective's metrics that are numbers; the others are for its own use."""
+    return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
 
 
 def character_errors(references: Sequence[str], predictions: Sequence[str], tokens: Sequence[int]) -> float:

@@ -6,8 +6,10 @@ optax's agree to 2.6e-5 after 300 steps, which is not enough to continue a torch
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +17,15 @@ import numpy as np
 from jax import Array
 
 from slt_jax.config import OptimConfig
-
-OptState = dict[str, Array | dict[str, Array]]
+from slt_jax.training.state import OptState
 
 
 @dataclass(frozen=True)
 class Optimizer:
     """`kind` is adamw, adam or sgd; the learning rate is an argument of every update.
 
-    `in_step`: all parameters have had as many updates. With a count for each a GPU's step takes half as long again to
-    compile.
+    `one_count`: all parameters have had as many updates. With a count for each a GPU's step takes half as long again
+    to compile.
     """
 
     kind: str
@@ -32,7 +33,7 @@ class Optimizer:
     momentum: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
-    in_step: bool = False
+    one_count: bool = False
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -41,30 +42,30 @@ class Optimizer:
             return ("momentum_buffer",) if self.momentum else ()
         return ("exp_avg", "exp_avg_sq")
 
-    def init(self, params: dict[str, Array]) -> OptState:
-        """Zeros for every slot, and `step`: the updates each parameter has had, in the order of sorted paths."""
-        state = {slot: {path: np.zeros(p.shape, p.dtype) for path, p in params.items()} for slot in self.slots}
-        return state | {"step": np.zeros(len(params), np.float32)}
+    def init(self, params: Mapping[str, Any]) -> OptState:
+        """Zeros for every slot, and no update yet."""
+        slots = {slot: {path: np.zeros(p.shape, p.dtype) for path, p in params.items()} for slot in self.slots}
+        return OptState(slots, np.zeros(len(params), np.float32))
 
-    def suited(self, state: OptState) -> "Optimizer":
-        """This optimizer, `in_step` where that is so; parameters that torch never updated are behind."""
-        steps = jax.device_get(state["step"])
-        return dataclasses.replace(self, in_step=bool((steps == steps[:1]).all()))
+    def suited_to(self, state: OptState) -> "Optimizer":
+        """This optimiser, with `one_count` where `state` allows it; parameters that torch never updated are behind."""
+        steps = jax.device_get(state.step)
+        return dataclasses.replace(self, one_count=bool((steps == steps[:1]).all()))
 
     def update(
         self, params: dict[str, Array], grads: dict[str, Array], state: OptState, lr: Array
     ) -> tuple[dict[str, Array], OptState]:
         """One step; `params` and `grads` hold the trained parameters, `lr` is a float32 scalar."""
-        step = state["step"] + 1
+        step = state.step + 1
         paths = sorted(params)
         rule = self._sgd if self.kind == "sgd" else self._adam
-        steps = [step[0 if self.in_step else i] for i in range(len(paths))]
+        counts = [step[0 if self.one_count else i] for i in range(len(paths))]
         results = {
-            path: rule(params[path], grads[path], {slot: state[slot][path] for slot in self.slots}, lr, own)
-            for path, own in zip(paths, steps, strict=True)
+            path: rule(params[path], grads[path], {slot: state.slots[slot][path] for slot in self.slots}, lr, count)
+            for path, count in zip(paths, counts, strict=True)
         }
-        new_state = {slot: {path: results[path][1][slot] for path in paths} for slot in self.slots}
-        return {path: results[path][0] for path in paths}, new_state | {"step": step}
+        slots = {slot: {path: results[path][1][slot] for path in paths} for slot in self.slots}
+        return {path: results[path][0] for path in paths}, OptState(slots, step)
 
     # Of their own, so that each shape is traced once: a model has hundreds of parameters and dozens of shapes.
     @partial(jax.jit, static_argnums=0)

@@ -20,21 +20,10 @@ from slt_jax.models.flops import Flops, model_flops
 from slt_jax.models.freeze import trained_paths
 from slt_jax.models.remat import Memory
 from slt_jax.runtime.precision import compute_dtype
-from slt_jax.runtime.sharding import Layout, check_batch_size, device_mesh
-from slt_jax.training.compiled import Prepare
-from slt_jax.training.memory import (
-    StepMemory,
-    abstract_batch,
-    device_bytes,
-    first_that_fits,
-    out_of_memory,
-    rules_for,
-    step_memory,
-    under_rule,
-)
-from slt_jax.training.optim import build_optimizer
-from slt_jax.training.start import abstract_state, check_target_length
-from slt_jax.training.step import StepFunctions
+from slt_jax.runtime.sharding import check_batch_size, device_mesh
+from slt_jax.training.memory import StepMemory, device_bytes, first_that_fits, out_of_memory, rules_for, step_memory
+from slt_jax.training.start import check_target_length
+from slt_jax.training.translation_program import abstract_batch, translation_program
 
 MOST_CLIPS = 256  # per device; the search for the largest batch ends there
 TRIES = 3  # programs compiled to confirm the largest batch
@@ -109,46 +98,34 @@ class Planner:
         self.config = config
         self.plan: Blueprint = plan_model(config.model)
         check_target_length(self.plan, config.data.max_target_length)
-        self.dtype = compute_dtype(config.data.precision)
-        self.structure, entries = self.plan.structure(dtype=self.dtype)
-        self.trained = trained_paths(config.model, {entry.path for entry in entries}, self.structure.buffers)
-        self.optimizer = dataclasses.replace(build_optimizer(config.optim), in_step=True)
+        self.structure, _ = self.plan.structure(dtype=compute_dtype(config.data.precision))
 
     @cached_property
     def flops(self) -> dict[str, Flops]:
         """Per clip, by part and in `total`."""
+        names = [name for name, *_ in self.structure.variables]
+        trained = trained_paths(self.config.model, names, self.structure.buffers)
         target = self.config.data.max_target_length
-        return model_flops(self.plan.build, self.config.model, frozenset(self.trained), target_length=target)
+        return model_flops(self.plan.build, self.config.model, frozenset(trained), target_length=target)
 
     def verdict(self, name: str, devices: Sequence[jax.Device], usable: int) -> Verdict:
         """Whether a step fits `devices`, whose memory is `usable` each, and how many clips would."""
         config = self.config
         mesh = device_mesh(config.training.model_parallel, devices)
-        layout = Layout(mesh, fsdp=config.training.sharding == "fsdp")
         check_batch_size(f"{name}: --batch-size", config.data.batch_size, mesh)
-        functions = StepFunctions(
-            self.structure,
-            self.optimizer,
-            config.optim.label_smoothing,
-            config.optim.grad_clip_norm,
-            config.data.seed,
-            Prepare(tuple(config.data.mix_streams.items()), bool(config.data.v9_hand_masks)),
-            scaled=self.dtype == jnp.float16,
-            layout=layout,
-        )
-        state = abstract_state(self.plan, self.trained, self.optimizer, layout)
-        rules = rules_for(config, layout)
-        under = partial(under_rule, functions, self.plan, config)
+        program = translation_program(config, self.plan, self.structure, mesh=mesh)
+        state, rules = program.abstract_state(), rules_for(config.training, mesh)
         measured: dict[tuple[Memory, int], StepMemory] = {}
 
         def measure(memory: Memory, batch_size: int) -> StepMemory:
             if (memory, batch_size) not in measured:
-                batch = abstract_batch(config, layout, batch_size)
-                measured[memory, batch_size] = step_memory(under(memory), state, batch)
+                batch = abstract_batch(config, program.layout, batch_size)
+                measured[memory, batch_size] = step_memory(program.under(memory), state, batch)
             return measured[memory, batch_size]
 
         asked = config.data.batch_size
-        memory, needs = first_that_fits(under, state, abstract_batch(config, layout, asked), rules, usable)
+        batch = abstract_batch(config, program.layout, asked)
+        memory, needs = first_that_fits(program, state, batch, rules, usable)
         if needs is not None:
             measured[memory, asked] = needs
         needs = measure(memory, asked)

@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass
+@dataclass(frozen=True)
 class Position:
     epoch: int = 0  # finished epochs
     batch: int = 0  # batches taken from the epoch under way
-    totals: dict[str, float] = field(default_factory=dict)  # its running sums
+    totals: dict[str, Any] = field(default_factory=dict)  # its running sums
     best_val: float = math.inf  # the lowest validation loss
-    best_scores: dict[str, float] = field(default_factory=dict)  # the highest BLEU and chrF
+    best_scores: dict[str, float] = field(default_factory=dict)  # the highest of each score, such as BLEU and chrF
     since_best: int = 0  # evaluations since the last new best
+    record: dict[str, Any] = field(default_factory=dict)  # metrics of the last finished epoch; empty before it
+    is_best: bool = False  # whether that epoch is the best so far
 
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any]) -> "Position":
@@ -29,18 +31,21 @@ class Position:
             since_best=int(rest.get("since_best", 0)),
         )
 
-    def after_epoch(self, val_loss: float, scores: Mapping[str, float], metric: str) -> tuple["Position", bool]:
-        """The position once an epoch is evaluated, and whether it is the best so far by `metric`.
+    def after_epoch(
+        self, val_loss: float, scores: Mapping[str, float], metric: str, record: Mapping[str, Any]
+    ) -> "Position":
+        """The position once an epoch is evaluated; `is_best` is judged by `metric`, `loss` or the name of a score.
 
-        `scores` holds `bleu` and `chrf`, or nothing in an epoch without translations, which then cannot be the best.
+        An epoch without that score cannot be the best. `record` holds the epoch's metrics.
         """
         better = {name: value > self.best_scores.get(name, -math.inf) for name, value in scores.items()}
         better["loss"] = val_loss < self.best_val
         best = better.get(metric, False)
-        position = Position(
+        return Position(
             epoch=self.epoch + 1,
             best_val=min(val_loss, self.best_val),
             best_scores=self.best_scores | {name: scores[name] for name in scores if better[name]},
             since_best=0 if best else self.since_best + (metric in better),
+            record=dict(record),
+            is_best=best,
         )
-        return position, best

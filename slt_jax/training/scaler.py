@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from slt_jax.training.state import ScalerState
+
 # Under torch's names and with its defaults. A part of every train state: v9's files hold it under any precision.
-ScalerState = dict[str, Array]
 DEFAULTS = {
     "scale": 65536.0,
     "growth_factor": 2.0,

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 
 from convert.checkpoint import Blueprint, Checkpoint, load_params
 from convert.optimizer import from_torch
@@ -21,12 +20,10 @@ from slt_jax.models.families import max_positions
 from slt_jax.models.multistream import initial_positions
 from slt_jax.models.params import Params, split_model
 from slt_jax.models.vit import ViTConfig
-from slt_jax.runtime.sharding import Layout
-from slt_jax.training.optim import Optimizer
 from slt_jax.training.position import Position
+from slt_jax.training.program import Program
 from slt_jax.training.scaler import scaler_state
-from slt_jax.training.state_store import StateStore
-from slt_jax.training.step import TrainState
+from slt_jax.training.state import OptState, TrainState
 from slt_jax.training.workdir import WorkDir, state_folder
 
 
@@ -60,13 +57,11 @@ def check_target_length(plan: Blueprint, max_target_length: int) -> None:
 
 
 def starting_params(
-    plan: Blueprint, entries: list[Entry], seed: int, checkpoint: Checkpoint | None, *, strict: bool
+    plan: Blueprint, entries: list[Entry], seed: int, checkpoint: Checkpoint | None
 ) -> Mapping[str, Any]:
-    """The weights a run begins with: all of the checkpoint's (`strict`), those of it that fit, or new ones."""
+    """The weights a run begins with: those of the checkpoint that fit the model, and new ones."""
     if checkpoint is None:
         return fresh_params(plan, entries, seed)
-    if strict:
-        return load_params(checkpoint, entries)
     fitting = {entry.key for entry in entries if _shape(checkpoint, entry.key) == entry.shape}
     if not fitting:
         raise UserError(f"--init-checkpoint {checkpoint.path}: no tensor of it fits the model")
@@ -99,46 +94,6 @@ def fresh_params(plan: Blueprint, entries: list[Entry], seed: int, *, given: Col
     return params
 
 
-def initial_state(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer, layout: Layout) -> TrainState:
-    """A train state at step 0 in the places of `layout`."""
-    return place_state(assemble(params, trained, optimizer), layout)
-
-
-def assemble(params: Mapping[str, Any], trained: list[str], optimizer: Optimizer) -> TrainState:
-    chosen = set(trained)
-    return {
-        "trained": {path: params[path] for path in trained},
-        "frozen": {path: array for path, array in params.items() if path not in chosen},
-        "optimizer": optimizer.init({path: params[path] for path in trained}),
-        "scaler": scaler_state(),
-        "step": jnp.int32(0),
-    }
-
-
-def place_state(state: TrainState, layout: Layout) -> TrainState:
-    """Every process holds the whole of `state` and gives its devices their parts."""
-
-    def place(array: Any, sharding: NamedSharding) -> jax.Array:
-        host = np.asarray(array)
-        # A copy, always: the first step donates these buffers, and a mapped file or a caller may share them.
-        return jax.make_array_from_callback(host.shape, sharding, lambda part: np.array(host[part]))
-
-    return jax.tree.map(place, state, layout.state(state))
-
-
-def abstract_state(plan: Blueprint, trained: list[str], optimizer: Optimizer, layout: Layout) -> TrainState:
-    """The shapes and places of a train state, with no array computed."""
-
-    def build() -> TrainState:
-        return assemble(split_model(plan.build())[1], trained, optimizer)
-
-    def place(array: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-
-    shapes = jax.eval_shape(build)
-    return jax.tree.map(place, shapes, layout.state(shapes))
-
-
 def find_resume(path: Path, workdir: WorkDir) -> Path | None:
     """What `--resume PATH` means: a `.pt`, the folder of a work-dir's numbered states, or None for the beginning.
 
@@ -162,35 +117,22 @@ def tokenizer_beside(path: str | Path | None) -> Path | None:
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
-def resume_states(folder: Path, like: TrainState) -> tuple[TrainState, Position, dict[str, Any]]:
-    """The newest state under `folder`, exactly as it was saved, and its configuration; `like`: see `abstract_state`."""
-    with StateStore(folder, read_only=True) as store:
-        state, notes = store.restore(like)
-    return state, Position.from_notes(notes), notes["config"]
-
-
 def resume_checkpoint(
-    checkpoint: Checkpoint,
-    like: TrainState,
-    optimizer: Optimizer,
-    entries: list[Entry],
-    steps_per_epoch: int,
-    layout: Layout,
+    checkpoint: Checkpoint, program: Program, entries: list[Entry], steps_per_epoch: int
 ) -> tuple[TrainState, Position]:
     """Weights, optimiser state and epoch of a `.pt`, v9's or ours; the schedule follows from the epoch."""
-    params = load_params(checkpoint, entries)
-    trained = sorted(like["trained"])
-    state = {
-        "trained": {path: params[path] for path in trained},
-        "frozen": {path: params[path] for path in like["frozen"]},
-        "optimizer": optimizer.init({path: params[path] for path in trained}),
-        "scaler": scaler_state(checkpoint.rest.get("scaler_state")),
-    }
-    rest = checkpoint.rest
-    if "optimizer_state" in rest:
-        state["optimizer"] = from_torch(rest["optimizer_state"], state["optimizer"], trained, optimizer, entries)
-    position = Position.from_checkpoint(rest)
-    return place_state(state | {"step": np.int32(position.epoch * steps_per_epoch)}, layout), position
+    state, position = checkpoint_state(checkpoint, program, entries), Position.from_checkpoint(checkpoint.rest)
+    return program.place(state.replace(step=np.int32(position.epoch * steps_per_epoch))), position
+
+
+def checkpoint_state(checkpoint: Checkpoint, program: Program, entries: list[Entry]) -> TrainState:
+    """The state in a `.pt`, on this host and at step 0. Raises UserError where it does not fit the model."""
+    state, rest = program.new_state(load_params(checkpoint, entries)), checkpoint.rest
+    optimizer = state.optimizer
+    if saved := rest.get("optimizer_state"):
+        kind, trained = program.functions.optimizer, program.trained
+        optimizer = OptState.from_tree(from_torch(saved, optimizer.to_tree(), trained, kind, entries))
+    return state.replace(optimizer=optimizer, scaler=scaler_state(rest.get("scaler_state")))
 
 
 def trained_with_v9_masks(saved: Mapping[str, Any]) -> bool:

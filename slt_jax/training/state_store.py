@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,20 @@ from convert.checkpoint import Blueprint, Checkpoint, plan_model, read_checkpoin
 from convert.optimizer import to_torch
 from convert.state_dict import Entry, to_state
 from convert.torch_file import write_pt
-from slt_jax.config import build_config
+from slt_jax.config import Config, build_config
 from slt_jax.errors import UserError
 from slt_jax.runtime import hosts
 from slt_jax.training import scaler
-from slt_jax.training.optim import Optimizer
+from slt_jax.training.optim import Optimizer, build_optimizer
 from slt_jax.training.position import Position
-from slt_jax.training.step import TrainState
+from slt_jax.training.program import Program
+from slt_jax.training.state import TrainState
 from slt_jax.training.workdir import state_folder
 
 logger = logging.getLogger(__name__)
+
+
+Tree = Mapping[str, Any]  # a state as nested mappings of arrays, see `TrainState.to_tree`
 
 
 class StateStore:
@@ -36,7 +40,7 @@ class StateStore:
         handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
-    def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
+    def save(self, state: Tree, notes: Mapping[str, Any]) -> None:
         """Write `state` in the background and `notes` (JSON) beside it; waits for a save still under way."""
         number = (self.latest() or 0) + 1
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(dict(notes)))
@@ -46,10 +50,10 @@ class StateStore:
         """The number of the newest whole state, or None."""
         return self._manager.latest_step()
 
-    def restore(self, like: TrainState | None = None) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, like: Tree | None = None) -> tuple[Tree, dict[str, Any]]:
         """The newest whole state with its notes, saved with any number of devices.
 
-        In the shapes and places of `like` (see `abstract_state`); without it as numpy arrays.
+        In the shapes and places of `like` (see `Program.abstract_state`); without it as numpy arrays.
         """
         return self._newest(lambda number: self._restore(number, like))
 
@@ -70,7 +74,7 @@ class StateStore:
                 logger.warning("%s: is damaged and passed over (%s)", self.folder / str(number), reason)
         raise UserError(f"--resume {self.folder}: none of its states can be read")
 
-    def _restore(self, number: int, like: TrainState | None) -> tuple[TrainState, dict[str, Any]]:
+    def _restore(self, number: int, like: Tree | None) -> tuple[Tree, dict[str, Any]]:
         saved_as = self._manager.item_metadata(number)["state"]
         if like is None:  # numpy arrays: where they lived when they were saved says nothing about this machine
             like = jax.tree.map(lambda array: np.broadcast_to(np.zeros((), array.dtype), array.shape), saved_as)
@@ -101,6 +105,13 @@ class StateStore:
         self._manager.close()
 
 
+def resume_states(folder: Path, program: Program) -> tuple[TrainState, Position, dict[str, Any]]:
+    """The newest state under `folder`, exactly as it was saved, with its position and its notes."""
+    with StateStore(folder, read_only=True) as store:
+        tree, notes = store.restore(program.abstract_state().to_tree())
+    return TrainState.from_tree(tree), Position.from_notes(notes), notes
+
+
 def _shapes(tree: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[int, ...]]:
     """{dotted path: shape} of arrays, or of what only describes them, in nested mappings."""
     found = {}
@@ -127,13 +138,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     state, notes, plan = saved_model(folder)
     _, entries = plan.structure()
     rest = {name: notes[name] for name in ("config", "architecture") if name in notes}
-    return Checkpoint(folder, to_state(state["trained"] | state["frozen"], entries), rest)
+    return Checkpoint(folder, to_state(state.params, entries), rest)
 
 
 def saved_model(folder: Path) -> tuple[TrainState, dict[str, Any], Blueprint]:
     """The newest state under `folder` with its notes, and the model that they describe."""
     with StateStore(folder, read_only=True) as store:
-        state, notes = store.restore()
+        tree, notes = store.restore()
+    state = TrainState.from_tree(tree)
     model, record = build_config(notes["config"]).model, notes.get("architecture")
     return state, notes, Blueprint.from_record(model, record) if record else plan_model(model)
 
@@ -148,6 +160,10 @@ class Exporter:
     initial_lr: float
     config: dict[str, Any]
 
+    def notes(self, position: Position) -> dict[str, Any]:
+        """What lies beside a saved state: where the run was, and how to build its model without the command line."""
+        return {"position": asdict(position), "config": self.config, "architecture": self.plan.record()}
+
     def write(self, path: Path, state: TrainState, position: Position, *, lr: float, val_loss: float) -> None:
         """One checkpoint after the epoch that `position` tells, by process 0; `lr` is that of the next one."""
         whole = hosts.fetch(state)
@@ -156,20 +172,24 @@ class Exporter:
 
     def content(self, state: TrainState, position: Position, *, lr: float, val_loss: float) -> dict[str, Any]:
         """What `write` writes."""
-        host = jax.device_get(state)
-        params: dict[str, np.ndarray] = host["trained"] | host["frozen"]
+        host: TrainState = jax.device_get(state)
         optimizer_state = to_torch(
-            host["optimizer"], list(host["trained"]), self.optimizer, lr, self.initial_lr, self.entries
+            host.optimizer.to_tree(), list(host.trained), self.optimizer, lr, self.initial_lr, self.entries
         )
         return {
             "epoch": position.epoch,
-            "model_state": to_state(params, self.entries),
+            "model_state": to_state(host.params, self.entries),
             "optimizer_state": optimizer_state,
             "val_loss": val_loss,
             "best_val": position.best_val,
             "best_scores": position.best_scores,
             "since_best": position.since_best,
-            "scaler_state": scaler.to_torch(host["scaler"]),
+            "scaler_state": scaler.to_torch(host.scaler),
             "config": self.config,
             "architecture": self.plan.record(),
         }
+
+
+def exporter_of(config: Config, plan: Blueprint, entries: list[Entry]) -> Exporter:
+    """The exporter of a run under `config`; `entries` are the plan's torch table."""
+    return Exporter(plan, entries, build_optimizer(config.optim), config.optim.lr, config.to_dict())

@@ -1,10 +1,8 @@
-"""The jitted functions of training: one optimiser step, its two halves under accumulation, and evaluation.
-
-State and batches are plain mappings of arrays. The state is donated, so a step needs no second copy of it.
-"""
+"""The pure functions of training: one optimiser step, its two halves under accumulation, and evaluation."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +11,14 @@ from jax import Array
 
 from slt_jax.models.params import Params, Structure
 from slt_jax.runtime.sharding import Layout
-from slt_jax.training.loss import token_loss
-from slt_jax.training.optim import Optimizer, OptState, clip, global_norm
-from slt_jax.training.scaler import ScalerState, keep_where, unscale, update
+from slt_jax.training.objective import Inputs, Objective
+from slt_jax.training.optim import Optimizer, clip, global_norm
+from slt_jax.training.scaler import keep_where, unscale, update
+from slt_jax.training.state import OptState, TrainState
 
-# `trained` and `frozen` together are the parameters; `step` counts optimiser steps and feeds the dropout keys;
-# `scaler` is idle unless the loss is scaled.
-TrainState = dict[str, Params | OptState | ScalerState | Array]
-Batch = Mapping[str, Array]
+Arrays = Mapping[str, Array]  # a batch on its devices, as it was loaded
+Results = dict[str, Any]
+MOVED = ("trained", "optimizer", "teacher")  # what a step that overflows leaves as it was
 
 
 @dataclass(frozen=True)
@@ -28,93 +26,82 @@ class StepFunctions:
     """`prepare(batch, key or None)` turns a loaded batch into model inputs inside the jitted functions.
 
     `scaled`: the loss is scaled for float16, and a step whose gradients overflow changes nothing but the scale.
-    `layout`: where gradients and new parameters are to live; None leaves it to XLA.
     """
 
     structure: Structure
+    objective: Objective
     optimizer: Optimizer
-    label_smoothing: float
-    clip_norm: float | None
-    seed: int
-    prepare: Callable[[Batch, Array | None], Batch]
+    layout: Layout
+    prepare: Callable[[Arrays, Array | None], Inputs]
+    clip_norm: float | None = None
+    seed: int = 0
     scaled: bool = False
-    layout: Layout | None = None
 
-    def train_step(self, state: TrainState, batch: Batch, lr: Array) -> tuple[TrainState, dict[str, Array]]:
-        """A whole optimiser step on one batch: new state, and `loss`, `tokens`, `grad_norm`, where scaled `scale`."""
-        loss, tokens, grads = self._gradients(state, batch, jnp.int32(0))
-        state, results = self._apply(state, grads, lr)
-        return state, {"loss": loss, "tokens": tokens, **results}
+    def train_step(self, state: TrainState, batch: Arrays, lr: Array) -> tuple[TrainState, Results]:
+        """A whole optimiser step on one batch: new state, and the results of `accumulate` and `apply`."""
+        grads, results = self._gradients(state, batch, jnp.int32(0))
+        state, applied = self._apply(state, grads, results["metrics"], lr)
+        return state, {**results, **applied}
 
-    def accumulate(
-        self, state: TrainState, grads: Params, batch: Batch, index: Array
-    ) -> tuple[Params, dict[str, Array]]:
-        """Add one micro-batch's gradients to `grads`; `index` is its number within the step."""
-        loss, tokens, new = self._gradients(state, batch, index)
-        return self._placed(jax.tree.map(jnp.add, grads, new)), {"loss": loss, "tokens": tokens}
+    def accumulate(self, state: TrainState, grads: Params, batch: Arrays, index: Array) -> tuple[Params, Results]:
+        """Add one micro-batch's gradients to `grads`; `index` is its number within the step.
 
-    def apply(self, state: TrainState, grads: Params, count: Array, lr: Array) -> tuple[TrainState, dict[str, Array]]:
-        """Finish a step of `count` micro-batches: new state, and `grad_norm`, where scaled `scale`."""
-        return self._apply(state, jax.tree.map(lambda g: g / count, grads), lr)
+        Its results are `loss` (a mean), `weight` and `metrics`.
+        """
+        new, results = self._gradients(state, batch, index)
+        return self.layout.keep(jax.tree.map(jnp.add, grads, new)), results
 
-    def evaluate(self, params: Params, batch: Batch) -> dict[str, Array]:
-        """`loss`, `tokens` and the teacher-forced argmax `predicted` (B, S) of one batch, without dropout."""
-        inputs = self.prepare(batch, None)
-        logits = self._model(params)(inputs)
-        total, tokens = token_loss(logits, inputs["labels"], self.label_smoothing)
-        predicted = self._rows(logits.argmax(axis=-1))
-        return {"loss": total / jnp.maximum(tokens, 1), "tokens": tokens, "predicted": predicted}
+    def apply(
+        self, state: TrainState, grads: Params, metrics: Arrays, count: Array, lr: Array
+    ) -> tuple[TrainState, Results]:
+        """Finish a step of `count` micro-batches, whose mean `metrics` are given.
 
-    def encode(self, params: Params, batch: Batch) -> tuple[Array, Array]:
-        """Encoded frames (B, T, d_model) and which of them are real (B, T)."""
-        inputs = self.prepare(batch, None)
-        return self._rows(self._model(params).encoder(inputs)), self._rows(inputs["pad_mask"])
+        Returns the new state and `grad_norm`, with a scaled loss also `scale`.
+        """
+        return self._apply(state, jax.tree.map(lambda g: g / count, grads), metrics, lr)
 
-    def backward(self, state: TrainState, batch: Batch) -> Callable[[Array], tuple[Params]]:
+    def evaluate(self, params: Params, batch: Arrays) -> Results:
+        """The objective's view of one batch, without dropout."""
+        results = self.objective.evaluate(self._model(params), self.prepare(batch, None))
+        return {name: self.layout.rows(array) if array.ndim else array for name, array in results.items()}
+
+    def backward(self, state: TrainState, batch: Arrays) -> Callable[[Array], tuple[Params]]:
         """The backward pass, as a tree of the arrays that it keeps of the forward pass."""
-        return jax.vjp(self._loss(state, batch, jnp.int32(0)), state["trained"], has_aux=True)[1]
+        return jax.vjp(self._loss(state, batch, jnp.int32(0)), state.trained, has_aux=True)[1]
 
-    def _gradients(self, state: TrainState, batch: Batch, index: Array) -> tuple[Array, Array, Params]:
-        loss = self._loss(state, batch, index)
-        (_, (loss, tokens)), grads = jax.value_and_grad(loss, has_aux=True)(state["trained"])
-        return loss, tokens, self._placed(grads)
+    def _gradients(self, state: TrainState, batch: Arrays, index: Array) -> tuple[Params, Results]:
+        (_, results), grads = jax.value_and_grad(self._loss(state, batch, index), has_aux=True)(state.trained)
+        return self.layout.keep(grads), results
 
-    def _loss(
-        self, state: TrainState, batch: Batch, index: Array
-    ) -> Callable[[Params], tuple[Array, tuple[Array, Array]]]:
-        """The trained parameters to what is differentiated, and the loss and its tokens."""
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), state["step"]), index)
+    def _loss(self, state: TrainState, batch: Arrays, index: Array) -> Callable[[Params], tuple[Array, Results]]:
+        """The trained parameters to what is differentiated, and the results of the batch."""
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), state.step), index)
         prepare_key, dropout_key = jax.random.split(key)
         inputs = self.prepare(batch, prepare_key)
 
-        def mean_loss(trained: Params) -> tuple[Array, Array]:
-            model = self._model(state["frozen"] | trained)
-            total, tokens = token_loss(model(inputs, key=dropout_key), inputs["labels"], self.label_smoothing)
-            loss = total / jnp.maximum(tokens, 1)
-            return loss * state["scaler"]["scale"] if self.scaled else loss, (loss, tokens)
+        def mean_loss(trained: Params) -> tuple[Array, Results]:
+            model = self._model(state.frozen | trained)
+            total, weight, metrics = self.objective.loss(model, inputs, dropout_key, state.teacher)
+            loss = total / jnp.maximum(weight, 1)
+            results = {"loss": loss, "weight": weight, "metrics": dict(metrics)}
+            return loss * state.scaler["scale"] if self.scaled else loss, results
 
         return mean_loss
 
-    def _apply(self, state: TrainState, grads: Params, lr: Array) -> tuple[TrainState, dict[str, Array]]:
+    def _apply(self, state: TrainState, grads: Params, metrics: Arrays, lr: Array) -> tuple[TrainState, Results]:
         if self.scaled:
-            grads, finite = unscale(grads, state["scaler"])
+            grads, finite = unscale(grads, state.scaler)
         norm = global_norm(grads)
         grads = clip(grads, norm, self.clip_norm)
-        trained, optimizer = self.optimizer.update(state["trained"], grads, state["optimizer"], lr)
-        slots = {name: self._placed(slot) if isinstance(slot, Mapping) else slot for name, slot in optimizer.items()}
-        changed = {"trained": self._placed(trained), "optimizer": slots}
-        results = {"grad_norm": norm}
-        if self.scaled:
-            changed = keep_where(finite, changed, {name: state[name] for name in changed})
-            changed["scaler"] = update(state["scaler"], finite)
-            results["scale"] = changed["scaler"]["scale"]
-        return {**state, **changed, "step": state["step"] + 1}, results
+        trained, optimizer = self.optimizer.update(state.trained, grads, state.optimizer, lr)
+        slots = {name: self.layout.keep(slot) for name, slot in optimizer.slots.items()}
+        new = state.replace(trained=self.layout.keep(trained), optimizer=OptState(slots, optimizer.step))
+        new = self.objective.after_update(new, metrics).replace(step=state.step + 1)
+        if not self.scaled:
+            return new, {"grad_norm": norm}
+        kept = {name: keep_where(finite, getattr(new, name), getattr(state, name)) for name in MOVED}
+        new = new.replace(**kept, scaler=update(state.scaler, finite))
+        return new, {"grad_norm": norm, "scale": new.scaler["scale"]}
 
     def _model(self, params: Params) -> nnx.Module:
-        return self.structure.merge(self.layout.gather(params) if self.layout else params)
-
-    def _rows(self, array: Array) -> Array:
-        return self.layout.rows(array) if self.layout else array
-
-    def _placed(self, params: Params) -> Params:
-        return self.layout.keep(params) if self.layout else params
+        return self.structure.merge(self.layout.gather(params))

@@ -1,9 +1,7 @@
 """TensorBoard event files through tensorboardX."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-
-from slt_jax.decoding.results import Prediction
 
 
 class Tracker:
@@ -24,12 +22,11 @@ class Tracker:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
-    def translations(self, samples: Sequence[Prediction], epoch: int) -> None:
-        """References and predictions as a table."""
+    def texts(self, texts: Mapping[str, str], step: int) -> None:
+        """Markdown by tag."""
         if self._writer:
-            rows = [f"| {sample.reference} | {sample.prediction} |" for sample in samples]
-            table = "\n".join(["| reference | prediction |", "|---|---|", *rows])
-            self._writer.add_text("val/translations", table, epoch)
+            for tag, markdown in texts.items():
+                self._writer.add_text(tag, markdown, step)
 
     def flush(self) -> None:
         if self._writer:
@@ -38,3 +35,9 @@ class Tracker:
     def close(self) -> None:
         if self._writer:
             self._writer.close()
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

@@ -1,38 +1,38 @@
 """Validation during training: teacher-forced loss and CER."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from slt_jax.base.console import Progress
 from slt_jax.data.loader import Loader
 from slt_jax.data.text import IGNORE, decode
 from slt_jax.runtime import hosts
 from slt_jax.runtime.sharding import place_batch
-from slt_jax.training.compiled import Compiled
 from slt_jax.training.ledger import check_finite
 from slt_jax.training.metrics import Totals, character_errors
-from slt_jax.training.step import TrainState
+from slt_jax.training.program import Program
+from slt_jax.training.state import TrainState
 
 
 def validate(
-    compiled: Compiled, state: TrainState, loader: Loader, tokenizer, mesh: Mesh, stopped: Callable[[], bool]
+    program: Program, state: TrainState, loader: Loader, tokenizer: Any, stopped: Callable[[], bool]
 ) -> Totals:
     """The sums over a split; ends early where `stopped()` says so. Raises TrainingStopped on a loss that is none."""
     totals = Totals()
-    params = state["trained"] | state["frozen"]
+    params, mesh = state.params, program.mesh
     with Progress("validation", len(loader)) as progress:
         for batch in progress.wait(loader.epoch()):
-            results = compiled.evaluate(params, place_batch(batch.arrays, mesh))
-            own = hosts.own_rows(results["predicted"], mesh)
-            check_finite("validation loss", float(results["loss"]), f"after step {int(state['step'])}", [batch])
+            results = program.evaluate(params, place_batch(batch.arrays, mesh))
+            rows = hosts.own_rows(results["predicted"], mesh)
+            check_finite("validation loss", float(results["loss"]), f"after step {int(state.step)}", [batch])
             valid, labels = batch.arrays["valid"], batch.arrays["labels"]
-            predicted = np.where(labels == IGNORE, IGNORE, own)[valid]
+            predicted = np.where(labels == IGNORE, IGNORE, rows)[valid]
             tokens = (labels[valid] != IGNORE).sum(axis=1)
             texts = [text for text, real in zip(batch.texts, valid, strict=True) if real]
             errors = character_errors(texts, decode(tokenizer, predicted), tokens)
-            totals.add(float(results["loss"]), float(results["tokens"]), int(valid.sum()), errors)
+            totals.add(float(results["loss"]), float(results["weight"]), int(valid.sum()), errors)
             progress.update(hosts.count() * int(valid.sum()), totals.mean_loss)
             if stopped():
                 break

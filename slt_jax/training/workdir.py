@@ -31,6 +31,10 @@ class WorkDir:
         self.tokenizer = self.path / "tokenizer"
         self.settings = self.path / "config.json"
 
+    def results(self) -> list[Path]:
+        """What training has left here, of the files and folders that there are."""
+        return [path for path in (self.best, self.last, self.metrics, self.checkpoints) if path.exists()]
+
     def holds_run(self) -> bool:
         files = (self.last, self.best, self.metrics)
         return any(path.exists() for path in files) or state_folder(self.checkpoints) is not None

@@ -10,7 +10,7 @@ import pytest
 from convert import write_pt
 from slt_jax.cli.train import main
 from slt_jax.data.text import train_tokenizer
-from slt_jax.training import run as training_run
+from slt_jax.training.program import Program
 from tests.cli.conftest import SCRIPT, Corpus, metrics, start
 
 
@@ -21,7 +21,8 @@ def refused(monkeypatch, capsys):
     def never(*_, **__):
         raise AssertionError("a program was made before the input was checked")
 
-    monkeypatch.setattr(training_run, "Compiled", never)
+    for name in ("step", "evaluate", "lower"):
+        monkeypatch.setattr(Program, name, never)
 
     def run(arguments: list[str]) -> str:
         capsys.readouterr()

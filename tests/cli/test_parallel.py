@@ -11,7 +11,7 @@ import pytest
 import slt_jax
 from convert import read_pt
 from slt_jax.cli.train import main
-from slt_jax.training.compiled import jitted
+from slt_jax.training.program import jitted
 from tests.cli.conftest import metrics, start
 from tests.cli.test_train import batch_for
 
@@ -22,19 +22,19 @@ RUNS = """
 import json, sys
 import jax
 from slt_jax.cli.train import main
-from slt_jax.training.compiled import Compiled
+from slt_jax.training.program import Program
 
-step, held = Compiled.step, {}
+step, held = Program.step, {}
 
 def measured(self, state, *rest):
     state, results = step(self, state, *rest)
     for name in ("trained", "frozen", "optimizer"):
-        arrays = jax.tree.leaves(state[name])
+        arrays = jax.tree.leaves(getattr(state, name))
         own = sum(array.addressable_shards[0].data.nbytes for array in arrays)
         held[name] = (own, sum(array.nbytes for array in arrays))
     return state, results
 
-Compiled.step = measured
+Program.step = measured
 for arguments in json.load(sys.stdin):
     assert main(arguments) == 0
     print("held", json.dumps(held))

@@ -13,7 +13,7 @@ import pytest
 
 from convert import read_pt
 from slt_jax.cli.train import main
-from slt_jax.training.compiled import Compiled
+from slt_jax.training.program import Program
 from slt_jax.training.state_store import StateStore
 from slt_jax.training.workdir import state_folder
 from tests.cli.conftest import SCRIPT, metrics, start
@@ -39,25 +39,17 @@ def assert_same_run(work_dir: Path, finished: Path) -> None:
 
 
 def signal_when(monkeypatch, name: str, call: int, number: int) -> None:
-    """Send this process a signal at the `call`-th call of the compiled function `name`."""
-    calls = 0
-    create = Compiled.__post_init__
+    """Send this process a signal at the `call`-th `step` or `evaluate` of the run's program."""
+    original, calls = getattr(Program, name), 0
 
-    def wrap(original):
-        def counted(*args):
-            nonlocal calls
-            calls += 1
-            if calls == call:
-                os.kill(os.getpid(), number)
-            return original(*args)
+    def counted(*args):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), number)
+        return original(*args)
 
-        return counted
-
-    def __post_init__(self):
-        create(self)
-        setattr(self, name, wrap(getattr(self, name)))
-
-    monkeypatch.setattr(Compiled, "__post_init__", __post_init__)
+    monkeypatch.setattr(Program, name, counted)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +94,7 @@ def test_a_run_that_saved_nothing_begins_again(corpus, finished, tmp_path, monke
         raise MemoryError("the machine went down")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Compiled, "step", fail)
+        patch.setattr(Program, "step", fail)
         with pytest.raises(MemoryError):
             main(corpus.flags(work_dir))
     assert main(corpus.flags(work_dir, "--resume")) == 0

@@ -6,7 +6,7 @@ import sacrebleu
 from convert import read_pt
 from slt_jax.cli.train import main
 from slt_jax.decoding.scores import corpus_scores
-from slt_jax.training import run as training_run
+from slt_jax.training import translation
 from slt_jax.training.position import Position
 from tests.cli.conftest import metrics
 
@@ -24,7 +24,7 @@ def scores(monkeypatch) -> list[float]:
         wanted.pairs += (len(references),)
         return {"bleu": 0.5, "chrf": wanted.pop(0), "cer": 100.0}
 
-    monkeypatch.setattr(training_run, "corpus_scores", corpus_scores)
+    monkeypatch.setattr(translation, "corpus_scores", corpus_scores)
     return wanted
 
 
@@ -69,8 +69,8 @@ def test_only_evaluations_of_the_metric_count():
     position = Position()
     for chrf, best, since in ((10.0, True, 0), (None, False, 0), (9.0, False, 1), (11.0, True, 0)):
         scores = {} if chrf is None else {"bleu": 1.0, "chrf": chrf}
-        position, is_best = position.after_epoch(1.0, scores, "chrf")
-        assert (is_best, position.since_best) == (best, since)
+        position = position.after_epoch(1.0, scores, "chrf", {})
+        assert (position.is_best, position.since_best) == (best, since)
     assert position.best_scores == {"bleu": 1.0, "chrf": 11.0}
 
 

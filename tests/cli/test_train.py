@@ -13,7 +13,7 @@ from convert import read_pt
 from slt_jax.cli.train import configure, main, parse
 from slt_jax.config import ModelConfig
 from slt_jax.errors import UserError
-from slt_jax.training import run as training_run
+from slt_jax.training.run import Run
 from slt_jax.training.state_store import StateStore
 from tests.cli.conftest import ROOT, SCRIPT, TIMES, metrics, start
 from tests.parity.goldens import Golden, needs_goldens
@@ -143,7 +143,7 @@ def test_broken_weights_are_not_exported(corpus, tmp_path, capsys):
 
 
 class ReadyToTrain(Exception):
-    """Raised where programs would be made."""
+    """Raised where training would begin."""
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def stop_before_training(monkeypatch):
     def stop(*_, **__):
         raise ReadyToTrain
 
-    monkeypatch.setattr(training_run, "Compiled", stop)
+    monkeypatch.setattr(Run, "to_the_end", stop)
 
 
 def test_init_checkpoint(corpus, finished, tmp_path):

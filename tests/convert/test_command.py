@@ -15,10 +15,9 @@ import slt_jax
 from convert import read_pt, write_pt
 from convert.checkpoint import blueprint, read_checkpoint
 from slt_jax.cli.convert import main
-from slt_jax.models.freeze import trained_paths
-from slt_jax.runtime.sharding import Layout, device_mesh
-from slt_jax.training.optim import Optimizer
-from slt_jax.training.start import abstract_state, resume_states
+from slt_jax.config import Config
+from slt_jax.training.state_store import resume_states
+from slt_jax.training.translation_program import translation_program
 from tests.convert.models import settings, tiny
 from tests.parity.goldens import GOLDENS, needs_goldens
 
@@ -166,14 +165,13 @@ def test_to_safetensors(files, tmp_path, capsys):
 
 def test_to_jax_is_a_state_that_training_resumes(files):
     plan = blueprint(read_checkpoint(files / "v9.pt"))
-    structure, entries = plan.structure()
-    trained = trained_paths(plan.config, {entry.path for entry in entries}, structure.buffers)
-    like = abstract_state(plan, trained, Optimizer("adamw"), Layout(device_mesh()))
-    state, position, config = resume_states(files / "states", like)
-    assert (position.epoch, position.best_val, int(state["step"])) == (4, 1.25, 7)
-    assert float(state["scaler"]["scale"]) == 1024.0
-    assert int(state["scaler"]["_growth_tracker"]) == 9
-    assert set(np.asarray(state["optimizer"]["step"]).tolist()) == {7.0}
+    program = translation_program(Config(model=plan.config), plan)
+    state, position, notes = resume_states(files / "states", program)
+    config = notes["config"]
+    assert (position.epoch, position.best_val, int(state.step)) == (4, 1.25, 7)
+    assert float(state.scaler["scale"]) == 1024.0
+    assert int(state.scaler["_growth_tracker"]) == 9
+    assert set(np.asarray(state.optimizer.step).tolist()) == {7.0}
     assert config["data"]["v9_hand_masks"] is True
     assert (config["optim"]["lr"], config["optim"]["weight_decay"], config["data"]["batch_size"]) == (1e-3, 0.02, 2)
     translator = slt_jax.load(files / "states")

@@ -1,20 +1,18 @@
 """v9's training state here and back: every golden is continued for two steps here, then by torch from our file."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from convert.checkpoint import blueprint, load_params, read_checkpoint
+from convert.checkpoint import blueprint, read_checkpoint
+from slt_jax.config import Config, DataConfig, OptimConfig
 from slt_jax.decoding.inference import model_inputs
-from slt_jax.models.freeze import trained_paths
-from slt_jax.runtime.sharding import Layout, device_mesh
-from slt_jax.training.optim import Optimizer
 from slt_jax.training.position import Position
-from slt_jax.training.start import initial_state, resume_checkpoint
-from slt_jax.training.state_store import Exporter
-from slt_jax.training.step import StepFunctions
+from slt_jax.training.program import as_loaded
+from slt_jax.training.start import resume_checkpoint
+from slt_jax.training.state_store import exporter_of
+from slt_jax.training.translation_program import translation_program
 from tests.parity.goldens import T5_CASES, Golden, needs_goldens
 from tests.parity.torch_twin import golden_twin, tensors
 
@@ -54,22 +52,27 @@ def test_torch_continues_what_was_continued_here(name, tmp_path):
     checkpoint.rest["scaler_state"] = SCALER
     plan = blueprint(checkpoint, golden.model)
     structure, entries = plan.structure()
-    settings, optim = golden.case["optim"]["opt"], golden.case["optim"]
-    optimizer = Optimizer(settings["type"], settings["weight_decay"], settings.get("momentum", 0.0))
-    trained = trained_paths(plan.config, {entry.path for entry in entries}, structure.buffers)
-    layout = Layout(device_mesh())
-    fresh = initial_state(load_params(checkpoint, entries), trained, optimizer, layout)
-    state, position = resume_checkpoint(checkpoint, fresh, optimizer, entries, 2, layout)
+    settings, given = golden.case["optim"]["opt"], golden.case["optim"]
+    optim = OptimConfig(
+        optimizer=settings["type"],
+        lr=settings["lr"],
+        weight_decay=settings["weight_decay"],
+        momentum=settings.get("momentum", 0.0),
+        label_smoothing=given["label_smoothing"],
+        grad_clip_norm=given["clip"],
+    )
+    config = Config(DataConfig(precision="float32"), plan.config, optim)
+    program = translation_program(config, plan, structure, prepare=as_loaded)
+    state, position = resume_checkpoint(checkpoint, program, entries, 2)
+    program = program.suited_to(state)
     assert (position.epoch, position.best_val) == (1, 1.25)
 
-    steps = StepFunctions(structure, optimizer, optim["label_smoothing"], optim["clip"], 0, lambda batch, key: batch)
-    step, losses = jax.jit(steps.train_step), []
-    with jax.default_matmul_precision("highest"):
-        for i in range(HERE):
-            lr = jnp.float32(golden.expected["train_lrs"][i])
-            state, metrics = step(state, model_inputs(golden.batch(f"b{i % 2}")), lr)
-            losses.append(float(metrics["loss"]))
-    exporter = Exporter(plan, entries, optimizer, settings["lr"], checkpoint.config)
+    losses = []
+    for i in range(HERE):
+        lr = jnp.float32(golden.expected["train_lrs"][i])
+        state, results = program.step(state, [model_inputs(golden.batch(f"b{i % 2}"))], lr)
+        losses.append(float(results["loss"][0]))
+    exporter = exporter_of(config, plan, entries)
     exporter.write(tmp_path / "last.pt", state, Position(epoch=1, best_val=1.25), lr=lr.item(), val_loss=1.5)
 
     # Back in torch, by its safe loading and strictly, as v9 does it.

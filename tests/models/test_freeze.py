@@ -9,14 +9,14 @@ from flax import nnx
 from convert.checkpoint import plan_model
 from slt_jax import load_dinov2_backbone
 from slt_jax.cli.train import configure, parse
-from slt_jax.config import build_section
+from slt_jax.config import Config, DataConfig, OptimConfig, build_section
 from slt_jax.errors import UserError
 from slt_jax.models.freeze import Frozen, frozen_names, trained_paths, training_table
 from slt_jax.models.multistream import frame_features
 from slt_jax.models.params import split_model
 from slt_jax.streams import IMAGES
-from slt_jax.training.optim import Optimizer
-from slt_jax.training.step import StepFunctions
+from slt_jax.training.program import as_loaded
+from slt_jax.training.translation_program import translation_program
 from tests.parity.torch_weights import quick_compilation  # noqa: F401
 
 MODEL = {
@@ -122,22 +122,16 @@ def test_freeze_in_a_streams_mapping_acts_like_the_flag():
 
 
 def training(freeze: dict):
-    """The step functions of a model with `freeze`, a state to start from and a batch."""
+    """The program of a model with `freeze`, a state to start from and a batch."""
     plan = plan_model(build_section("model", MODEL | freeze))
-    structure, _ = plan.structure()
-    _, params = split_model(plan.build(seed=0))
-    trained = trained_paths(plan.config, list(params), structure.buffers)
-    optimizer = Optimizer("adamw", weight_decay=0.1)
-    state = {
-        "trained": {path: params[path] for path in trained},
-        "step": jnp.int32(0),
-        "frozen": {path: array for path, array in params.items() if path not in set(trained)},
-    }
-    state["optimizer"] = optimizer.init(state["trained"])
+    optim = OptimConfig(weight_decay=0.1, grad_clip_norm=1.0)
+    config = Config(DataConfig(precision="float32"), plan.config, optim)
+    program = translation_program(config, plan, prepare=as_loaded)
+    state = program.place(program.new_state(split_model(plan.build(seed=0))[1]))
     rng = np.random.default_rng(0)
     batch = {name: rng.normal(size=(2, 4, 28, 28, 3)).astype(np.float32) for name in ("face", "hand_l", "hand_r")}
     batch |= {"pose": rng.normal(size=(2, 4, 6)).astype(np.float32), "labels": rng.integers(2, 20, (2, 3))}
-    return StepFunctions(structure, optimizer, 0.1, 1.0, 0, lambda batch, key: batch), state, batch
+    return program, state, batch
 
 
 def test_frozen_backbones_cost_no_backward_pass():
@@ -146,12 +140,12 @@ def test_frozen_backbones_cost_no_backward_pass():
     def flops(function, *arguments) -> float:
         return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
 
-    steps, state, batch = training({})
-    all_trained = flops(steps.train_step, state, batch, jnp.float32(0.01))
-    encoder = steps.structure.merge(state["trained"] | state["frozen"]).encoder
+    program, state, batch = training({})
+    all_trained = flops(program.functions.train_step, state, batch, jnp.float32(0.01))
+    encoder = program.structure.merge(state.params).encoder
     forward = 3 * flops(frame_features, encoder.face_backbone, batch["face"])
-    steps, state, batch = training({stream.freeze_key: True for stream in IMAGES})
-    all_frozen = flops(steps.train_step, state, batch, jnp.float32(0.01))
+    program, state, batch = training({stream.freeze_key: True for stream in IMAGES})
+    all_frozen = flops(program.functions.train_step, state, batch, jnp.float32(0.01))
     assert all_trained > 2 * forward
     assert all_frozen < 1.2 * forward
 
@@ -162,17 +156,16 @@ def test_frozen_parts_are_bitwise_unchanged_and_cost_no_state():
         "freeze_hand_left_backbone": 2,
         "freeze_hand_right_backbone": {"blocks": True, "exclude": "blocks.2"},
     }
-    steps, state, batch = training(freeze)
-    trained = sorted(state["trained"])
-    assert set(state["optimizer"]["exp_avg"]) == set(trained)
-    before = {path: np.array(array) for path, array in (state["trained"] | state["frozen"]).items()}
-    step = jax.jit(steps.train_step)
+    program, state, batch = training(freeze)
+    trained = sorted(state.trained)
+    assert set(state.optimizer.slots["exp_avg"]) == set(trained)
+    before = {path: np.array(array) for path, array in state.params.items()}
     for _ in range(2):
-        state, _ = step(state, batch, jnp.float32(0.01))
+        state, _ = program.step(state, [batch], jnp.float32(0.01))
 
-    moved = {path for path, array in state["trained"].items() if not np.array_equal(array, before[path])}
+    moved = {path for path, array in state.trained.items() if not np.array_equal(array, before[path])}
     assert moved == set(trained)
-    for path, array in state["frozen"].items():
+    for path, array in state.frozen.items():
         np.testing.assert_array_equal(array, before[path], err_msg=path)
     assert not any(path.startswith(PREFIX) for path in trained)
     left = parts({p.removeprefix("encoder.hand_backbone_left.") for p in trained if "hand_backbone_left" in p})

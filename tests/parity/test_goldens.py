@@ -1,19 +1,18 @@
 """Forward passes and training traces against what v9 itself computed: everything within 1e-5."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import slt_jax
-from convert.checkpoint import blueprint, load_params, read_checkpoint
-from convert.optimizer import from_torch
-from slt_jax.config import OptimConfig
+from convert.checkpoint import blueprint, read_checkpoint
+from slt_jax.config import Config, DataConfig, OptimConfig
 from slt_jax.decoding.inference import model_inputs
-from slt_jax.models.freeze import trained_paths
 from slt_jax.training.loss import token_loss
-from slt_jax.training.optim import Optimizer, learning_rate
-from slt_jax.training.step import StepFunctions
+from slt_jax.training.optim import learning_rate
+from slt_jax.training.program import as_loaded
+from slt_jax.training.start import checkpoint_state
+from slt_jax.training.translation_program import translation_program
 from tests.parity.goldens import T5_CASES, Golden, needs_goldens, relative_error
 
 pytestmark = needs_goldens
@@ -48,42 +47,36 @@ def test_training_continues_v9s_run(name):
     checkpoint = read_checkpoint(golden.checkpoint)
     plan = blueprint(checkpoint, golden.model)
     structure, entries = plan.structure()
-    params = load_params(checkpoint, entries)
-    optim = golden.case["optim"]
-    settings = optim["opt"]
-    optimizer = Optimizer(settings["type"], settings["weight_decay"], settings.get("momentum", 0.0))
-    trained = trained_paths(plan.config, list(params), structure.buffers)
-    state = {
-        "trained": {path: jnp.asarray(params[path]) for path in trained},
-        "frozen": {path: jnp.asarray(array) for path, array in params.items() if path not in set(trained)},
-        "step": jnp.int32(2),
-    }
-    fresh = optimizer.init(state["trained"])
-    saved = checkpoint.rest["optimizer_state"]
-    state["optimizer"] = jax.tree.map(jnp.asarray, from_torch(saved, fresh, trained, optimizer, entries))
-
-    steps = StepFunctions(structure, optimizer, optim["label_smoothing"], optim["clip"], 0, lambda batch, key: batch)
-    step = jax.jit(steps.train_step)
-    schedule = optim["sched"] or {"type": "none"}
-    config = OptimConfig(
-        lr=settings["lr"],
+    settings, optimizer = golden.case["optim"], golden.case["optim"]["opt"]
+    schedule = settings["sched"] or {"type": "none"}
+    optim = OptimConfig(
+        optimizer=optimizer["type"],
+        lr=optimizer["lr"],
+        weight_decay=optimizer["weight_decay"],
+        momentum=optimizer.get("momentum", 0.0),
         scheduler=schedule["type"],
         scheduler_step_size=schedule.get("step_size", 1),
         scheduler_gamma=schedule.get("gamma", 1.0),
         scheduler_tmax=schedule.get("T_max"),
+        label_smoothing=settings["label_smoothing"],
+        grad_clip_norm=settings["clip"],
     )
+    config = Config(DataConfig(precision="float32"), plan.config, optim)
+    program = translation_program(config, plan, structure, prepare=as_loaded)
+    state = program.place(checkpoint_state(checkpoint, program, entries))
+    program = program.suited_to(state)
     losses, norms, rates = [], [], []
     for i in range(golden.case["train_steps"]):
-        rates.append(learning_rate(config, epochs=1, done=2 + i))
-        state, metrics = step(state, model_inputs(golden.batch(f"b{i % 2}")), jnp.float32(rates[-1]))
-        losses.append(float(metrics["loss"]))
-        norms.append(float(metrics["grad_norm"]))
+        rates.append(learning_rate(optim, epochs=1, done=2 + i))
+        state, results = program.step(state, [model_inputs(golden.batch(f"b{i % 2}"))], jnp.float32(rates[-1]))
+        losses.append(float(results["loss"][0]))
+        norms.append(float(results["grad_norm"]))
 
     np.testing.assert_allclose(rates, golden.expected["train_lrs"], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(losses, golden.expected["train_losses"], rtol=TOLERANCE)
     np.testing.assert_allclose(norms, golden.expected["train_grad_norms"], rtol=TOLERANCE)
 
-    final = state["trained"] | state["frozen"]
+    final = state.params
     norms_after = dict(zip(golden.expected["param_names"].tolist(), golden.expected["param_l2_after"], strict=True))
     assert norms_after.keys() == {entry.key for entry in entries}
     for entry in entries:

@@ -11,16 +11,15 @@ import torch
 
 import slt_jax
 from convert.checkpoint import plan_model
-from slt_jax.config import Config, ModelConfig, OptimConfig
+from slt_jax.config import Config, DataConfig, ModelConfig, OptimConfig
 from slt_jax.decoding.inference import model_inputs
-from slt_jax.models.freeze import trained_paths
-from slt_jax.runtime.sharding import Layout, device_mesh
-from slt_jax.training.compiled import Compiled
-from slt_jax.training.optim import Optimizer, learning_rate
+from slt_jax.training.optim import learning_rate
 from slt_jax.training.position import Position
-from slt_jax.training.start import fresh_params, initial_state
-from slt_jax.training.state_store import Exporter
-from slt_jax.training.step import StepFunctions
+from slt_jax.training.program import Program, as_loaded
+from slt_jax.training.start import fresh_params
+from slt_jax.training.state import TrainState
+from slt_jax.training.state_store import exporter_of
+from slt_jax.training.translation_program import translation_program
 from tests.parity.goldens import Golden, needs_goldens, relative_error
 from tests.parity.torch_twin import TorchTwin, golden_twin, t5_from_flags, tensors
 
@@ -93,34 +92,28 @@ def ours() -> SimpleNamespace:
     # What starts at zero, such as biases and mask tokens, would hide a decay or a wrong place.
     rng = np.random.default_rng(6)
     params = {path: array + 0.1 * rng.normal(size=array.shape).astype(np.float32) for path, array in params.items()}
-    trained = trained_paths(plan.config, list(params), structure.buffers)
-    return SimpleNamespace(plan=plan, structure=structure, entries=entries, params=params, trained=trained)
+    return SimpleNamespace(plan=plan, structure=structure, entries=entries, params=params)
 
 
-def begin(ours, optimizer: Optimizer, clip: float | None = CLIP) -> tuple[Compiled, dict]:
-    state = initial_state(ours.params, ours.trained, optimizer, Layout(device_mesh()))
-    functions = StepFunctions(ours.structure, optimizer.suited(state["optimizer"]), SMOOTHING, clip, 0, given)
-    return Compiled(functions), state
+def begin(ours, optim: OptimConfig) -> tuple[Program, TrainState]:
+    config = Config(DataConfig(precision="float32", seed=0), ours.plan.config, optim)
+    program = translation_program(config, ours.plan, ours.structure, prepare=as_loaded)
+    return program, program.place(program.new_state(ours.params))
 
 
-def given(batch, key):
-    """Batches here are model inputs already."""
-    return batch
-
-
-def advance(compiled: Compiled, state: dict, batches: list[list[dict]], lr: float) -> tuple[dict, list, list]:
+def advance(program: Program, state: TrainState, batches: list[list[dict]], lr: float) -> tuple[TrainState, list, list]:
     """Steps over groups of micro-batches: the state, every loss, every gradient norm."""
     losses, norms = [], []
     for group in batches:
-        state, results = compiled.step(state, [model_inputs(batch) for batch in group], jnp.float32(lr))
+        state, results = program.step(state, [model_inputs(batch) for batch in group], jnp.float32(lr))
         losses += [float(loss) for loss in results["loss"]]
         norms.append(float(results["grad_norm"]))
     return state, losses, norms
 
 
-def write(ours, path, state: dict, optimizer: Optimizer, lr: float) -> None:
-    exporter = Exporter(ours.plan, ours.entries, optimizer, lr, Config(model=ours.plan.config).to_dict())
-    exporter.write(path, state, Position(epoch=1, best_val=1.0), lr=lr, val_loss=1.0)
+def write(ours, path, state: TrainState, optim: OptimConfig) -> None:
+    exporter = exporter_of(Config(model=ours.plan.config, optim=optim), ours.plan, ours.entries)
+    exporter.write(path, state, Position(epoch=1, best_val=1.0), lr=optim.lr, val_loss=1.0)
 
 
 def torch_twin(content: dict) -> TorchTwin:
@@ -131,10 +124,14 @@ def torch_twin(content: dict) -> TorchTwin:
     return twin
 
 
+def optim(kind: str, lr: float, **more) -> OptimConfig:
+    return OptimConfig(kind, lr, weight_decay=0.05, label_smoothing=SMOOTHING, grad_clip_norm=CLIP, **more)
+
+
 OPTIMIZERS = {
-    "adamw": (Optimizer("adamw", 0.05), 2e-3, lambda p: torch.optim.AdamW(p, lr=2e-3, weight_decay=0.05)),
-    "adam": (Optimizer("adam", 0.05), 2e-3, lambda p: torch.optim.Adam(p, lr=2e-3, weight_decay=0.05)),
-    "sgd": (Optimizer("sgd", 0.05, 0.9), 5e-2, lambda p: torch.optim.SGD(p, lr=5e-2, weight_decay=0.05, momentum=0.9)),
+    "adamw": (optim("adamw", 2e-3), lambda p: torch.optim.AdamW(p, lr=2e-3, weight_decay=0.05)),
+    "adam": (optim("adam", 2e-3), lambda p: torch.optim.Adam(p, lr=2e-3, weight_decay=0.05)),
+    "sgd": (optim("sgd", 5e-2, momentum=0.9), lambda p: torch.optim.SGD(p, lr=5e-2, weight_decay=0.05, momentum=0.9)),
 }  # fmt: skip
 
 
@@ -145,13 +142,13 @@ def test_torch_continues_our_run(ours, tmp_path, name):
 
     Each step has two micro-batches, is clipped and decays; what gets no gradient stays bitwise as it was.
     """
-    optimizer, lr, torch_optimizer = OPTIMIZERS[name]
-    compiled, state = begin(ours, optimizer)
+    settings, torch_optimizer = OPTIMIZERS[name]
+    program, state = begin(ours, settings)
     group = [batch_of(2, 1), batch_of(2, 2)]
-    state, _, norms = advance(compiled, state, [group] * 3, lr)
+    state, _, norms = advance(program, state, [group] * 3, settings.lr)
     assert min(norms) > CLIP
     path = tmp_path / "last.pt"
-    write(ours, path, state, optimizer, lr)
+    write(ours, path, state, settings)
 
     content = torch.load(path, weights_only=True)
     assert torch.load(path, weights_only=True, mmap=True)["model_state"].keys() == content["model_state"].keys()
@@ -175,11 +172,11 @@ def test_torch_continues_our_run(ours, tmp_path, name):
         torch_norms.append(float(torch.nn.utils.clip_grad_norm_(twin.parameters(), CLIP)))
         theirs.step()
 
-    state, losses, norms = advance(compiled, state, [group] * 4, lr)
+    state, losses, norms = advance(program, state, [group] * 4, settings.lr)
     np.testing.assert_allclose(losses, torch_losses, rtol=TOLERANCE)
     np.testing.assert_allclose(norms, torch_norms, rtol=TOLERANCE)
 
-    write(ours, path, state, optimizer, lr)
+    write(ours, path, state, settings)
     after = torch.load(path, weights_only=True)["model_state"]
     for key, value in twin.state_dict().items():
         if key.startswith(STILL):
@@ -189,7 +186,7 @@ def test_torch_continues_our_run(ours, tmp_path, name):
             assert not torch.equal(after[key], before[key]), key
     still = [entry.path for entry in ours.entries if entry.key.startswith(STILL)]
     assert len(still) > 20
-    assert all(np.array_equal(state["frozen"][path], ours.params[path]) for path in still)
+    assert all(np.array_equal(state.frozen[path], ours.params[path]) for path in still)
 
 
 def test_micro_batches_equal_one_batch(ours):
@@ -197,9 +194,9 @@ def test_micro_batches_equal_one_batch(ours):
     whole = batch_of(2, 3)
     whole["labels"][0, -2:] = 5  # nothing ignored: both rows count alike
     rows = [{name: array[i : i + 1] for name, array in whole.items()} for i in range(2)]
-    compiled, state = begin(ours, OPTIMIZERS["adamw"][0])
-    accumulate = jax.jit(compiled.functions.accumulate)
-    zeros = jax.tree.map(jnp.zeros_like, state["trained"])
+    program, state = begin(ours, OPTIMIZERS["adamw"][0])
+    accumulate = jax.jit(program.functions.accumulate)
+    zeros = jax.tree.map(jnp.zeros_like, state.trained)
     together, results = accumulate(state, zeros, model_inputs(whole), 0)
     first, one = accumulate(state, zeros, model_inputs(rows[0]), 0)
     summed, two = accumulate(state, first, model_inputs(rows[1]), 1)

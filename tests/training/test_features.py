@@ -24,12 +24,12 @@ from slt_jax.data.packing import write_pack
 from slt_jax.data.packs import open_pack
 from slt_jax.errors import UserError
 from slt_jax.models.cnn import SmallCNN
-from slt_jax.models.freeze import trained_paths
 from slt_jax.models.params import Structure, split_model
-from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import Layout, device_mesh
 from slt_jax.streams import IMAGES
 from slt_jax.training.feature_pass import read_from_cache
+from slt_jax.training.state import TrainState
+from slt_jax.training.translation_program import translation_program
 from tests.data.conftest import ClipFactory
 
 FRAMES = {"a": 3, "b": 9, "c": 6, "d": 12, "e": 5}  # of each clip; four are shown
@@ -80,7 +80,7 @@ class Run:
 
     config: Config
     structure: Structure
-    state: dict
+    state: TrainState
     train: Loader
     val: Loader
 
@@ -107,13 +107,8 @@ def begin(clips):
     def begin(data=(), model=(), seed: int = 0, pack: str | None = None, **options) -> Run:
         config = settings(data, model)
         plan = plan_model(config.model)
-        structure, entries = plan.structure(dtype=compute_dtype(config.data.precision))
-        params = split_model(plan.build(seed=seed))[1]
-        trained = trained_paths(config.model, {entry.path for entry in entries}, structure.buffers)
-        state = {
-            "trained": {path: params[path] for path in trained},
-            "frozen": {path: array for path, array in params.items() if path not in trained},
-        }
+        program = translation_program(config, plan)
+        state = program.place(program.new_state(split_model(plan.build(seed=seed))[1]))
 
         def loader(names: str, **more) -> Loader:
             files = open_pack(pack).files(names) if pack else scan(clips.dirs, names)
@@ -131,7 +126,7 @@ def begin(clips):
             return Loader(rows, files, np.ones((len(names), 3), np.int32), settings, lengths=lengths)
 
         training = {"train": True, "flip_probability": 0.5, **options}
-        return Run(config, structure, state, loader("abcd", **training), loader("dce"))
+        return Run(config, program.structure, state, loader("abcd", **training), loader("dce"))
 
     return begin
 
@@ -152,7 +147,7 @@ def inputs(run: Run) -> list[dict]:
         return shown
 
     epochs = (*(run.train.epoch(n) for n in range(3)), run.val.epoch())
-    params = run.state["trained"] | run.state["frozen"]
+    params = run.state.params
     return [see(params, batch.arrays) for batch in itertools.chain(*epochs)]
 
 

@@ -1,6 +1,5 @@
 """Which memory rule `--remat auto` takes."""
 
-import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -8,23 +7,11 @@ import pytest
 from convert.checkpoint import plan_model
 from slt_jax.config import build_config
 from slt_jax.errors import UserError
-from slt_jax.models.freeze import trained_paths
 from slt_jax.models.remat import KEEP_ALL, Memory
-from slt_jax.runtime.sharding import Layout, device_mesh
 from slt_jax.training import memory as subject
-from slt_jax.training.compiled import Prepare
-from slt_jax.training.memory import (
-    GIB,
-    StepMemory,
-    abstract_batch,
-    kept_bytes,
-    out_of_memory,
-    step_memory,
-    with_memory_rule,
-)
-from slt_jax.training.optim import build_optimizer
-from slt_jax.training.start import abstract_state
-from slt_jax.training.step import StepFunctions
+from slt_jax.training.memory import GIB, StepMemory, kept_bytes, out_of_memory, step_memory, with_memory_rule
+from slt_jax.training.program import Program
+from slt_jax.training.translation_program import abstract_batch, translation_program
 
 MODEL = {
     "image_size": 28, "projector_dim": 16, "d_model": 16, "sequence_length": 24, "temporal_nhead": 2,
@@ -42,16 +29,10 @@ def step_of(**training) -> SimpleNamespace:
             "training": training,
         }
     )
-    plan, layout, optimizer = plan_model(config.model), Layout(device_mesh()), build_optimizer(config.optim)
-    structure, entries = plan.structure()
-    trained = trained_paths(config.model, {entry.path for entry in entries}, structure.buffers)
-    functions = StepFunctions(structure, optimizer, 0.1, None, 0, Prepare((), False), layout=layout)
+    plan = plan_model(config.model)
+    program = translation_program(config, plan)
     return SimpleNamespace(
-        config=config,
-        plan=plan,
-        functions=functions,
-        state=abstract_state(plan, trained, optimizer, layout),
-        batch=abstract_batch(config, layout, 2),
+        config=config, program=program, state=program.abstract_state(), batch=abstract_batch(config, program.layout, 2)
     )
 
 
@@ -60,13 +41,16 @@ def auto() -> SimpleNamespace:
     return step_of()
 
 
-def abstract_params(step: SimpleNamespace) -> dict:
-    return step.state["trained"] | step.state["frozen"]
+def rule_in(program: Program, step: SimpleNamespace) -> Memory:
+    return program.structure.merge(step.state.params).encoder.memory
+
+
+def choose(step: SimpleNamespace) -> Program:
+    return with_memory_rule(step.program, step.config.training, step.batch, step.state)
 
 
 def rule_of(step: SimpleNamespace) -> Memory:
-    functions = with_memory_rule(step.functions, step.plan, step.config, step.state)
-    return functions.structure.merge(abstract_params(step)).encoder.memory
+    return rule_in(choose(step), step)
 
 
 def test_a_rule_that_was_asked_for_is_taken():
@@ -87,18 +71,14 @@ def device_choice(step, monkeypatch, limit: int, used: dict[str, int]) -> tuple[
     """The choice on an accelerator whose compiler tells `used` bytes by rule, and the rules it was asked about."""
     asked = []
 
-    def compile_step(functions, state, batch) -> StepMemory:
-        memory = functions.structure.merge(abstract_params(step)).encoder.memory
+    def compile_step(program, state, batch) -> StepMemory:
+        memory = rule_in(program, step)
         asked.append(str(memory))
         total = used[str(memory)]
         return StepMemory(0, total, total, fits=total < 10 * limit)
 
     monkeypatch.setattr(subject, "step_memory", compile_step)
-
-    def under(memory: Memory) -> StepFunctions:
-        return dataclasses.replace(step.functions, structure=step.plan.structure(memory=memory)[0])
-
-    memory, _ = subject.first_that_fits(under, step.state, step.batch, subject.RULES, limit)
+    memory, _ = subject.first_that_fits(step.program, step.state, step.batch, subject.RULES, limit)
     return memory, asked
 
 
@@ -110,8 +90,8 @@ def test_nothing_is_compiled_where_there_is_plenty(auto, monkeypatch):
 
 
 def test_the_first_rule_that_fits_is_taken(auto, monkeypatch):
-    arrays = sum(map(subject.shard_bytes, (auto.state, auto.state["trained"], auto.batch)))
-    limit = arrays + kept_bytes(auto.functions, auto.state, auto.batch) // 2  # so that the compiler has to be asked
+    arrays = sum(map(subject.shard_bytes, (auto.state, auto.state.trained, auto.batch)))
+    limit = arrays + kept_bytes(auto.program, auto.state, auto.batch) // 2  # so that the compiler has to be asked
     used = {"--remat none": limit + 1, BLOCK: limit, CHUNKED: limit}
     assert device_choice(auto, monkeypatch, limit, used) == (Memory("block"), ["--remat none", BLOCK])
     used = {"--remat none": limit + 1, BLOCK: limit + 1, STREAM: limit + 1, CHUNKED: limit + 1}
@@ -122,11 +102,11 @@ def test_the_first_rule_that_fits_is_taken(auto, monkeypatch):
 
 def test_what_cannot_fit_is_told(auto, monkeypatch):
     too_much = StepMemory(0, 0, 50 * GIB, fits=False)
-    monkeypatch.setattr(subject, "_on_cpu", lambda layout: False)
+    monkeypatch.setattr(subject, "on_cpu", lambda mesh: False)
     monkeypatch.setattr(subject, "device_bytes", lambda: 1000)
     monkeypatch.setattr(subject, "first_that_fits", lambda *_: (Memory("block", 64), too_much))
     with pytest.raises(UserError, match=r"takes 50\.0 of .* even with .*--frame-chunk 64; lower --batch-size"):
-        with_memory_rule(auto.functions, auto.plan, auto.config, auto.state)
+        choose(auto)
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -139,9 +119,9 @@ def test_what_a_compiler_wanted_is_read_from_its_words(text, expected):
 
 
 def test_a_step_is_measured_by_its_program(auto):
-    measured = step_memory(auto.functions, auto.state, auto.batch)
+    measured = step_memory(auto.program, auto.state, auto.batch)
     assert measured.fits
     assert measured.arguments > subject.shard_bytes(auto.state)
     assert measured.total >= measured.arguments + measured.temporaries
-    chunked = dataclasses.replace(auto.functions, structure=auto.plan.structure(memory=Memory("none", 4))[0])
+    chunked = auto.program.under(Memory("none", 4))
     assert step_memory(chunked, auto.state, auto.batch).temporaries < measured.temporaries / 2

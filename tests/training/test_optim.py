@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from slt_jax.training.optim import Optimizer
+from slt_jax.training.state import OptState
 
 LR = 0.05
 OPTIMIZERS = {
@@ -32,15 +33,14 @@ def test_each_parameter_counts_its_own_updates(name, late):
         there["a"].grad = torch.tensor(given["a"])
         there["b"].grad = torch.tensor(given["b"]) if count >= late else None
         torch_optimizer.step()
-        before = here["b"], {slot: state[slot]["b"] for slot in optimizer.slots}
-        suited = optimizer.suited(state)
-        assert suited.in_step is (late == 0 or count == 0)
+        before = here["b"], {slot: state.slots[slot]["b"] for slot in optimizer.slots}
+        suited = optimizer.suited_to(state)
+        assert suited.one_count is (late == 0 or count == 0)
         here, state = jax.jit(suited.update)(here, given, state, jnp.float32(LR))
         if count < late:
             here["b"] = before[0]
-            state = {slot: {**state[slot], "b": array} for slot, array in before[1].items()} | {
-                "step": state["step"].at[1].set(0)
-            }
+            slots = {slot: {**state.slots[slot], "b": array} for slot, array in before[1].items()}
+            state = OptState(slots, state.step.at[1].set(0))
 
     for path, array in there.items():
         np.testing.assert_allclose(here[path], array.detach().numpy(), rtol=1e-5, atol=1e-6)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from flax import nnx
 
+from slt_jax.config import OptimConfig, TrainingConfig
 from slt_jax.models.params import split_model
 from slt_jax.training import scaler
-from slt_jax.training.compiled import Compiled
 from slt_jax.training.ledger import MOST_SKIPPED, Ledger, TrainingStopped
 from slt_jax.training.metrics import Totals
-from slt_jax.training.optim import Optimizer
-from slt_jax.training.step import StepFunctions
+from slt_jax.training.program import Program, make_program
+from slt_jax.training.state import TrainState
+from slt_jax.training.translation_program import TokenCrossEntropy
 
 
 class Logits(nnx.Module):
@@ -33,22 +34,22 @@ def batch(size: float = 1.0):
     return {"x": jnp.full((1, 2, 4), size, jnp.float32), "labels": jnp.array([[0, 2]])}
 
 
+def program(precision: str) -> Program:
+    def build(**_) -> nnx.Module:
+        return Logits()
+
+    optim = OptimConfig(grad_clip_norm=1.0)
+    return make_program(build, TokenCrossEntropy(0.1), optim=optim, training=TrainingConfig(), precision=precision)
+
+
 @pytest.fixture(scope="module")
-def compiled() -> Compiled:
-    structure, _ = split_model(Logits())
-    return Compiled(StepFunctions(structure, Optimizer("adamw"), 0.1, 1.0, 0, same, scaled=True))
+def scaled() -> Program:
+    return program("fp16")
 
 
-def same(batch, key):
-    return batch
-
-
-def new_state(**changes):
-    _, params = split_model(Logits())
-    return {
-        "trained": params, "frozen": {}, "optimizer": Optimizer("adamw").init(params), "step": jnp.int32(0),
-        "scaler": jax.tree.map(jnp.asarray, scaler.scaler_state(changes)),
-    }  # fmt: skip
+def new_state(**changes) -> TrainState:
+    state = program("fp16").new_state(split_model(Logits())[1])
+    return jax.tree.map(jnp.asarray, state.replace(scaler=scaler.scaler_state(changes)))
 
 
 @pytest.mark.parametrize("interval", [1, 2, 3, 2000])
@@ -87,35 +88,34 @@ def test_the_state_travels():
     torch.amp.GradScaler("cpu").load_state_dict(scaler.to_torch(scaler.scaler_state(saved)))
 
 
-def test_a_step_is_that_of_unscaled_gradients(compiled):
-    plain = Compiled(StepFunctions(compiled.structure, Optimizer("adamw"), 0.1, 1.0, 0, same))
-    unscaled, expected = plain.step(new_state(), [batch()], jnp.float32(0.1))
-    state, results = compiled.step(new_state(scale=1024.0), [batch()], jnp.float32(0.1))
+def test_a_step_is_that_of_unscaled_gradients(scaled):
+    unscaled, expected = program("float32").step(new_state(), [batch()], jnp.float32(0.1))
+    state, results = scaled.step(new_state(scale=1024.0), [batch()], jnp.float32(0.1))
     assert results["loss"][0] == pytest.approx(float(expected["loss"][0]), rel=1e-6)
     assert results["grad_norm"] == pytest.approx(float(expected["grad_norm"]), rel=1e-2)
-    np.testing.assert_allclose(state["trained"]["table"], unscaled["trained"]["table"], rtol=1e-3, atol=1e-4)
-    assert state["scaler"]["_growth_tracker"] == 1
+    np.testing.assert_allclose(state.trained["table"], unscaled.trained["table"], rtol=1e-3, atol=1e-4)
+    assert state.scaler["_growth_tracker"] == 1
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_a_step_that_overflows_changes_only_the_scale(compiled, micro_batches):
+def test_a_step_that_overflows_changes_only_the_scale(scaled, micro_batches):
     before = jax.device_get(new_state(scale=2.0**20, _growth_tracker=3))
-    state, results = compiled.step(
+    state, results = scaled.step(
         new_state(scale=2.0**20, _growth_tracker=3), [batch(100.0)] * micro_batches, jnp.float32(0.1)
     )
     state = jax.device_get(state)
-    jax.tree.map(np.testing.assert_array_equal, state["trained"], before["trained"])
-    jax.tree.map(np.testing.assert_array_equal, state["optimizer"], before["optimizer"])
-    assert state["scaler"]["scale"] == results["scale"] == 2.0**19
-    assert state["scaler"]["_growth_tracker"] == 0
-    assert state["step"] == 1
+    jax.tree.map(np.testing.assert_array_equal, state.trained, before.trained)
+    jax.tree.map(np.testing.assert_array_equal, state.optimizer, before.optimizer)
+    assert state.scaler["scale"] == results["scale"] == 2.0**19
+    assert state.scaler["_growth_tracker"] == 0
+    assert state.step == 1
     assert math.isfinite(results["loss"][0])
     assert not math.isfinite(results["grad_norm"])
 
 
 def settle(ledger: Ledger, loss: float, norm: float, scale: float) -> None:
-    clip = SimpleNamespace(arrays={"valid": np.array([True])}, video_ids=["clip"])
-    ledger.add(1, {"loss": [loss], "tokens": [2.0], "grad_norm": norm, "scale": scale}, [clip])
+    clip = SimpleNamespace(arrays={}, names=["clip"], count=1)
+    ledger.add(1, {"loss": [loss], "weight": [2.0], "metrics": [{}], "grad_norm": norm, "scale": scale}, [clip])
     ledger.settle()
 
 

@@ -53,14 +53,14 @@ def _measure(folder: Path, config: Config, arguments: argparse.Namespace) -> dic
 
     training = Training(config)
     loaders = corpus(folder, config, arguments.clips, training.vocabulary)
-    functions = training.compiled.functions
+    program = training.program
     start = now()
     read_from_cache(
         config,
         folder / "features",
-        functions.structure,
+        program.structure,
         training.state,
-        functions.layout,
+        program.layout,
         [loaders["features"]],
         lambda: False,
     )
@@ -70,7 +70,7 @@ def _measure(folder: Path, config: Config, arguments: argparse.Namespace) -> dic
         """An epoch of training: batches are read, placed and trained on."""
         for batch in loader.epoch():
             placed = [place_batch(batch.arrays, training.mesh)]
-            training.state, _ = training.compiled.step(training.state, placed, jnp.float32(config.optim.lr))
+            training.state, _ = program.step(training.state, placed, jnp.float32(config.optim.lr))
         jax.block_until_ready(training.state)
         loader.close()  # else the next epoch's first batches are read already
 

@@ -18,16 +18,13 @@ from slt_jax.decoding.generate import generate_tokens
 from slt_jax.decoding.inference import Translator
 from slt_jax.decoding.search import Search
 from slt_jax.models.flops import model_flops
-from slt_jax.models.freeze import trained_paths
 from slt_jax.models.params import split_model
 from slt_jax.models.vit import ViTConfig
 from slt_jax.runtime.precision import compute_dtype, use_precision
-from slt_jax.runtime.sharding import Layout, check_batch_size, device_mesh, place_batch
-from slt_jax.training.compiled import Compiled, Prepare, jitted
+from slt_jax.runtime.sharding import check_batch_size, device_mesh, place_batch
 from slt_jax.training.memory import step_memory, with_memory_rule
-from slt_jax.training.optim import build_optimizer
-from slt_jax.training.start import fresh_params, initial_state
-from slt_jax.training.step import StepFunctions
+from slt_jax.training.start import fresh_params
+from slt_jax.training.translation_program import abstract_batch, translation_program
 from tools.benchmarks.problem import raw_batch
 from tools.benchmarks.processes import resident
 from tools.benchmarks.timing import Seconds, timed
@@ -60,29 +57,15 @@ class Training:
         keep_compiled_programs()
         self.config = config
         self.mesh = device_mesh(config.training.model_parallel)
-        layout = Layout(self.mesh, fsdp=config.training.sharding == "fsdp")
         check_batch_size("--batch-size", config.data.batch_size, self.mesh)
         self.plan = plan_of(config)
-        dtype = compute_dtype(config.data.precision)
-        structure, self.entries = self.plan.structure(dtype=dtype)
-        use_precision(config.data.precision)
-        self.trained = trained_paths(config.model, {entry.path for entry in self.entries}, structure.buffers)
-        optimizer = build_optimizer(config.optim)
+        structure, self.entries = self.plan.structure(dtype=compute_dtype(config.data.precision))
+        program = translation_program(config, self.plan, structure, mesh=self.mesh)
         random = {entry.key for entry in self.entries}  # no part's weights are read, whatever the configuration names
         params = fresh_params(self.plan, self.entries, config.data.seed, given=random)
-        self.state = initial_state(params, self.trained, optimizer, layout)
-        on_device = Prepare(tuple(config.data.mix_streams.items()), v9_hand_masks=False)
-        functions = StepFunctions(
-            structure,
-            optimizer.suited(self.state["optimizer"]),
-            config.optim.label_smoothing,
-            config.optim.grad_clip_norm,
-            config.data.seed,
-            on_device,
-            scaled=dtype == jnp.float16,
-            layout=layout,
-        )
-        self.compiled = Compiled(with_memory_rule(functions, self.plan, config, self.state))
+        self.state = program.place(program.new_state(params))
+        shapes = abstract_batch(config, program.layout, config.data.batch_size)
+        self.program = with_memory_rule(program, config.training, shapes, self.state)
         self.raw = raw_batch(config, self.vocabulary, config.data.batch_size)
         self.batch = place_batch(self.raw, self.mesh)
         self.warm = False
@@ -94,28 +77,30 @@ class Training:
     def facts(self) -> dict[str, Any]:
         """The device and the work: `flops` are forward and backward of one clip."""
         config = self.config
-        flops = model_flops(self.plan.build, config.model, self.trained, target_length=config.data.max_target_length)
+        flops = model_flops(
+            self.plan.build, config.model, self.program.trained, target_length=config.data.max_target_length
+        )
         return device_facts() | {
-            "parameters": sum(p.size for p in (self.state["trained"] | self.state["frozen"]).values()),
+            "parameters": sum(p.size for p in self.state.params.values()),
             "flops": {name: part.training for name, part in flops.items()},
         }
 
     def save(self, path: str | Path) -> dict[str, Any]:
         """Write the weights for torch; returns what builds the model: sizes, and the keys that are not trained."""
-        params = jax.device_get(self.state["trained"] | self.state["frozen"])
+        params = jax.device_get(self.state.params)
         write_pt(path, to_state(params, self.entries))
-        chosen = set(self.trained)
+        chosen = set(self.program.trained)
         frozen = [entry.key for entry in self.entries if entry.path not in chosen]
         return self.plan.record() | {"vocabulary": self.vocabulary, "frozen": frozen}
 
     def loss(self, rows: int) -> float:
         """The loss of the first rows in float32, without dropout."""
-        structure, _ = self.plan.structure()
-        evaluate = Compiled(dataclasses.replace(self.compiled.functions, structure=structure)).evaluate
-        params = self.state["trained"] | self.state["frozen"]
-        with jax.default_matmul_precision("highest"):
-            results = evaluate(params, {name: array[:rows] for name, array in self.raw.items()})
-        return float(results["loss"])
+        data = dataclasses.replace(self.config.data, precision="float32")
+        program = translation_program(dataclasses.replace(self.config, data=data), self.plan, mesh=self.mesh)
+        results = program.evaluate(self.state.params, {name: array[:rows] for name, array in self.raw.items()})
+        loss = float(results["loss"])
+        use_precision(self.config.data.precision)  # as it was
+        return loss
 
     def turn(self, steps: int, warm_up: int) -> dict[str, Any]:
         """`steps` optimiser steps, before the first of them `warm_up` others: time a step, and all their losses."""
@@ -124,7 +109,7 @@ class Training:
 
         def run(count: int) -> None:
             for _ in range(count):
-                self.state, results = self.compiled.step(self.state, batches, jnp.float32(self.config.optim.lr))
+                self.state, results = self.program.step(self.state, batches, jnp.float32(self.config.optim.lr))
                 losses.extend(results["loss"])
             jax.block_until_ready(self.state)
 
@@ -134,7 +119,7 @@ class Training:
 
     def lower(self) -> jax.stages.Lowered:
         """The step, traced and not yet compiled."""
-        return jitted(self.compiled.functions)[0].lower(self.state, self.batch, jnp.float32(self.config.optim.lr))
+        return self.program.lower(self.state, self.batch)
 
     def run_compiled(self, step: jax.stages.Compiled) -> None:
         self.state, results = step(self.state, self.batch, jnp.float32(self.config.optim.lr))
@@ -142,7 +127,7 @@ class Training:
 
     def memory(self) -> dict[str, int]:
         """Bytes that the compiled step takes on each device."""
-        return dataclasses.asdict(step_memory(self.compiled.functions, self.state, self.batch))
+        return dataclasses.asdict(step_memory(self.program, self.state, self.batch))
 
     def bytes_in_use(self) -> dict[str, int]:
         """Bytes now and at most: the device's, or on a CPU this process's."""

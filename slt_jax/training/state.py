@@ -1,0 +1,66 @@
+"""The state of training: all arrays that a step reads and writes."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array
+
+from slt_jax.models.params import Params
+
+ScalerState = dict[str, Array]  # see scaler.py
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class OptState:
+    """`slots` are the arrays kept per trained parameter, by torch's names; `step` (parameters,) counts the updates of
+    each, in the order of sorted paths."""
+
+    slots: dict[str, Params]
+    step: Array
+
+    def to_tree(self) -> dict[str, Any]:
+        """Nested mappings, as states are stored: `{slot: {path: array}, "step": array}`."""
+        return {**self.slots, "step": self.step}
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> "OptState":
+        return cls({name: slot for name, slot in tree.items() if name != "step"}, tree["step"])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """`trained` and `frozen` together are the parameters; `step` counts optimiser steps and feeds the random keys.
+
+    `scaler` is idle unless the loss is scaled. `teacher` is what an objective keeps beside the weights, such as their
+    moving average or a centre: any tree of arrays, None for most.
+    """
+
+    trained: Params
+    frozen: Params
+    optimizer: OptState
+    scaler: ScalerState
+    step: Array
+    teacher: Any = None
+
+    @property
+    def params(self) -> Params:
+        """All parameters by path."""
+        return self.trained | self.frozen
+
+    def replace(self, **changes: Any) -> "TrainState":
+        return dataclasses.replace(self, **changes)
+
+    def to_tree(self) -> dict[str, Any]:
+        """Nested mappings of the fields' names, as states are stored; without a teacher where there is none."""
+        tree = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        tree["optimizer"] = self.optimizer.to_tree()
+        return {name: value for name, value in tree.items() if value is not None}
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> "TrainState":
+        return cls(**{**tree, "optimizer": OptState.from_tree(tree["optimizer"])})

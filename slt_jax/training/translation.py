@@ -1,0 +1,274 @@
+"""Translation, the first task: streams of a signer become text."""
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from convert.checkpoint import Blueprint, plan_model
+from convert.compatibility import v9_notes
+from convert.state_dict import Entry
+from slt_jax.base.console import say
+from slt_jax.base.files import copy_file
+from slt_jax.config import Config, TrainingConfig
+from slt_jax.data.loader import Batch
+from slt_jax.data.splits import Splits, open_splits
+from slt_jax.decoding.results import Prediction
+from slt_jax.decoding.scores import corpus_scores
+from slt_jax.decoding.translate import BatchDecoder, Search, translate
+from slt_jax.errors import UserError
+from slt_jax.models.freeze import training_table
+from slt_jax.models.params import Structure
+from slt_jax.runtime import hosts
+from slt_jax.runtime.precision import compute_dtype
+from slt_jax.runtime.sharding import check_batch_size, device_mesh
+from slt_jax.training.feature_pass import features_are_read, read_from_cache
+from slt_jax.training.memory import with_memory_rule
+from slt_jax.training.metrics import Totals
+from slt_jax.training.optim import learning_rate
+from slt_jax.training.poses import knows_poses, standardised_poses
+from slt_jax.training.position import Position
+from slt_jax.training.program import Program
+from slt_jax.training.run import Run
+from slt_jax.training.start import (
+    check_target_length,
+    find_resume,
+    resume_checkpoint,
+    starting_params,
+    tokenizer_beside,
+    trained_with_v9_masks,
+    with_tokenizer,
+)
+from slt_jax.training.state import TrainState
+from slt_jax.training.state_store import Exporter, exporter_of, open_checkpoint, resume_states
+from slt_jax.training.task import Evaluation, Task
+from slt_jax.training.translation_program import abstract_batch, encode, translation_program
+from slt_jax.training.validation import validate
+from slt_jax.training.workdir import WorkDir
+
+SAMPLES = 5  # translations shown in TensorBoard and at the end
+
+
+def train(
+    config: Config, merged: Mapping[str, Any], *, resume: str | None = None, overwrite: bool = False
+) -> dict[str, Any] | None:
+    """Train as `config` says and return the last epoch's metrics; None where no epoch was left to train.
+
+    `merged` is what the user asked for, kept in the work-dir; `resume` is a path, "" for the work-dir itself, or None.
+    Raises UserError before anything is compiled, TrainingStopped on a loss that is no number, and Interrupted on
+    SIGTERM or SIGINT, after saving.
+    """
+    # --- the folder, the data, the model: what can be wrong is said here --------------------------------------------
+    if not config.data.work_dir:
+        raise UserError("--work-dir is not given (nor data.work_dir in the configuration)")
+    workdir = WorkDir(config.data.work_dir)
+    source = None if resume is None else find_resume(Path(resume or workdir.path), workdir)
+    mesh = device_mesh(config.training.model_parallel)
+    check_batch_size("--batch-size", config.data.batch_size, mesh)
+    check_batch_size("--val-batch-size", config.data.val_batch_size or config.data.batch_size, mesh)
+    if hosts.primary():
+        workdir.claim(source, overwrite=overwrite, keep=config.data.tokenizer)
+    hosts.barrier("work-dir")
+    origin = source or config.training.init_checkpoint
+    with tempfile.TemporaryDirectory() as scratch:  # for the other processes' tokenizers, which are the same
+        tokenizer = workdir.tokenizer if hosts.primary() else Path(scratch, "tokenizer")
+        splits = open_splits(
+            config, tokenizer, tokenizer_beside(origin), shard_index=jax.process_index(), shard_count=hosts.count()
+        )
+    try:
+        config = with_tokenizer(config, splits.tokenizer)
+        plan = plan_model(config.model)
+        check_target_length(plan, config.data.max_target_length)
+        structure, entries = plan.structure(dtype=compute_dtype(config.data.precision))
+        program = translation_program(config, plan, structure, mesh=mesh)
+
+        # --- the state: new, from given weights, or where an earlier run stopped ------------------------------------
+        state, position, saved = begin(config, plan, entries, program, splits, source, origin)
+        config = with_hand_masks(config, origin, saved)
+        program = translation_program(config, plan, structure, mesh=mesh).suited_to(state)
+        if hosts.primary():
+            workdir.write_settings(config.to_dict(), merged)
+        announce(config, state, program, splits, source, position)
+        for note in v9_notes(config, plan):
+            say(f"note: {note}")
+        # Without images there is little to keep, and no step with images to be compiled and measured.
+        if config.training.remat != "auto" or not features_are_read(config, structure, state):
+            batch = abstract_batch(config, program.layout, config.data.batch_size)
+            program = with_memory_rule(program, config.training, batch, state)
+
+        # --- epochs -------------------------------------------------------------------------------------------------
+        exporter = exporter_of(config, plan, entries)
+        task = Translation(program, config.training, config, splits, exporter, workdir.features)
+        return Run(task, state, position, workdir, config.data.tensorboard).to_the_end()
+    finally:
+        splits.train.close()
+        splits.val.close()
+
+
+def begin(
+    config: Config,
+    plan: Blueprint,
+    entries: list[Entry],
+    program: Program,
+    splits: Splits,
+    source: Path | None,
+    origin: str | Path | None,
+) -> tuple[TrainState, Position, Mapping[str, Any] | None]:
+    """The first state and its position; and the configuration found at `origin`, None where nothing is given there.
+
+    `source` is what a run resumes from, `origin` that or the weights that it starts from.
+    """
+    if source and source.is_dir():
+        state, position, notes = resume_states(source, program)
+        return state, position, notes["config"]
+    checkpoint = open_checkpoint(origin) if origin else None
+    saved = checkpoint.config if checkpoint else None
+    if source and checkpoint:
+        steps_per_epoch = math.ceil(len(splits.train) / config.training.grad_accum_steps)
+        return *resume_checkpoint(checkpoint, program, entries, steps_per_epoch), saved
+    params = dict(starting_params(plan, entries, config.data.seed, checkpoint))
+    if checkpoint is None or not knows_poses(checkpoint.state):
+        params |= standardised_poses(splits.train.files, config.model.pose_landmarks)
+    return program.place(program.new_state(params)), Position(), saved
+
+
+def with_hand_masks(config: Config, origin: str | Path | None, saved: Mapping[str, Any] | None) -> Config:
+    """Settle `v9_hand_masks`: as asked, else as the weights from `origin` were trained, else correct masks.
+
+    `saved` is the configuration found there, empty where it has none.
+    """
+    asked = config.data.v9_hand_masks
+    if asked is None and saved is not None:
+        asked = trained_with_v9_masks(saved)
+        if asked:
+            say(
+                f"{origin} was trained with v9's hand masks, which hide every hand: going on with them "
+                f"(--set data.v9_hand_masks=false shows it hands)"
+            )
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, v9_hand_masks=bool(asked)))
+
+
+def announce(
+    config: Config, state: TrainState, program: Program, splits: Splits, source: Path | None, position: Position
+) -> None:
+    """What is about to be trained, in a few lines."""
+    if not config.data.pin_memory:
+        say("--no-pin-memory has no effect: JAX stages batches itself")
+    if config.training.compile or config.training.compile_mode:
+        say("--compile and --compile-mode have no effect: JAX always compiles")
+    say("\n".join(training_table(state.params, state.trained, len(program.functions.optimizer.slots))))
+    train_clips, val_clips = len(splits.train.clips), len(splits.val.clips)
+    devices = f"{program.mesh.size} x {jax.devices()[0].device_kind}"
+    say(f"{train_clips} training and {val_clips} validation clips on {devices}")
+    if source:
+        say(f"resuming from {source}: {position.epoch} epochs and {position.batch} batches are done")
+    if config.data.buckets:
+        say(f"training clips by the frames they are padded to: {splits.train.lengths}")
+
+
+@dataclass
+class Translation(Task):
+    """Two loaders, and an exporter of v9's files. `features` is where features are kept by default."""
+
+    program: Program
+    training: TrainingConfig
+    config: Config
+    splits: Splits
+    exporter: Exporter
+    features: Path
+
+    @property
+    def structure(self) -> Structure:
+        return self.program.structure
+
+    def begin(self, state: TrainState, stopped: Callable[[], bool]) -> None:
+        loaders = (self.splits.train, self.splits.val)
+        read_from_cache(self.config, self.features, self.structure, state, self.program.layout, loaders, stopped)
+
+    def batches_per_epoch(self) -> int:
+        return len(self.splits.train)
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        return self.splits.train.epoch(epoch, start)
+
+    def learning_rate(self, epoch: int) -> float:
+        return learning_rate(self.config.optim, self.training.epochs, epoch)
+
+    def evaluate(self, state: TrainState, epoch: int, stopped: Callable[[], bool]) -> Evaluation:
+        """Teacher-forced loss and CER of the validation split, and now and then the scores of real translations."""
+        totals = validate(self.program, state, self.splits.val, self.splits.tokenizer, stopped)
+        scored = is_scored(self.training, epoch)
+        count = self.training.eval_bleu_clips if scored else SAMPLES if self.config.data.tensorboard else 0
+        translations = self.translations(state, count, stopped) if count and not stopped() else []
+        scores = text_scores(translations) if scored and translations else {}
+        metrics = {
+            "val_loss": totals.mean_loss,
+            "val_perplexity": totals.perplexity,
+            "val_cer": totals.character_error_rate,
+            **{f"val_{name}": score for name, score in scores.items()},
+        }
+        texts = {"val/translations": as_table(translations[:SAMPLES])}
+        return Evaluation(totals.mean_loss, scores, metrics, texts, translations)
+
+    def translations(self, state: TrainState, count: int, stopped: Callable[[], bool]) -> list[Prediction]:
+        """The first clips of the validation split; fewer once a signal came."""
+        layout, mesh = self.program.layout, self.program.mesh
+        params = layout.gather(state.params)
+        decoder = {path: array for path, array in params.items() if path.startswith("decoder.")}
+        model = self.structure.merge(params | layout.on_each_process(decoder))
+        batches = BatchDecoder(
+            lambda batch: hosts.on_own_devices(encode(self.program.functions, params, batch), mesh),
+            model.decoder.model,
+            mesh,
+            Search(max_length=self.config.data.max_target_length),
+        )
+        return translate(self.splits.val, batches, self.splits.tokenizer, limit=count, stopped=stopped)
+
+    def training_metrics(self, totals: Totals) -> dict[str, float]:
+        return {"train_loss": totals.mean_loss, "train_perplexity": totals.perplexity}
+
+    def export(self, state: TrainState, position: Position, workdir: WorkDir) -> None:
+        """`last.pt`, and `best.pt` where it is the best."""
+        lr, val_loss = self.learning_rate(position.epoch), position.record["val_loss"]
+        self.exporter.write(workdir.last, state, position, lr=lr, val_loss=val_loss)
+        if position.is_best and hosts.primary():
+            copy_file(workdir.last, workdir.best)
+
+    def notes(self, position: Position) -> dict[str, Any]:
+        return self.exporter.notes(position)
+
+    def summary(self, record: Mapping[str, Any], best: bool) -> str:
+        scores = f"BLEU {record['val_bleu']:.1f}, chrF {record['val_chrf']:.1f}, " if "val_bleu" in record else ""
+        waiting = record["data_wait_seconds"] / max(record["seconds"], 1e-9)
+        return (
+            f"epoch {record['epoch']}/{self.training.epochs}: train loss {record['train_loss']:.4f}, "
+            f"val loss {record['val_loss']:.4f}{' (best)' if best else ''}, CER {record['val_cer']:.3f}, {scores}"
+            f"lr {record['lr']:.3g}, {record['clips_per_second']:.2f} clips/s, {record['seconds']:.0f} s, "
+            f"{waiting:.0%} waiting for data"
+        )
+
+    def finish(self, state: TrainState, evaluation: Evaluation, stopped: Callable[[], bool]) -> None:
+        for sample in (evaluation.samples or self.translations(state, SAMPLES, stopped))[:SAMPLES]:
+            say(f"  reference:   {sample.reference}\n  translation: {sample.prediction}")
+
+
+def is_scored(training: TrainingConfig, epoch: int) -> bool:
+    """Whether real translations are scored after this epoch (counted from 0): every so often, and after the last."""
+    done, every = epoch + 1, training.eval_bleu_every
+    return bool(every) and (done % every == 0 or done == training.epochs)
+
+
+def text_scores(translations: Sequence[Prediction]) -> dict[str, float]:
+    scores = corpus_scores([t.reference for t in translations], [t.prediction for t in translations])
+    return {name: scores[name] for name in ("bleu", "chrf")}
+
+
+def as_table(translations: Sequence[Prediction]) -> str:
+    """References and predictions as a table in Markdown."""
+    rows = [f"| {sample.reference} | {sample.prediction} |" for sample in translations]
+    return "\n".join(["| reference | prediction |", "|---|---|", *rows])

@@ -1,0 +1,107 @@
+"""The translator's loss, and its program made from a configuration."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from convert.checkpoint import Blueprint
+from slt_jax.config import Config
+from slt_jax.data.augment import prepare as prepare_batch
+from slt_jax.data.schema import full_sizes, shapes
+from slt_jax.models.freeze import trained_paths
+from slt_jax.models.params import Params, Structure
+from slt_jax.runtime.precision import compute_dtype
+from slt_jax.runtime.sharding import Layout
+from slt_jax.training.loss import token_loss
+from slt_jax.training.objective import Inputs, Loss, Objective
+from slt_jax.training.program import Program, compiler_options, make_program
+from slt_jax.training.step import Arrays, StepFunctions
+
+
+@dataclass(frozen=True)
+class TokenCrossEntropy(Objective):
+    """v9's objective: the mean cross entropy of the label tokens, teacher forced, with label smoothing."""
+
+    label_smoothing: float
+
+    def loss(self, model: nnx.Module, inputs: Inputs, key: Array, teacher: None) -> Loss:
+        return Loss(*token_loss(model(inputs, key=key), inputs["labels"], self.label_smoothing))
+
+    def evaluate(self, model: nnx.Module, inputs: Inputs) -> dict[str, Array]:
+        """`loss` (a mean), `weight` (label tokens) and the argmax `predicted` (B, S) of one batch."""
+        logits = model(inputs)
+        total, weight = token_loss(logits, inputs["labels"], self.label_smoothing)
+        predicted = logits.argmax(axis=-1)
+        return {"loss": total / jnp.maximum(weight, 1), "weight": weight, "predicted": predicted}
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Loaded batches to model inputs; equal settings are equal, so that runs of one process share programs."""
+
+    mix_streams: tuple[tuple[str, float], ...]
+    v9_hand_masks: bool
+
+    def __call__(self, batch: Arrays, key: Array | None) -> Inputs:
+        mix_streams = dict(self.mix_streams)
+        return prepare_batch(batch, key, mix_streams=mix_streams, v9_hand_masks=self.v9_hand_masks, raw=True)
+
+
+def translation_program(
+    config: Config,
+    plan: Blueprint,
+    structure: Structure | None = None,
+    *,
+    prepare: Callable[[Arrays, Array | None], Inputs] | None = None,
+    mesh: Mesh | None = None,
+) -> Program:
+    """The program that trains the model of `plan` as `config` says.
+
+    `structure` is that of the plan in the configuration's precision, where the caller has it. `prepare` takes the
+    place of the configuration's for batches that are model inputs already.
+    """
+    if structure is None:
+        structure, _ = plan.structure(dtype=compute_dtype(config.data.precision))
+    names = [name for name, *_ in structure.variables]
+    return make_program(
+        plan.build,
+        TokenCrossEntropy(config.optim.label_smoothing),
+        optim=config.optim,
+        training=config.training,
+        precision=config.data.precision,
+        seed=config.data.seed,
+        prepare=prepare or Prepare(tuple(config.data.mix_streams.items()), bool(config.data.v9_hand_masks)),
+        structure=structure,
+        trained=trained_paths(config.model, names, structure.buffers),
+        mesh=mesh,
+    )
+
+
+def abstract_batch(config: Config, layout: Layout, clips: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and places of a batch as the loader brings it, of clips of full length."""
+    rows = NamedSharding(layout.mesh, PartitionSpec("data"))
+    arrays = shapes(full_sizes(config, clips))
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in arrays.items()}
+
+
+def encode(functions: StepFunctions, params: Params, batch: Arrays) -> tuple[Array, Array]:
+    """Encoded frames (B, T, d_model) and which of them are real (B, T), of a batch as it was loaded."""
+    return _encode_program(functions)(params, batch)
+
+
+@functools.lru_cache(maxsize=4)
+def _encode_program(functions: StepFunctions) -> jax.stages.Wrapped:
+    structure, layout, prepare = functions.structure, functions.layout, functions.prepare
+
+    def encode(params: Params, batch: Arrays) -> tuple[Array, Array]:
+        inputs = prepare(batch, None)
+        encoder = structure.merge(layout.gather(params)).encoder
+        return layout.rows(encoder(inputs)), layout.rows(inputs["pad_mask"])
+
+    return jax.jit(encode, compiler_options=compiler_options(layout.mesh))
