@@ -185,7 +185,7 @@ class Config:
         return dataclasses.asdict(self)
 
 
-SECTIONS: dict[str, type] = {f.name: f.default_factory for f in dataclasses.fields(Config)}
+SECTIONS = {name: type(section) for name, section in vars(Config()).items()}
 
 
 def load_config(

@@ -29,7 +29,7 @@ from slt_jax.export.store import save_graphs
 from slt_jax.models.params import split_model
 from slt_jax.models.vit import ViTConfig
 from tests.parity.torch_twin import Encoder
-from tools.benchmarks.timing import alternate, ratios, summary, timed, told
+from tools.benchmarks.timing import alternate, as_text, ratios, summary, timed
 
 RANDOM = "torchhub::dinov2_vits14:random"
 
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, its in times.items():
             ratio = ", ".join(f"{what} {value:.3f}" for what, value in ratios(its, times["ours"]).items())
             load = os.getloadavg()[0]
-            print(f"T {frames:3d}  {name:15s} {told(its)}; ours / this: {ratio}; load {load:.1f}", flush=True)
+            print(f"T {frames:3d}  {name:15s} {as_text(its)}; ours / this: {ratio}; load {load:.1f}", flush=True)
     return 0
 
 

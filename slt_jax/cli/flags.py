@@ -75,8 +75,10 @@ def places_of(given: Mapping[str, Any], keys: Iterable[str], *, needed: bool = T
         raise UserError(f"--root {root}: no such directory")
     paths = {}
     for key in keys:
-        if key in given or root is not None:
-            paths[key] = str(given[key] if key in given else Path(root) / PLACES[key])
+        if key in given:
+            paths[key] = str(given[key])
+        elif root is not None:
+            paths[key] = str(Path(root) / PLACES[key])
         elif needed:
             raise UserError(f"{flag_of(key)} is not given, nor --root")
     return paths

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read what to write or verify, and where the folders are."""
     top = flags.command_parser(PROG, "Pack a data set into a few big files, which --packs reads in place of folders.")
     commands = top.add_subparsers(dest="command", required=True, metavar="write|verify")
-    options = {"argument_default": argparse.SUPPRESS, "allow_abbrev": False}
+    options: dict[str, Any] = {"argument_default": argparse.SUPPRESS, "allow_abbrev": False}
     write = commands.add_parser("write", help="write a pack from the folders", **options)
     write.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the pack")
     write.add_argument("--shard-mb", metavar="INT", type=int, help=f"megabytes of a file at most (default: {SHARD_MB})")
@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _pack(argv: Sequence[str] | None) -> int:
     arguments = vars(parse(argv))
-    command = arguments.pop("command")
+    work: dict[str, Callable[..., int]] = {"write": _write, "verify": _verify}
     try:
-        return {"write": _write, "verify": _verify}[command](**arguments)
+        return work[arguments.pop("command")](**arguments)
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted", file=sys.stderr)
         return 130

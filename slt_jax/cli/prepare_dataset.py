@@ -92,7 +92,7 @@ def summary(request: PreparationRequest, prepared: Prepared) -> list[str]:
             lines.append(f"  {split}: clips {len(clips)}, videos {videos}{length}")
         else:
             lines.append(f"  {split}: empty, no index is written")
-    for group in prepared.together:
+    for group in prepared.shared_footage:
         lines.append(f"  {len(group)} videos show parts of each other and stay together: {', '.join(group)}")
     if prepared.cut:
         lines.append(

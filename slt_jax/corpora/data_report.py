@@ -99,7 +99,7 @@ def _remarks(prepared: Prepared) -> Iterator[str]:
         yield f"<p>{len(prepared.cut)} videos are in more than one split ({shown}): scores will be too good.</p>"
     else:
         yield "<p>No video is in two splits.</p>"
-    for videos in prepared.together:
+    for videos in prepared.shared_footage:
         yield f"<p>These show parts of each other and are kept together: {escape(', '.join(videos))}.</p>"
     yield (
         "<p>Unknown words are those that no training text has, as a share of the running words; repeated texts are "
@@ -113,7 +113,7 @@ def words_of(text: str) -> list[str]:
 
 
 def _panel(title: str, values: Mapping[str, Sequence[float]], least_step: float) -> str:
-    drawn = histogram({split: found for split, found in values.items() if found}, least_step)
+    drawn = histogram({split: numbers for split, numbers in values.items() if numbers}, least_step)
     return f'<div class="panel"><h3>{title}</h3>{drawn or "<p>unknown before extraction</p>"}</div>'
 
 
@@ -177,12 +177,12 @@ def _repairs(prepared: Prepared) -> str:
 def _findings(prepared: Prepared) -> str:
     if not prepared.examined:
         return "<p>Nothing has been extracted yet: this was a dry run.</p>"
-    found = [finding for examined in prepared.examined.values() for finding in examined.findings]
-    if not found:
+    findings = [finding for examined in prepared.examined.values() for finding in examined.findings]
+    if not findings:
         return "<p>None: the files of every clip are as they should be.</p>"
-    found.sort(key=lambda finding: (finding.severity, finding.clip, finding.kind))
-    rows = [[(f.severity, f.severity), escape(f.clip), escape(f.kind), escape(f.detail)] for f in found[:LISTED]]
-    more = f"<p>And {len(found) - LISTED:,} more.</p>" if len(found) > LISTED else ""
+    findings.sort(key=lambda finding: (finding.severity, finding.clip, finding.kind))
+    rows = [[(f.severity, f.severity), escape(f.clip), escape(f.kind), escape(f.detail)] for f in findings[:LISTED]]
+    more = f"<p>And {len(findings) - LISTED:,} more.</p>" if len(findings) > LISTED else ""
     return _table(["severity", "clip", "what", "detail"], rows) + more
 
 

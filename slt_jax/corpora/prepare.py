@@ -122,7 +122,7 @@ def _new_splits(corpus: Corpus, request: PreparationRequest) -> Prepared:
         lengths[name[clip.video]].append(clip.duration)
     split_of = partition(lengths, dict(zip(SPLITS, request.shares, strict=True)), request.seed)
     splits = {split: [clip for clip in corpus.clips if split_of[name[clip.video]] == split] for split in SPLITS}
-    return Prepared(corpus, splits, together=[members for members in groups if len(members) > 1])
+    return Prepared(corpus, splits, shared_footage=[members for members in groups if len(members) > 1])
 
 
 def _own_splits(corpus: Corpus, metadata: Path) -> Prepared:

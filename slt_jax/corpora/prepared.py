@@ -17,7 +17,7 @@ class Prepared:
     splits: dict[str, list[CorpusClip]]
     examined: dict[str, Examined] = field(default_factory=dict)
     records: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # the extraction's record of each clip
-    together: list[list[str]] = field(default_factory=list)  # videos kept in one split as they show the same
+    shared_footage: list[list[str]] = field(default_factory=list)  # videos kept in one split as they show the same
     cut: list[str] = field(default_factory=list)  # videos that --keep-split left in several splits
     written: list[Path] = field(default_factory=list)
 

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -105,26 +106,26 @@ def scan(folders: StreamFolders, video_ids: Iterable[str]) -> dict[str, ClipFile
     """The files of every clip, from one listing of each folder. Raises UserError as `check_folders` does."""
     check_folders(folders)
     wanted = dict.fromkeys(video_ids)
-    frames = {stream.name: _list_frames(str(folders[stream.name]), wanted) for stream in IMAGES}
+    listed = {stream.name: _list_frames(str(folders[stream.name]), wanted) for stream in IMAGES}
     with os.scandir(folders[POSE.name]) as entries:
         poses = {entry.name: entry.path for entry in entries if entry.name.endswith(".npz")}
     return {
         video_id: ClipFiles(
-            video_id, {name: found[video_id] for name, found in frames.items()}, poses.get(f"{video_id}.npz")
+            video_id, {name: frames[video_id] for name, frames in listed.items()}, poses.get(f"{video_id}.npz")
         )
         for video_id in wanted
     }
 
 
 def _list_frames(directory: str, wanted: dict[str, None]) -> dict[str, Frames]:
-    found: dict[str, dict[int, str]] = {video_id: {} for video_id in wanted}
+    files: dict[str, dict[int, str]] = {video_id: {} for video_id in wanted}
     with os.scandir(directory) as entries:
         for entry in entries:
             match = FRAME.fullmatch(entry.name)
-            if match and match[1] in found:
-                names, number = found[match[1]], int(match[2])
+            if match and match[1] in files:
+                names, number = files[match[1]], int(match[2])
                 names[number] = min(names.get(number, entry.name), entry.name)  # of two files, always the same one
-    return {video_id: _frames(directory, video_id, names) for video_id, names in found.items()}
+    return {video_id: _frames(directory, video_id, names) for video_id, names in files.items()}
 
 
 def _frames(directory: str, video_id: str, names: dict[int, str]) -> Frames:
@@ -153,8 +154,8 @@ def load_pose(files: ClipFiles) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         with files.open_pose() as file, np.load(file, allow_pickle=False) as archive:
             pose = np.asarray(archive["pose"], np.float32)
             for stream in MASKED:
-                if stream.missing_key in archive.files and (told := archive[stream.missing_key]).size:
-                    missing[stream.name] = told.reshape(-1).astype(bool)
+                if stream.missing_key in archive.files and (flags := archive[stream.missing_key]).size:
+                    missing[stream.name] = flags.reshape(-1).astype(bool)
     except POSE_ERRORS as error:
         raise BadClip(f"{files.pose}: cannot be read as an npz file with a key pose ({_one_line(error)})") from None
     if pose.ndim != 2:
@@ -167,8 +168,8 @@ def load_pose(files: ClipFiles) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 def check_landmarks(path: str, columns: int, num_landmarks: int) -> None:
     """Raise UserError if `columns` is not three for each of `num_landmarks`."""
     if columns != 3 * num_landmarks:
-        found = f"{columns / 3:g} landmarks ({columns} columns)"
-        raise UserError(f"{path}: {found}, expected {num_landmarks}; set --pose-landmarks to what the files hold")
+        holds = f"{columns / 3:g} landmarks ({columns} columns)"
+        raise UserError(f"{path}: {holds}, expected {num_landmarks}; set --pose-landmarks to what the files hold")
 
 
 def decode_image(path: str, out: np.ndarray, data: memoryview | None = None) -> None:
@@ -180,18 +181,16 @@ def decode_image(path: str, out: np.ndarray, data: memoryview | None = None) -> 
     import simplejpeg  # imported here, because preparing batches on the device needs no decoder
 
     try:
-        if data is None:
-            with open(path, "rb") as file:
-                data = file.read()
+        content = Path(path).read_bytes() if data is None else data
         try:
-            height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+            height, width, colour, _ = simplejpeg.decode_jpeg_header(content)
             if (height, width, 3) == out.shape and colour in ("YCbCr", "RGB", "Gray"):
-                simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+                simplejpeg.decode_jpeg(content, "RGB", buffer=out)
                 return
         except ValueError:
             pass  # a PNG, a CMYK or a slightly damaged JPEG; Pillow decides
-        with Image.open(io.BytesIO(data)) as image:
-            image = image.convert("RGB")
+        with Image.open(io.BytesIO(content)) as file:
+            image = file.convert("RGB")
             if image.size != (out.shape[1], out.shape[0]):
                 image = image.resize((out.shape[1], out.shape[0]), Image.Resampling.BICUBIC)
             out[:] = np.asarray(image)

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from slt_jax.data.clip_files import BadClip, ClipFiles, read_pose
-from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, BatchSizes, Features, shapes
+from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, BatchSizes, FeatureKinds, shapes
 from slt_jax.streams import IMAGES, POSE
 
 MIN_CONFIDENCE = 0.25
@@ -32,9 +32,9 @@ def padded_lengths(frames: Sequence[int], sequence_length: int, buckets: Sequenc
 
     The last bucket is always `sequence_length`, and no clip shows more than that.
     """
-    frames, lengths = np.asarray(frames), np.array(sorted({*buckets, sequence_length}))
-    stride = -(-frames // sequence_length)
-    return lengths[np.searchsorted(lengths, -(-frames // stride))]
+    counts, lengths = np.asarray(frames), np.array(sorted({*buckets, sequence_length}))
+    stride = -(-counts // sequence_length)
+    return lengths[np.searchsorted(lengths, -(-counts // stride))]
 
 
 def read_clip(
@@ -75,15 +75,15 @@ def read_clip(
             read_frames(stream.name, _nearest(numbers, shown), out)
             continue
         position = _exact(numbers, shown)
-        if (told := missing.get(stream.name)) is not None:  # the pose file may know that a crop shows no hand
-            position[(shown < len(told)) & told[np.minimum(shown, len(told) - 1)]] = -1
+        if (gone := missing.get(stream.name)) is not None:  # the pose file may know that a crop shows no hand
+            position[(shown < len(gone)) & gone[np.minimum(shown, len(gone) - 1)]] = -1
         read_frames(stream.name, position, out)
         out[stream.mask][:] = position < 0
     _sample_pose(pose, shown, min_confidence, out)
     return out
 
 
-def empty(sizes: BatchSizes, *, features: Features | None = None, allocate=np.empty) -> dict[str, np.ndarray]:
+def empty(sizes: BatchSizes, *, features: FeatureKinds | None = None, allocate=np.empty) -> dict[str, np.ndarray]:
     """Uninitialised arrays for the files of clips. `features` replace images."""
     arrays = shapes(sizes, CLIP_ARRAYS, features)
     return {name: allocate(shape, dtype) for name, (shape, dtype) in arrays.items()}

@@ -150,7 +150,7 @@ def _check_tables(metadata: Mapping[str, ClipRow], splits: Mapping[str, Sequence
 
 def _check_landmarks(clips: Mapping[str, Examined], wanted: int | None) -> Iterator[Finding]:
     """One model reads all clips, so all need the same number of landmarks."""
-    counts = defaultdict(int)
+    counts: dict[int, int] = defaultdict(int)
     for examined in clips.values():
         if examined.landmarks:
             counts[examined.landmarks] += 1
@@ -163,17 +163,17 @@ def _check_landmarks(clips: Mapping[str, Examined], wanted: int | None) -> Itera
 
 def examine(files: ClipFiles, clip: ClipRow) -> Examined:
     """Check the files of one clip; each image by its header and both ends."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
 
     def add(severity: str, kind: str, detail: str = "") -> None:
-        found.append(Finding(severity, files.video_id, kind, detail))
+        findings.append(Finding(severity, files.video_id, kind, detail))
 
     images = {name: len(frames.numbers) for name, frames in files.frames.items()}
     seen = {stream.name: images[stream.name] for stream in MASKED}
     frames, landmarks = files.last_frame() + 1, 0
     if not any(images.values()) and files.pose is None:
         add(ERROR, "no files")
-        return Examined(0, images, seen, 0, found)
+        return Examined(0, images, seen, 0, findings)
     wholly_missing = {gaps_kind(stream) for stream in IMAGES if not images[stream.name]}  # said below
     for problem in check_clip(files, clip, FPS_TOLERANCE):
         kind, _, detail = problem.partition(": ")
@@ -181,26 +181,27 @@ def examine(files: ClipFiles, clip: ClipRow) -> Examined:
             add(SEVERITY[kind], kind, detail)
     for stream in IMAGES:
         if images[stream.name]:
-            found += _check_images(files.video_id, stream.name, files.frames[stream.name])
+            findings += _check_images(files.video_id, stream.name, files.frames[stream.name])
         else:
             add(WARNING if stream.mask else ERROR, f"no {stream.name} images")
     if files.pose is not None:
         try:
             rows, landmarks, missing = _check_pose(files.pose, add)
             frames = max(frames, rows)
-            for name, told in missing.items():  # an image may be there and show no hand
-                seen[name] -= int(np.isin(files.frames[name].numbers, np.flatnonzero(told)).sum())
+            for name, flags in missing.items():  # an image may be there and show no hand
+                seen[name] -= int(np.isin(files.frames[name].numbers, np.flatnonzero(flags)).sum())
         except BadClip as error:
-            if not any(finding.kind == "pose unreadable" for finding in found):
+            if not any(finding.kind == "pose unreadable" for finding in findings):
                 add(ERROR, "pose unreadable", str(error))
-    return Examined(frames, images, seen, landmarks, found)
+    return Examined(frames, images, seen, landmarks, findings)
 
 
 def _check_images(video_id: str, stream: str, frames: Frames) -> Iterator[Finding]:
     """At most one finding of each kind, because a clip that was written wrongly has hundreds of them."""
     if frames.names is not None:
         yield Finding(WARNING, video_id, f"{stream} names", f"{frames.names[0]}: not all are <id>_f%06d.jpg")
-    sizes, bad, grey = defaultdict(int), [], 0
+    sizes: dict[tuple[int, int], int] = defaultdict(int)
+    bad, grey = [], 0
     for position in range(len(frames.numbers)):
         try:
             size, colour = _look(frames.path(video_id, position))
@@ -269,7 +270,7 @@ def _check_pose(path: str, add: Callable[..., None]) -> tuple[int, int, dict[str
         add(ERROR, "pose confidence", f"{confidence.min():g} to {confidence.max():g}, expected 0 to 1")
     if far > FARTHEST:
         add(ERROR, "pose out of range", f"x or y up to {far:g}, where 0 to 1 is the picture: are these pixels?")
-    for name, told in missing.items():
-        if len(told) not in (0, len(pose)):
-            add(WARNING, BY_NAME[name].missing_key, f"{len(told)} values for {len(pose)} frames")
+    for name, flags in missing.items():
+        if len(flags) not in (0, len(pose)):
+            add(WARNING, BY_NAME[name].missing_key, f"{len(flags)} values for {len(pose)} frames")
     return len(pose), points.shape[1], missing

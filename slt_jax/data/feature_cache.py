@@ -65,12 +65,12 @@ class Features:
             raise Stale("damaged")
         if data[4:HEAD] != self.fingerprints[files.video_id]:
             raise Stale("with other frames than before")
-        found, start = {}, HEAD
+        rows, start = {}, HEAD
         for stream, shape in self.shapes(files, mirrored).items():
             count = shape[0] * shape[1]
-            found[stream] = np.frombuffer(data, self.kinds[stream][1], count, start).reshape(shape)
-            start += found[stream].nbytes
-        return ClipFeatures(found, mirrored, memoryview(data)[start:])
+            rows[stream] = np.frombuffer(data, self.kinds[stream][1], count, start).reshape(shape)
+            start += rows[stream].nbytes
+        return ClipFeatures(rows, mirrored, memoryview(data)[start:])
 
     def write(self, files: ClipFiles, mirrored: bool, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep the features of a clip, which is loaded if it is packed. Raises UserError if they cannot be written."""
@@ -143,14 +143,14 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, list[s
 
     Nothing differs where the folder is not new. Raises UserError where it cannot be made.
     """
-    own = folder / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    known = own / "settings.json"
+    subfolder = folder / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    known = subfolder / "settings.json"
     differences = [] if known.exists() else _differences(folder, settings)
     try:
         write_json(known, settings)  # even if it exists: what was used last is the newest
     except OSError as error:
         raise UserError(f"--feature-cache {folder}: cannot be written ({error.strerror})") from None
-    return own, differences
+    return subfolder, differences
 
 
 def _differences(folder: Path, settings: Mapping[str, Any]) -> list[str]:

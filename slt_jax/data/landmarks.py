@@ -50,7 +50,7 @@ class Space:
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels (..., 2) in this space."""
-        return (pixels - np.float32(self.origin)) / np.float32(self.unit)
+        return (pixels - np.array(self.origin, np.float32)) / np.array(self.unit, np.float32)
 
 
 def raw_space(width: int, height: int) -> Space:

@@ -110,7 +110,7 @@ class _Batches:
         size = len(clips)
         arrays = empty(
             self.settings.sizes(int(self.lengths[clips[0]])),
-            features=self.features and self.features.kinds,
+            features=self.features.kinds if self.features else None,
             allocate=workers.allocate,
         )
         arrays |= {"flip": np.zeros(size, bool), "valid": real.copy(), "labels": self.labels[clips].copy()}
@@ -242,7 +242,7 @@ class Loader:
         """Bytes of host memory for one batch of this process, with the longest clips."""
         sizes = self.settings.sizes(self.settings.sequence_length)
         features = self._source.features
-        arrays = shapes(sizes, CLIP_ARRAYS, features and features.kinds).values()
+        arrays = shapes(sizes, CLIP_ARRAYS, features.kinds if features else None).values()
         return sum(math.prod(shape) * dtype.itemsize + workers.ALIGNMENT for shape, dtype in arrays)
 
     @property

@@ -52,7 +52,7 @@ def write_pack(
                 yield entry, record
 
     waiting = readable()
-    entry, record = next(waiting, (None, None))
+    entry, record = next(waiting, ({}, None))
     while record is not None:
         name, records, size = SHARD.format(len(shards)), 0, 0
         with replacing(folder / name) as file:
@@ -61,7 +61,7 @@ def write_pack(
                 writer.write(record)
                 entry |= {"shard": len(shards), "record": records}
                 records, size = records + 1, size + len(record)
-                entry, record = next(waiting, (None, None))
+                entry, record = next(waiting, ({}, None))
             writer.close()
             shards.append(Shard(name, Path(file.name).stat().st_size, records, sha256(file.name)))
     if not shards:
@@ -146,6 +146,7 @@ def _check_clip(
 ) -> Iterator[str]:
     record = None
     if "bad" not in entry:
+        assert files.record is not None
         try:
             record = files.record.read(files.video_id)
         except BadClip as error:

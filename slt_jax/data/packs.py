@@ -44,11 +44,11 @@ class PackedClip:
         if self.bad:
             raise BadClip(self.bad)
         if self.pose:
-            check_landmarks(files.pose, self.pose[1], num_landmarks)
+            check_landmarks(str(files.pose), self.pose[1], num_landmarks)
 
     def read(self, video_id: str) -> memoryview:
         """The bytes of the record. Raises BadClip if they cannot be read."""
-        if self.bad:
+        if self.bad or self.shard is None:
             raise BadClip(self.bad)
         path = self.store.local(self.shard)
         try:
@@ -139,7 +139,8 @@ def pack_record(
 def unpack(record: memoryview) -> tuple[dict[str, Any], dict[str, Any]]:
     """The header, and by name the bytes of each stream's images (a tuple) and of `pose` (None without one)."""
     start = PREFIX + int.from_bytes(record[:PREFIX], "little")
-    header, parts = json.loads(bytes(record[PREFIX:start])), {}
+    header: dict[str, Any] = json.loads(bytes(record[PREFIX:start]))
+    parts: dict[str, Any] = {}
     for name in (name for name, facts in header.items() if isinstance(facts, dict)):  # as they lie in the record
         ends = (start + np.cumsum([0, *header[name]["sizes"]])).tolist()
         parts[name] = tuple(record[a:b] for a, b in itertools.pairwise(ends))

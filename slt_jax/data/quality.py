@@ -75,8 +75,8 @@ def check_clip(files: ClipFiles, clip: ClipRow, fps_tolerance: float = 1.0) -> l
     if pose_frames and images > pose_frames:
         problems.append(f"pose shorter than the images: {pose_frames} of {images} frames")
     if clip.fps and clip.duration and abs(frames / clip.duration - clip.fps) > fps_tolerance:
-        found = f"{frames} frames in {clip.duration:g} s are {frames / clip.duration:.2f} fps"
-        problems.append(f"fps differs from the metadata: {found}, the metadata says {clip.fps:g}")
+        measured = f"{frames} frames in {clip.duration:g} s are {frames / clip.duration:.2f} fps"
+        problems.append(f"fps differs from the metadata: {measured}, the metadata says {clip.fps:g}")
     if clip.frame_count is not None and abs(frames - clip.frame_count) > 1:  # containers may miscount by one
         problems.append(f"frame_count differs from the metadata: {frames} frames, not {clip.frame_count}")
     return problems

@@ -12,7 +12,7 @@ import numpy as np
 from slt_jax.config import Config
 from slt_jax.streams import STREAMS, Stream
 
-Features = Mapping[str, tuple[int, np.dtype]]  # width and type of the features of a stream, by its name
+FeatureKinds = Mapping[str, tuple[int, np.dtype]]  # width and type of the features of a stream, by its name
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class BatchArray:
 
 def _of_stream(stream: Stream) -> list[BatchArray]:
     """The stream and its mask: for images, True = missing (B, T); for landmarks, True = keep (B, T, L)."""
-    axes, dtype = (("H", "W", 3), np.uint8) if stream.images else (("3L",), np.float32)
-    arrays = [BatchArray(stream.name, ("B", "T", *axes), np.dtype(dtype), stream)]
+    frame: tuple[str | int, ...] = ("H", "W", 3) if stream.images else ("3L",)
+    masked = () if stream.images else ("L",)
+    arrays = [BatchArray(stream.name, ("B", "T", *frame), np.dtype(np.uint8 if stream.images else np.float32), stream)]
     if stream.mask:
-        axes = ("B", "T") if stream.images else ("B", "T", "L")
-        arrays.append(BatchArray(stream.mask, axes, np.dtype(bool), stream))
+        arrays.append(BatchArray(stream.mask, ("B", "T", *masked), np.dtype(bool), stream))
     return arrays
 
 
@@ -77,16 +77,16 @@ BATCH_ARRAYS = (*CLIP_ARRAYS, *ROW_ARRAYS)
 
 
 def shapes(
-    sizes: BatchSizes, arrays: tuple[BatchArray, ...] = BATCH_ARRAYS, features: Features | None = None
+    sizes: BatchSizes, arrays: tuple[BatchArray, ...] = BATCH_ARRAYS, features: FeatureKinds | None = None
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """{name: (shape, dtype)} of `arrays`. `features`, (B, T, width), replace the images."""
-    found = {}
+    described = {}
     for array in arrays:
-        found[array.name] = array.shape(sizes), array.dtype
+        described[array.name] = array.shape(sizes), array.dtype
         if features is not None and array.images:
             width, dtype = features[array.name]
-            found[array.name] = (sizes.clips, sizes.frames, width), dtype
-    return found
+            described[array.name] = (sizes.clips, sizes.frames, width), dtype
+    return described
 
 
 def full_sizes(config: Config, clips: int) -> BatchSizes:

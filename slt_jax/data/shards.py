@@ -62,8 +62,8 @@ class Store:
         place = Path(self.path) / shard.name
         size = place.stat().st_size if place.is_file() else None
         if self.cache is None and size != shard.size:
-            found = "is missing" if size is None else f"has {size} bytes, the index says {shard.size}"
-            raise UserError(f"--packs {self.path}: {shard.name} {found}; {PACK_AGAIN}")
+            problem = "is missing" if size is None else f"has {size} bytes, the index says {shard.size}"
+            raise UserError(f"--packs {self.path}: {shard.name} {problem}; {PACK_AGAIN}")
 
 
 def open_store(path: str | Path, index: str) -> tuple[Store, bytes]:

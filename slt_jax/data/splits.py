@@ -47,17 +47,20 @@ def open_splits(
     one is trained. Reads the CSVs and lists the folders, but decodes nothing. Raises UserError naming the flag or file.
     """
     data = config.data
-    for key in (*(() if data.packs else FOLDERS), *TABLES):
-        if not getattr(data, key):
+    given = {key: getattr(data, key) for key in (*(() if data.packs else FOLDERS), *TABLES)}
+    for key, path in given.items():
+        if not path:
             raise UserError(f"--{key.replace('_', '-')} is not given (nor data.{key} in the configuration)")
-    metadata = read_metadata(data.metadata_csv)
-    train = select(read_index(data.train_index), metadata, f"--train-index {data.train_index}")
-    val = select(read_index(data.val_index), metadata, f"--val-index {data.val_index}")
-    files = find_files(data, [clip.video_id for clip in (*train, *val)])
+    metadata = read_metadata(given["metadata_csv"])
+    listed = [
+        select(read_index(given["train_index"]), metadata, f"--train-index {data.train_index}"),
+        select(read_index(given["val_index"]), metadata, f"--val-index {data.val_index}"),
+    ]
+    files = find_files(data, [clip.video_id for clips in listed for clip in clips])
     landmarks, skip = config.model.pose_landmarks, data.skip_bad_clips
     train, val = (
         usable(clips, files, landmarks, flag, skip_bad_clips=skip)
-        for clips, flag in ((train, "--train-index"), (val, "--val-index"))
+        for clips, flag in zip(listed, ("--train-index", "--val-index"), strict=True)
     )
     report_quality([*train.clips, *val.clips], files, strict=data.strict_quality)
 
@@ -117,31 +120,31 @@ def usable(
     So a wrong landmark count or a damaged file is said before anything is compiled. Raises BadClip at the first that
     cannot be used unless bad clips are skipped, UserError naming `flag` where none is left.
     """
-    found, left = Usable([], {}, {}), IMAGES_LOOKED_AT
+    split, left = Usable([], {}, {}), IMAGES_LOOKED_AT
     for clip in clips:
-        own = files[clip.video_id]
+        clip_files = files[clip.video_id]
         try:
-            if own.record:
-                own.record.check(own, landmarks)
-                frames = max(own.record.pose_frames, own.last_frame() + 1)
+            if clip_files.record:
+                clip_files.record.check(clip_files, landmarks)
+                frames = max(clip_files.record.pose_frames, clip_files.last_frame() + 1)
             else:
-                poses, _ = read_pose(own, landmarks)
-                frames = max(len(poses), own.last_frame() + 1)
+                poses, _ = read_pose(clip_files, landmarks)
+                frames = max(len(poses), clip_files.last_frame() + 1)
                 if frames == 0:
                     raise BadClip(f"clip {clip.video_id} has neither frames nor pose in the data folders")
                 if left > 0:
-                    left -= check_images(own)
+                    left -= check_images(clip_files)
         except BadClip as error:
             if not skip_bad_clips:
                 raise
-            found.skipped[clip.video_id] = str(error)
-            logger.warning("clip %s is skipped, %d so far: %s", clip.video_id, len(found.skipped), error)
+            split.skipped[clip.video_id] = str(error)
+            logger.warning("clip %s is skipped, %d so far: %s", clip.video_id, len(split.skipped), error)
         else:
-            found.clips.append(clip)
-            found.frames[clip.video_id] = frames
-    if not found.clips:
+            split.clips.append(clip)
+            split.frames[clip.video_id] = frames
+    if not split.clips:
         raise UserError(f"{flag}: no clip of the split can be read")
-    return found
+    return split
 
 
 def tokenizer_of_decoder(decoder_model: str | None) -> str | None:

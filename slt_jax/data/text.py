@@ -102,8 +102,8 @@ def encode_labels(tokenizer, texts: Sequence[str], max_length: int) -> np.ndarra
     for row, tokens in zip(labels, ids, strict=True):
         row[: len(tokens)] = tokens
     if labels.size and labels.max() >= tokenizer.vocab_size:
-        found = f"id {labels.max()} in a vocabulary of {tokenizer.vocab_size}"
-        raise UserError(f"--tokenizer {tokenizer.name_or_path}: added tokens occur in the texts ({found})")
+        largest = f"id {labels.max()} in a vocabulary of {tokenizer.vocab_size}"
+        raise UserError(f"--tokenizer {tokenizer.name_or_path}: added tokens occur in the texts ({largest})")
     return labels
 
 

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.reduction import DupFd
@@ -53,9 +53,12 @@ class Ahead:
     """
 
     def __init__(self, source, start: int, count: int, element_bytes: int):
-        self._next, self._waiting = start, deque()
-        self._memory = self._free = None
+        self._next = start
+        self._waiting: deque[tuple[Future, int | None]] = deque()
+        self._memory: _Memory | None = None
+        self._free: list[int] = []  # slots of that memory
         self._executor: Executor
+        self._compute: Callable[[int, int | None], dict[str, Any]]
         if count:
             depth = PREFETCH * count
             # Two more than are being computed: the one in use, and the one before, which a device may still be reading.
@@ -81,11 +84,10 @@ class Ahead:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        future: Future
         future, slot = self._waiting.popleft()
         try:
             element = future.result()
-            if slot is not None:
+            if self._memory and slot is not None:
                 element["arrays"] = self._memory.open(slot, element["arrays"], self._free)
             self._submit()
         except BrokenProcessPool:  # the element asked for was lost, or it was not and the next one cannot be computed
@@ -122,9 +124,9 @@ class _Memory:
 
     def close(self) -> None:
         """Stop sharing this memory with new processes. Those that have it mapped keep it."""
-        if self._descriptor is not None:
+        if self._descriptor >= 0:
             os.close(self._descriptor)
-            self._descriptor = None
+            self._descriptor = -1
 
     def slot(self, number: int) -> np.ndarray:
         """The bytes of one slot, uint8."""
@@ -180,6 +182,8 @@ def _start(source, memory: _Memory) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
+    assert parent is not None
+
     def follow() -> None:
         parent.join()
         os._exit(1)
@@ -189,15 +193,15 @@ def _start(source, memory: _Memory) -> None:
 
 def _compute(index: int, slot: int | None) -> dict[str, Any]:
     global _slot, _used
-    _slot, _used = None if slot is None else _memory.slot(slot), 0
+    _slot, _used = _memory.slot(slot) if _memory and slot is not None else None, 0
     element = _source[index]
-    if slot is not None:
-        element["arrays"] = {name: _describe(array) for name, array in element["arrays"].items()}
+    if _slot is not None:
+        element["arrays"] = {name: _describe(array, _slot) for name, array in element["arrays"].items()}
     return element
 
 
-def _describe(array: np.ndarray) -> np.ndarray | tuple[int, tuple[int, ...], np.dtype]:
+def _describe(array: np.ndarray, slot: np.ndarray) -> np.ndarray | tuple[int, tuple[int, ...], np.dtype]:
     """Where in the slot an array lies. An array outside the slot is sent itself."""
-    start = array.__array_interface__["data"][0] - _slot.__array_interface__["data"][0]
-    inside = start >= 0 and start + array.nbytes <= len(_slot) and array.flags.c_contiguous
+    start = array.__array_interface__["data"][0] - slot.__array_interface__["data"][0]
+    inside = start >= 0 and start + array.nbytes <= len(slot) and array.flags.c_contiguous
     return (start, array.shape, array.dtype) if inside else array

@@ -77,12 +77,12 @@ def translate(
     loaded = loader.epoch()
     for batch in progress.wait(loaded) if progress else loaded:
         tokens, seconds = batches(batch)
-        valid, own = np.flatnonzero(batch.arrays["valid"]), []
+        valid, of_process = np.flatnonzero(batch.arrays["valid"]), []
         for row, text in zip(valid, decode(tokenizer, tokens[valid]), strict=True):
             reference, latency = batch.texts[row], 1000 * seconds / len(valid)
             chrf = clip_chrf(reference, text)
-            own.append(Prediction(batch.video_ids[row], reference, text, latency, chrf))
-        predictions += own if hosts.count() == 1 else [Prediction(**p) for p in hosts.gathered(map(asdict, own))]
+            of_process.append(Prediction(batch.video_ids[row], reference, text, latency, chrf))
+        predictions += [Prediction(**p) for p in hosts.gathered(list(map(asdict, of_process)))]
         if progress:
             progress.update(len(valid))
         if stopped() or (limit is not None and len(predictions) >= limit):

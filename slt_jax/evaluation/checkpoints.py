@@ -137,7 +137,7 @@ def _data(checkpoint: Checkpoint, given: Mapping[str, Any]) -> DataConfig:
         known.pop("packs", None)  # folders that are given are to be read
     if "batch_size" in given:
         known.pop("val_batch_size", None)
-    return build_section("data", known | given)
+    return build_section("data", known | dict(given))
 
 
 def _search(path: Path, plan: Blueprint, data: DataConfig, request: EvaluationRequest) -> Search:
@@ -148,6 +148,7 @@ def _search(path: Path, plan: Blueprint, data: DataConfig, request: EvaluationRe
         flag, given, longest = "--max-target-length", "max_target_length" in request.data, data.max_target_length
     if longest < 2:
         raise UserError(f"{flag} {longest}: leaves no room after the start token; use 2 or more")
+    assert plan.decoder is not None  # else there would be no tokenizer
     positions = max_positions(plan.decoder)
     if positions is not None and longest > positions + 1:
         if given:

@@ -47,15 +47,16 @@ def open_clips(index: str | Path, data: DataConfig, landmarks: int) -> Evaluatio
 
     Raises UserError that names the flag or file. Without `skip_bad_clips`, clips that cannot be read are errors.
     """
-    for key in (*(() if data.packs else FOLDERS), "metadata_csv"):
-        if not getattr(data, key):
+    given = {key: getattr(data, key) for key in (*(() if data.packs else FOLDERS), "metadata_csv")}
+    for key, path in given.items():
+        if not path:
             raise UserError(f"--{key.replace('_', '-')} is not given, and the checkpoint does not know it")
-    metadata = read_metadata(data.metadata_csv)
+    metadata = read_metadata(given["metadata_csv"])
     listed = select(read_index(index), metadata, f"--eval-index {index}")
     files = find_files(data, [clip.video_id for clip in listed])
-    found = usable(listed, files, landmarks, f"--eval-index {index}", skip_bad_clips=data.skip_bad_clips)
-    report_quality(found.clips, files, strict=data.strict_quality)
-    return EvaluationClips(found.clips, files, found.frames, found.skipped)
+    split = usable(listed, files, landmarks, f"--eval-index {index}", skip_bad_clips=data.skip_bad_clips)
+    report_quality(split.clips, files, strict=data.strict_quality)
+    return EvaluationClips(split.clips, files, split.frames, split.skipped)
 
 
 def length_buckets(frames: Mapping[str, int], sequence_length: int, batch_size: int) -> dict[int, list[str]]:

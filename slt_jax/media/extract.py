@@ -55,7 +55,7 @@ def extract(
     """
     known = facts(video)
     fps = settings.rate(known.fps)
-    span = {"start": start, "end": end, "mirrored": settings.mirrored}
+    span: dict[str, Any] = {"start": start, "end": end, "mirrored": settings.mirrored}
     length = (end if end is not None else known.duration or 0.0) - (start or 0.0)
     detector.reset()
     looked = list(samples(video, SAMPLES, **span))
@@ -99,17 +99,18 @@ class _Finder:
     def look(self, image: np.ndarray, time: float, fresh: bool, tracks: _Tracks) -> None:
         """Add what is found in one picture to `tracks`."""
         if not fresh:  # the same picture again
-            tracks.poses.append(tracks.poses[-1])
-            for track in (*tracks.squares.values(), *tracks.sources.values()):
+            of_frames: list[list[Any]] = [tracks.poses, *tracks.squares.values(), *tracks.sources.values()]
+            for track in of_frames:
                 track.append(track[-1])
             return
         body = self._body(image, time)
-        found = {side: (hand.square, hand.source) for side, hand in self._hands.find(image, body, time).items()}
-        found["face"] = self._face_square(body, time)
+        hands = self._hands.find(image, body, time)
+        crops: dict[str, tuple[Square, str] | None] = {side: (h.square, h.source) for side, h in hands.items()}
+        crops["face"] = self._face_square(body, time)
         for stream in IMAGES:
             if stream.crop.around:
-                found[stream.name] = self._part_square(body, stream.crop)
-            square, source = found.get(stream.name) or (None, "")
+                crops[stream.name] = self._part_square(body, stream.crop)
+            square, source = crops.get(stream.name) or (None, "")
             tracks.squares[stream.name].append(square)
             tracks.sources[stream.name].append(source)
         tracks.poses.append(np.zeros((33, 3), np.float32) if body is None else body.pose)
@@ -131,17 +132,17 @@ class _Finder:
         return body
 
     def _face_square(self, body: Body | None, time: float) -> tuple[Square, str] | None:
-        found = None
+        crop: tuple[Square, str] | None = None
         if body is not None and body.face is not None:
-            found = Square.around(body.face, FACE_SCALE), "holistic"
+            crop = Square.around(body.face, FACE_SCALE), "holistic"
         elif body is not None and body.pose[landmarks.NOSE, 2] >= self._min_confidence:
             head = Square.around(body.pose[list(landmarks.HEAD)], HEAD_SCALE)
-            found = Square(head.x, head.y, max(head.side, 0.6 * shoulder_width(body.pose))), "pose"
+            crop = Square(head.x, head.y, max(head.side, 0.6 * shoulder_width(body.pose))), "pose"
         elif self._face and time - self._face[0] <= FACE_HOLD_SECONDS:
             return self._face[1], "hold"
-        if found:
-            self._face = time, found[0]
-        return found
+        if crop:
+            self._face = time, crop[0]
+        return crop
 
     def _part_square(self, body: Body | None, crop: Crop) -> tuple[Square, str] | None:
         """About those points of a crop that the pose is sure of."""
@@ -172,9 +173,9 @@ def _write(
         known = next((s for s in reversed(tracks.squares["face"][: number + 1]) if s), None)
         if face := squares["face"] or known:
             image = blurred(image, Square(face.x, face.y, BLUR_SCALE * face.side))
-    for stream, square in squares.items():
+    for name, square in squares.items():
         if square is not None:
-            path = folder / stream / f"{video_id}_f{number:06d}.{settings.image_format}"
+            path = folder / name / f"{video_id}_f{number:06d}.{settings.image_format}"
             path.write_bytes(encoded(cut(image, square, settings.crop_size), settings.image_format))
 
 

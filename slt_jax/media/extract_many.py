@@ -73,13 +73,13 @@ def extract_videos(
     work = partial(_extract_clip, working, settings)
     try:
         with _Progress(todo, len(jobs), progress) as shown:
-            for job, said in run_jobs(todo, make_detector, work, workers, shown.frames):
+            for job, outcome in run_jobs(todo, make_detector, work, workers, shown.frames):
                 # A clip is complete on disk before its record says so; until then, another run would make it again.
-                if said["status"] == "ok":
+                if outcome["status"] == "ok":
                     _put_in_place(working / job.video_id, out_root, files[job.video_id])
-                said = {"video_id": job.video_id, "video": str(job.video), "key": job.key(settings)} | said
-                record.add(said)
-                shown.done(job, said)
+                outcome = {"video_id": job.video_id, "video": str(job.video), "key": job.key(settings)} | outcome
+                record.add(outcome)
+                shown.done(job, outcome)
     except OSError as error:
         raise UserError(f"--output {out_root}: cannot be written ({error.strerror or error})") from None
     finally:
@@ -100,7 +100,7 @@ def _extract_clip(working: Path, settings: ExtractionSettings, detector, job: Jo
     """Extract one clip into a folder of its own. Anything wrong with the video becomes part of the record."""
     folder = working / job.video_id
     try:
-        said = extract(
+        outcome = extract(
             job.video, job.video_id, folder, settings, detector, start=job.start, end=job.end, progress=progress
         )
     except UserError as error:
@@ -112,7 +112,7 @@ def _extract_clip(working: Path, settings: ExtractionSettings, detector, job: Jo
         shutil.rmtree(folder, ignore_errors=True)
         return {"status": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     counts = {stream.name: len(os.listdir(folder / stream.name)) for stream in STREAMS}
-    return {"status": "ok"} | said | {"files": counts}
+    return {"status": "ok"} | outcome | {"files": counts}
 
 
 def _put_in_place(folder: Path, out_root: Path, old: dict[str, list[str]]) -> None:
@@ -191,21 +191,21 @@ class _Progress:
             self._said = time.monotonic()
             say(f"{job.video_id}: frame {done} of about {expected}")
 
-    def done(self, job: Job, said: dict[str, Any]) -> None:
-        frames = said.get("frames", self._frames.get(job.video_id, (0, 0))[0])
+    def done(self, job: Job, outcome: dict[str, Any]) -> None:
+        frames = outcome.get("frames", self._frames.get(job.video_id, (0, 0))[0])
         self.frames(job, frames, frames)
         self._left -= 1
         if self._videos is not None:
             self._videos.update()
-        if self._shown and (said["status"] != "ok" or self._videos is None):
+        if self._shown and (outcome["status"] != "ok" or self._videos is None):
             place = f"{self._total - self._left}/{self._total}"
-            say(f"{place} {job.video_id}: {said.get('reason') or summary(said)}")
+            say(f"{place} {job.video_id}: {outcome.get('reason') or summary(outcome)}")
 
 
-def summary(said: dict[str, Any]) -> str:
+def summary(outcome: dict[str, Any]) -> str:
     """Describe an extracted clip in a few words."""
-    parts = [f"{said['frames']} frames in {said['duration']:.1f} s"]
+    parts = [f"{outcome['frames']} frames in {outcome['duration']:.1f} s"]
     for hand in HANDS:
-        seen = sum(count for source, count in said["sources"][hand.name].items() if source != "none")
-        parts.append(f"{hand.title} {100 * seen / said['frames']:.0f} %")
+        seen = sum(count for source, count in outcome["sources"][hand.name].items() if source != "none")
+        parts.append(f"{hand.title} {100 * seen / outcome['frames']:.0f} %")
     return ", ".join(parts)

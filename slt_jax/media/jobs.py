@@ -76,17 +76,17 @@ class ExtractionRecord:
             raise UserError(f"--metadata {self.path}: cannot be read ({error})") from None
         for line in lines:
             try:
-                said = json.loads(line)
-                self.clips[said["video_id"]] = said
+                clip = json.loads(line)
+                self.clips[clip["video_id"]] = clip
             except (ValueError, TypeError, KeyError):
                 continue  # a run was killed while it wrote this
 
-    def add(self, said: dict[str, Any]) -> None:
+    def add(self, clip: dict[str, Any]) -> None:
         """Add the line of a clip."""
-        self.clips[said["video_id"]] = said
+        self.clips[clip["video_id"]] = clip
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(said, ensure_ascii=False) + "\n")
+            file.write(json.dumps(clip, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
         """Rewrite the file with one line per clip, in the order of the ids."""
@@ -96,7 +96,7 @@ class ExtractionRecord:
 
 def files_on_disk(out_root: Path, video_ids: Iterable[str]) -> dict[str, dict[str, list[str]]]:
     """{video id: {stream: file names}} from one listing of each folder; `pose` has one name or none."""
-    found: dict[str, dict[str, list[str]]] = {
+    files: dict[str, dict[str, list[str]]] = {
         video_id: {stream.name: [] for stream in STREAMS} for video_id in video_ids
     }
     for stream in (stream.name for stream in STREAMS):
@@ -106,14 +106,14 @@ def files_on_disk(out_root: Path, video_ids: Iterable[str]) -> dict[str, dict[st
             for entry in entries:
                 match = FRAME.fullmatch(entry.name)
                 video_id = entry.name.removesuffix(".npz") if stream == POSE.name else match and match[1]
-                if video_id in found:
-                    found[video_id][stream].append(entry.name)
-    return found
+                if video_id in files:
+                    files[video_id][stream].append(entry.name)
+    return files
 
 
-def is_done(said: Mapping[str, Any] | None, key: Mapping[str, Any], files: Mapping[str, list[str]]) -> bool:
+def is_done(clip: Mapping[str, Any] | None, key: Mapping[str, Any], files: Mapping[str, list[str]]) -> bool:
     """Whether a clip's record still holds: it was written under this key, and all its files are there."""
-    if not said or said.get("status") != "ok" or not key or said.get("key") != dict(key):
+    if not clip or clip.get("status") != "ok" or not key or clip.get("key") != dict(key):
         return False
-    counts = said.get("files", {})
+    counts = clip.get("files", {})
     return all(len(names) == counts.get(stream) for stream, names in files.items())

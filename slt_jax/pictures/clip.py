@@ -91,8 +91,8 @@ def _arrays(files: ClipFiles) -> dict[str, np.ndarray]:
 
 def _landmark_names(arrays: Mapping[str, np.ndarray], landmarks: int) -> tuple[str, ...]:
     """The names in the file, else those of the usual set with this many landmarks."""
-    said = _words(arrays.get("landmarks"))
-    return said if len(said) == landmarks else usual_names(landmarks)
+    names = _words(arrays.get("landmarks"))
+    return names if len(names) == landmarks else usual_names(landmarks)
 
 
 def _words(array: np.ndarray | None) -> tuple[str, ...]:

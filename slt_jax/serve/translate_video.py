@@ -102,7 +102,7 @@ class VideoTranslator:
             if record["status"] != "ok":
                 raise UserError(record["reason"])
             files = scan(folders_under(folder), ["video"])["video"]
-            with np.load(files.pose) as archive:
+            with np.load(str(files.pose)) as archive:
                 arrays = dict(archive)
             fps, longest = record["fps"], self.translator.config.sequence_length
             if window is not None:
@@ -168,7 +168,7 @@ def _first_pose(pose_dir: str | None, packs: str | None) -> BinaryIO | None:
     if packs:
         pack = open_pack(packs)
         first = next((files for files in pack.files(pack.clips).values() if files.pose), None)
-        return first and first.loaded().open_pose()
+        return first.loaded().open_pose() if first else None
     with os.scandir(pose_dir or "") as entries:
         return next((open(entry.path, "rb") for entry in entries if entry.name.endswith(".npz")), None)
 
@@ -182,16 +182,17 @@ def part_of(files: ClipFiles, arrays: Mapping[str, np.ndarray], first: int, end:
         kept[name] = Frames(frames.directory, frames.numbers[chosen] - first, names)
     pose = folder / "part.npz"
     read = ("pose", *(stream.missing_key for stream in MASKED))
-    np.savez(pose, **{name: arrays[name][first:end] for name in read})
+    part: dict[str, Any] = {name: arrays[name][first:end] for name in read}
+    np.savez(pose, **part)
     return ClipFiles(files.video_id, kept, str(pose))
 
 
 def srt(segments: list[Segment]) -> str:
     """Segments as the text of an SRT file. Those without text are left out."""
-    said = [segment for segment in segments if segment.text]
+    signed = [segment for segment in segments if segment.text]
     return "\n".join(
         f"{number}\n{_clock(segment.start)} --> {_clock(segment.end)}\n{segment.text}\n"
-        for number, segment in enumerate(said, 1)
+        for number, segment in enumerate(signed, 1)
     )
 
 

@@ -20,7 +20,8 @@ def tokenizer_of(path: Path, plan: Blueprint, given: str | None, saved: str | No
     if not named:
         raise UserError(f"--tokenizer is not given, and there is none beside {path}; name the one it was trained with")
     tokenizer = load_tokenizer(named, local_files_only=plan.config.local_files_only)
-    assert plan.decoder is not None
+    if plan.decoder is None:
+        raise UserError(f"{path} holds an encoder without a decoder, which makes no text")
     size, vocabulary = tokenizer.vocab_size, plan.decoder.get("kwargs", plan.decoder)["vocab_size"]
     # Decoders made by others have room for more tokens than their tokenizer has; so may a run's own.
     roomy = plan.config.decoder_model or plan.config.decoder_config or named == beside

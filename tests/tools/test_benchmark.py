@@ -142,7 +142,7 @@ class Hungry:
 
 def test_a_side_that_does_not_fit_is_told_and_the_others_go_on():
     arguments = SimpleNamespace(steps=1, warm_up=1)
-    taken = [turn(Side("torch", Hungry), arguments, together=False) for _ in range(2)]
+    taken = [turn(Side("torch", Hungry), arguments, at_once=False) for _ in range(2)]
     assert of_turns(taken) == {"error": "torch: does not fit the device's memory; use a smaller --batch-size"}
 
 
@@ -163,7 +163,7 @@ class Modest:
 def test_a_side_alone_on_its_device_tells_its_peak(tmp_path):
     arguments, peaks = SimpleNamespace(steps=1, warm_up=1), tmp_path / "peaks"
     peaks.write_text("50")
-    result = of_turns([turn(Side("ours", Modest, peaks), arguments, together=False) for _ in range(2)])
+    result = of_turns([turn(Side("ours", Modest, peaks), arguments, at_once=False) for _ in range(2)])
     assert result["peak"] == 90
     assert result["seconds"]["median"] == 0.5
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tools.benchmarks.problem import positive
-from tools.benchmarks.timing import alternate, ratios, summary, timed, told
+from tools.benchmarks.timing import alternate, as_text, ratios, summary, timed
 
 TOLERANCE = {"float32": 1e-4, "amp": 3e-2}
 
@@ -71,7 +71,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     device = jax.devices()[0].device_kind
     print(f"{device}: {shape[0]} images of {shape[1]} tokens, {shape[2]} heads of {shape[3]}, {arguments.precision}")
     for label, times in results.items():
-        print(f"  {label:12s} {told(times)}; of ours: {1 / ratios(ours, times)['median']:.2f} times as fast")
+        print(f"  {label:12s} {as_text(times)}; of ours: {1 / ratios(ours, times)['median']:.2f} times as fast")
     for label, reason in refused.items():
         print(f"  {label:12s} does not run: {reason}")
     return {"device": device, "shape": shape, "results": results, "refused": refused}

@@ -17,7 +17,7 @@ from slt_jax.errors import UserError
 from slt_jax.streams import IMAGES, MASKED, POSE
 from tools.benchmarks.problem import add_config_flags, positive
 from tools.benchmarks.processes import Side
-from tools.benchmarks.timing import Seconds, alternate, now, ratios, summary, told
+from tools.benchmarks.timing import Seconds, alternate, as_text, now, ratios, summary
 
 IMAGE_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 IMAGE_STD = np.array((0.229, 0.224, 0.225), np.float32)
@@ -92,7 +92,7 @@ def with_corpus(config: Config, corpus: Path, clips: int) -> Config:
         image_size=config.model.image_size,
         progress=False,
     )
-    paths = {key: str(corpus / PLACES[key]) for key in flags.ROOT_KEYS}
+    paths: dict[str, Any] = {key: str(corpus / PLACES[key]) for key in flags.ROOT_KEYS}
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **paths))
 
 
@@ -115,7 +115,7 @@ def report(config: Config, facts: dict[str, Any], results: dict[str, dict], core
     )
     for name, result in results.items():
         print(
-            f"{name}: {told(result['seconds'])} an epoch; {result['clips_per_second']:,.2f} clips/s, "
+            f"{name}: {as_text(result['seconds'])} an epoch; {result['clips_per_second']:,.2f} clips/s, "
             f"{result['images_per_second']:,.0f} images/s, {result['images_per_cpu_second']:,.0f} a second of CPU time"
         )
         if times := result.get("times_ours"):

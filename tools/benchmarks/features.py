@@ -17,7 +17,7 @@ from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.streams import IMAGES
 from tools.benchmarks.packs import write_corpus
 from tools.benchmarks.problem import add_config_flags, positive, problem
-from tools.benchmarks.timing import alternate, now, ratios, summary, timed, told
+from tools.benchmarks.timing import alternate, as_text, now, ratios, summary, timed
 
 
 def add_flags(top: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_flags(top: argparse.ArgumentParser) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     config = problem(arguments)
-    frozen = {stream.freeze_key: True for stream in IMAGES}
+    frozen: dict[str, Any] = {stream.freeze_key: True for stream in IMAGES}
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, feature_cache="auto"),
@@ -110,6 +110,6 @@ def report(config: Config, results: dict[str, Any]) -> None:
     data, model, computing = config.data, config.model, results["computing_seconds_per_clip"]
     print(f"B {data.batch_size}, T {model.sequence_length}, {model.image_size} px, {data.precision}; a clip:")
     for side, seconds in results["seconds_per_clip"].items():
-        print(f"  {side:8s} {told(seconds)}; {results['clips_per_second'][side]:,.2f} clips/s")
+        print(f"  {side:8s} {as_text(seconds)}; {results['clips_per_second'][side]:,.2f} clips/s")
     print("  images / features: " + ", ".join(f"{k} {v:.1f}" for k, v in results["images_over_features"].items()))
     print(f"  once, to compute its features and compile: {computing['wall']:,.2f} s, CPU {computing['cpu']:,.2f} s")

@@ -12,7 +12,7 @@ from slt_jax.errors import UserError
 from tools.benchmarks import torch_baseline
 from tools.benchmarks.problem import add_config_flags, positive, problem
 from tools.benchmarks.processes import Side
-from tools.benchmarks.timing import alternate, ratios, summary, told
+from tools.benchmarks.timing import alternate, as_text, ratios, summary
 
 
 def add_flags(top: argparse.ArgumentParser) -> None:
@@ -75,7 +75,7 @@ def report(config: Config, facts: dict[str, Any], results: dict[str, dict]) -> N
         for name in [name for name in ("ours", "torch") if name in result]:
             seconds = result[name]["seconds"]
             print(
-                f"{beams} beam{'s' if beams != '1' else ''}, {result['length']} tokens, {name}: {told(seconds)}; "
+                f"{beams} beam{'s' if beams != '1' else ''}, {result['length']} tokens, {name}: {as_text(seconds)}; "
                 f"{tokens / seconds['median']:,.0f} tokens/s"
             )
             if times := result[name].get("times_ours"):

@@ -22,7 +22,7 @@ from slt_jax.data.quality import report_quality
 from slt_jax.data.splits import usable
 from slt_jax.streams import IMAGES
 from tools.benchmarks.problem import positive
-from tools.benchmarks.timing import Seconds, alternate, ratios, summary, timed, told
+from tools.benchmarks.timing import Seconds, alternate, as_text, ratios, summary, timed
 
 LANDMARKS, PICTURES, QUALITY = 13, 64, 90
 SHARD_BYTES = 256_000_000
@@ -171,5 +171,5 @@ def report(facts: Mapping[str, Any], results: Mapping[str, Any]) -> None:
     for what, result in results.items():
         print(f"{what}, a clip:")
         for name, seconds in result["seconds_per_clip"].items():
-            print(f"  {name:6s} {told(seconds)}; {result[f'{name}_clips_per_second']:,.1f} clips/s")
+            print(f"  {name:6s} {as_text(seconds)}; {result[f'{name}_clips_per_second']:,.1f} clips/s")
         print("  loose / packed: " + ", ".join(f"{k} {v:.2f}" for k, v in result["loose_over_packed"].items()))

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def problem(arguments: argparse.Namespace) -> Config:
     if model.decoder_class:
         raise UserError("--decoder-class: a class of one's own has no torch model to be compared with; leave it out")
     streams = IMAGES if model.backbone is None else ()
-    named = {stream.backbone_key: stream.backbone_spec(model) or RANDOM for stream in streams}
+    named: dict[str, Any] = {stream.backbone_key: stream.backbone_spec(model) or RANDOM for stream in streams}
     vocabulary = model.vocab_size
     if vocabulary is None and not (model.decoder_model or model.decoder_config):
         vocabulary = VOCABULARY

@@ -12,7 +12,7 @@ from slt_jax.errors import UserError
 from tools.benchmarks import torch_baseline
 from tools.benchmarks.problem import add_config_flags, positive, problem
 from tools.benchmarks.processes import OutOfMemory, Side
-from tools.benchmarks.timing import alternate, ratios, summary, told
+from tools.benchmarks.timing import alternate, as_text, ratios, summary
 
 TOLERANCE = 1e-4  # of float32 losses, relative
 CHECKED = 2  # clips whose loss is compared
@@ -134,7 +134,7 @@ def report(config: Config, facts: dict[str, Any], losses: dict[str, float], resu
             print(result["error"])
             continue
         print(
-            f"{name}: {told(result['seconds'])} a step; {result['clips_per_second']:,.2f} clips/s, "
+            f"{name}: {as_text(result['seconds'])} a step; {result['clips_per_second']:,.2f} clips/s, "
             f"{result['flops_per_second'] / 1e12:,.3f} TFLOP/s, {result['share_of_matmul_peak']:.1%} of the peak"
             + (f"; at most {result['peak'] / 2**30:,.1f} GiB" if "peak" in result else "")
         )

@@ -1,4 +1,4 @@
-"""Wall and CPU time of things that take turns, and how a row of such times is told."""
+"""Wall and CPU time of things that take turns, and how a row of such times reads."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +51,7 @@ def summary(seconds: Sequence[Seconds]) -> dict[str, float]:
     return {"median": float(median), "low": float(low), "high": float(high), "fastest": min(walls), "cpu": float(cpu)}
 
 
-def told(times: Mapping[str, float]) -> str:
+def as_text(times: Mapping[str, float]) -> str:
     """A `summary` for people, in milliseconds."""
     median, low, high, fastest = (f"{1e3 * times[name]:,.1f}" for name in ("median", "low", "high", "fastest"))
     return f"median {median} ms (quartiles {low} to {high}), fastest {fastest}, CPU {1e3 * times['cpu']:,.1f}"
