@@ -91,6 +91,12 @@ class Blueprint:
         backbones = [dataclasses.asdict(self.backbones[stream.name]) for stream in IMAGES]
         return {"backbones": backbones, "decoder": decoder}
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the decoder knows; only for a model that has one."""
+        assert self.decoder is not None
+        return self.decoder.get("kwargs", self.decoder)["vocab_size"]
+
     def build(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, seed: int = 0) -> SignTranslator:
         """The model, with random weights from `seed`."""
         rngs = nnx.Rngs(seed)

@@ -34,7 +34,7 @@ def with_streams(before: str, fields: Mapping[str, tuple[Any, Any]]) -> Callable
     """A class decorator: {name: (type, option)} are fields that stand before the one named."""
 
     def insert(section: type[T]) -> type[T]:
-        annotations = {}
+        annotations: dict[str, Any] = {}
         for name, kind in section.__annotations__.items():
             if name == before:
                 annotations |= {key: kind for key, (kind, _) in fields.items()}

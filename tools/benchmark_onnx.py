@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +29,7 @@ from slt_jax.export.encoder import encoder_graph, encoder_inputs, encoder_output
 from slt_jax.export.store import save_graphs
 from slt_jax.models.params import split_model
 from slt_jax.models.vit import ViTConfig
+from slt_jax.streams import IMAGES
 from tests.parity.torch_twin import Encoder
 from tools.benchmarks.timing import alternate, as_text, ratios, summary, timed
 
@@ -67,9 +69,8 @@ class Exported(nn.Module):
 
 def full_size() -> tuple[Blueprint, dict[str, np.ndarray]]:
     """v9's default model with random weights: three ViT-S/14 at 224 px."""
-    plan = plan_model(
-        ModelConfig(face_backbone=RANDOM, hand_left_backbone=RANDOM, hand_right_backbone=RANDOM, vocab_size=100)
-    )
+    backbones: dict[str, Any] = {stream.backbone_key: RANDOM for stream in IMAGES}
+    plan = plan_model(ModelConfig(vocab_size=100, **backbones))
     return plan, jax.device_get(split_model(plan.build(seed=1))[1])
 
 

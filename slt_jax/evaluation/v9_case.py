@@ -27,7 +27,7 @@ from slt_jax.training.program import as_loaded
 from slt_jax.training.start import checkpoint_state
 from slt_jax.training.translation_program import translation_program
 
-GENERATION = {"min_length": 2, "max_length": 16}
+GENERATION: dict[str, Any] = {"min_length": 2, "max_length": 16}
 FILES = ("case.json", "checkpoint.pt", "inputs.npz", "expected.npz")
 
 
@@ -112,9 +112,13 @@ def _forward(case: V9Case, translator: Translator) -> Iterator[Row]:
     yield Row("logits", relative_error(logits, expected["logits"]))
     smoothing = case.settings.get("optim", {}).get("label_smoothing", 0.1)
     for rate, key in ((smoothing, "loss"), (0.0, "hf_loss")):
-        total, tokens = token_loss(jnp.asarray(logits), jnp.asarray(batch["labels"]), rate)
-        yield Row(key, relative_error(total / tokens, expected[key]), f"label smoothing {rate:g}")
-    for key, options in (("generate_greedy", {}), ("generate_beam4", {"num_beams": 4, "early_stopping": True})):
+        total, count = token_loss(jnp.asarray(logits), jnp.asarray(batch["labels"]), rate)
+        yield Row(key, relative_error(total / count, expected[key]), f"label smoothing {rate:g}")
+    searches: dict[str, dict[str, Any]] = {
+        "generate_greedy": {},
+        "generate_beam4": {"num_beams": 4, "early_stopping": True},
+    }
+    for key, options in searches.items():
         tokens = translator.generate(batch, **GENERATION, **options)
         same = tokens.shape == expected[key].shape and np.array_equal(tokens, expected[key])
         yield Row(key, 0.0 if same else np.inf, "identical" if same else f"differs: {tokens.tolist()}")
@@ -122,11 +126,14 @@ def _forward(case: V9Case, translator: Translator) -> Iterator[Row]:
 
 def _trace(case: V9Case, plan: Blueprint) -> Iterator[Row]:
     """v9's training steps, continued from its optimiser state."""
-    still = {name: 0.0 for name in ("projector_dropout", "fusion_dropout", "temporal_dropout", "decoder_dropout")}
-    decoder = {name: 0.0 for name, rate in plan.decoder.items() if "drop" in name and isinstance(rate, float)}
-    random = any(getattr(plan.config, name) for name in still) or any(plan.decoder[name] for name in decoder)
-    config = dataclasses.replace(plan.config, **still)
-    plan = dataclasses.replace(plan, config=config, decoder={**plan.decoder, **decoder})
+    settings = plan.decoder
+    assert settings is not None
+    rates_of_dropout = ("projector_dropout", "fusion_dropout", "temporal_dropout", "decoder_dropout")
+    still: dict[str, Any] = dict.fromkeys(rates_of_dropout, 0.0)
+    decoder = {name: 0.0 for name, rate in settings.items() if "drop" in name and isinstance(rate, float)}
+    random = any(getattr(plan.config, name) for name in still) or any(settings[name] for name in decoder)
+    model = dataclasses.replace(plan.config, **still)
+    plan = dataclasses.replace(plan, config=model, decoder={**settings, **decoder})
     optim, done = _optim(case.settings["optim"]), _steps_done(case.settings)
     config = Config(data=DataConfig(precision="float32"), model=plan.config, optim=optim)
     structure, entries = plan.structure()

@@ -22,7 +22,7 @@ def tokenizer_of(path: Path, plan: Blueprint, given: str | None, saved: str | No
     tokenizer = load_tokenizer(named, local_files_only=plan.config.local_files_only)
     if plan.decoder is None:
         raise UserError(f"{path} holds an encoder without a decoder, which makes no text")
-    size, vocabulary = tokenizer.vocab_size, plan.decoder.get("kwargs", plan.decoder)["vocab_size"]
+    size, vocabulary = tokenizer.vocab_size, plan.vocabulary
     # Decoders made by others have room for more tokens than their tokenizer has; so may a run's own.
     roomy = plan.config.decoder_model or plan.config.decoder_config or named == beside
     if size > vocabulary or (size < vocabulary and not roomy):
