@@ -1,8 +1,10 @@
-"""What all tests share: CPU only, and compiled programs kept for the session so that no program is compiled twice."""
+"""What all tests share: CPU only, compiled programs kept for the session, and shapes held to their annotations."""
 
 import os
 import tempfile
 from importlib.metadata import version
+
+from jaxtyping import install_import_hook
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Inherited by the commands that tests start.
@@ -14,3 +16,8 @@ flags += ["--xla_cpu_use_fusion_emitters=false"] if version("jaxlib").startswith
 os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 # Small torch models are 20 times slower on two threads than on one where tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Every call in these files is held to its annotations, as `Float[Array, "b t d"]`; commands run without.
+CHECKED = ["models.cnn", "models.fusion", "models.images", "models.layers", "models.multistream", "models.temporal"]
+CHECKED += ["models.translator", "models.vit", "decoding.inference"]
+install_import_hook([f"slt_jax.{name}" for name in CHECKED], "beartype.beartype")

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int32, Shaped
 
 from convert.checkpoint import Blueprint
 from slt_jax.config import ModelConfig
@@ -16,7 +18,7 @@ from slt_jax.decoding.search import Search
 from slt_jax.errors import UserError
 from slt_jax.models.images import normalise
 from slt_jax.models.multistream import Stages
-from slt_jax.models.params import Params
+from slt_jax.models.params import Structure
 
 
 class Translator:
@@ -27,34 +29,34 @@ class Translator:
     `miss_mask_hl`, `miss_mask_hr` (B, T) True = missing, `pose_conf_mask` (B, T, L) True = keep.
     """
 
-    def __init__(self, plan: Blueprint, params: Params):
+    def __init__(self, plan: Blueprint, params: Mapping[str, ArrayLike]):
         self.config: ModelConfig = plan.config
         self.blueprint = plan
         self.params = params
         self._structure, _ = plan.structure()
 
-    def encode(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Encoded frames (B, T, d_model), float32."""
+    def encode(self, batch: Mapping[str, ArrayLike]) -> Float[np.ndarray, "b t d_model"]:
+        """Encoded frames, float32."""
         return np.asarray(_encode(self._structure, self.params, model_inputs(batch)))
 
-    def stages(self, batch: Mapping[str, np.ndarray]) -> Stages:
+    def stages(self, batch: Mapping[str, ArrayLike]) -> Stages:
         """Everything that the encoder computes up to the encoded frames, in float32."""
         return jax.tree.map(np.asarray, _stages(self._structure, self.params, model_inputs(batch)))
 
-    def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Teacher-forced logits (B, S, vocab), float32, for `labels` (B, S) in the batch (-100 = ignore)."""
+    def logits(self, batch: Mapping[str, ArrayLike]) -> Float[np.ndarray, "b s vocab"]:
+        """Teacher-forced logits, float32, for `labels` (B, S) in the batch (-100 = ignore)."""
         self._need_decoder()
         return np.asarray(_logits(self._structure, self.params, model_inputs(batch)))
 
     def generate(
         self,
-        batch: Mapping[str, np.ndarray],
+        batch: Mapping[str, ArrayLike],
         num_beams: int = 1,
         min_length: int = 0,
         max_length: int = 128,
         early_stopping: bool = False,
         **options,
-    ) -> np.ndarray:
+    ) -> Int32[np.ndarray, "b length"]:
         """Token ids (B, <= max_length), int32, start token included: the same as HuggingFace's `generate`.
 
         `options` are further fields of `slt_jax.decoding.search.Search`, or whatever the `generate` of your own decoder
@@ -80,24 +82,24 @@ class Translator:
 
 
 @partial(jax.jit, static_argnums=0)
-def _encode(structure, params: Params, inputs: Mapping[str, Array]) -> Array:
+def _encode(structure: Structure, params: Mapping[str, Array], inputs: Mapping[str, Array]) -> Array:
     with jax.default_matmul_precision("highest"):
         return structure.merge(params).encoder(inputs)
 
 
 @partial(jax.jit, static_argnums=0)
-def _stages(structure, params: Params, inputs: Mapping[str, Array]) -> Stages:
+def _stages(structure: Structure, params: Mapping[str, Array], inputs: Mapping[str, Array]) -> Stages:
     with jax.default_matmul_precision("highest"):
         return structure.merge(params).encoder.stages(inputs)
 
 
 @partial(jax.jit, static_argnums=0)
-def _logits(structure, params: Params, inputs: Mapping[str, Array]) -> Array:
+def _logits(structure: Structure, params: Mapping[str, Array], inputs: Mapping[str, Array]) -> Array:
     with jax.default_matmul_precision("highest"):
         return structure.merge(params)(inputs)
 
 
-def model_inputs(batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
+def model_inputs(batch: Mapping[str, ArrayLike]) -> dict[str, Shaped[Array, "b ..."]]:
     """A user's batch as the model takes it: normalised float32 frames (B, T, H, W, 3), and bool masks."""
     arrays = {array.name: array for array in CLIP_ARRAYS}
     inputs = {}
@@ -112,5 +114,5 @@ def model_inputs(batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
     return inputs
 
 
-def _channels_last(frames: Array) -> Array:
+def _channels_last(frames: Shaped[Array, "b t 3 h w"]) -> Float[Array, "b t h w 3"]:
     return frames.astype(jnp.float32).transpose(0, 1, 3, 4, 2)

@@ -10,7 +10,7 @@ from jax import Array, export
 
 from slt_jax.decoding.inference import Translator
 from slt_jax.export.encoder import encoder_inputs
-from slt_jax.models.multistream import MultiStreamEncoder, hidden
+from slt_jax.models.multistream import MultiStreamEncoder
 from slt_jax.streams import BY_NAME, IMAGES, STREAMS
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -39,7 +39,8 @@ def _outputs(encoder: MultiStreamEncoder, inputs: dict[str, Array]) -> dict[str,
     seen = {stream.name: image_by_image(encoder.backbone(stream), inputs[stream.name]) for stream in IMAGES}
     stages = encoder.stages(inputs | seen)
     heads = {stream.head: stages.projected[stream.name] for stream in STREAMS}
-    flags = {"hand_mask": hidden(BY_NAME["hand_l"], inputs), "padding_mask": ~inputs["pad_mask"]}
+    left, right = (inputs[mask] for mask in BY_NAME["hand_l"].hiding_masks)
+    flags = {"hand_mask": left | right, "padding_mask": ~inputs["pad_mask"]}
     return {"encoded": stages.encoded} | heads | {name: flag.astype(jnp.float32) for name, flag in flags.items()}
 
 

@@ -18,7 +18,6 @@ from slt_jax.decoding.inference import Translator
 from slt_jax.errors import UserError
 from slt_jax.export.encoder import encoder_inputs
 from slt_jax.models.decoders import shift_right
-from slt_jax.models.multistream import hidden
 from slt_jax.streams import BY_NAME, STREAMS
 
 LIMITS = {"fp32": 1e-4, "fp16": 5e-2, "int8": np.inf}
@@ -107,7 +106,8 @@ def encoder_differences(
     batch = random_batch(translator, pad_mask)
     stages = translator.stages(batch)
     expected = {"encoded": stages.encoded} | {stream.head: stages.projected[stream.name] for stream in STREAMS}
-    missing = hidden(BY_NAME["hand_l"], batch)
+    left, right = (batch[mask] for mask in BY_NAME["hand_l"].hiding_masks)
+    missing = left | right
     for case in cases:
         outputs = run({name: case.cut(array) for name, array in batch.items()})
         flags = {"hand_mask": missing, "padding_mask": ~pad_mask}

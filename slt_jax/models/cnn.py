@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Float
 
 from slt_jax.models.layers import torch_uniform
 
 
 class SmallCNN(nnx.Module):
-    """Images (N, H, W, 3), normalised, to features (N, embed_dim): strided convolutions, then the mean over places."""
+    """Normalised images to features: strided convolutions, then the mean over places."""
 
     def __init__(
         self, widths: Sequence[int] = (16, 32, 64, 128), embed_dim: int = 256, *, dtype=jnp.float32, rngs: nnx.Rngs
@@ -31,8 +32,8 @@ class SmallCNN(nnx.Module):
         init = torch_uniform(channels[-1])
         self.proj = nnx.Linear(channels[-1], embed_dim, dtype=dtype, kernel_init=init, bias_init=init, rngs=rngs)
 
-    def __call__(self, images: Array) -> Array:
-        """Images (N, H, W, 3), normalised, to features (N, embed_dim)."""
+    def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n {self.embed_dim}"]:
+        """Normalised images to features."""
         x = images
         for stage in self.stem:
             x = stage(x)
@@ -61,6 +62,6 @@ class Stage(nnx.Module):
             after, num_groups=groups, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=rngs
         )
 
-    def __call__(self, x: Array) -> Array:
-        """(N, H, W, before) to (N, H / stride, W / stride, after)."""
+    def __call__(self, x: Float[Array, "n h w before"]) -> Float[Array, "n smaller_h smaller_w after"]:
+        """Height and width are divided by the stride, rounded up."""
         return jax.nn.relu(self.norm(self.conv(x)))

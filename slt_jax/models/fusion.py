@@ -3,12 +3,13 @@
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Key
 
 from slt_jax.models.layers import dropout, gelu, layer_norm, linear, normal, split
 
 
 class StreamProjector(nnx.Module):
-    """LayerNorm, Linear, exact GELU, [Dropout], Linear: (..., in_features) to (..., out_features).
+    """LayerNorm, Linear, exact GELU, [Dropout], Linear.
 
     v9 keeps these in a `Sequential`, so the numbers in the state-dict keys count the dropout only when there is one.
     """
@@ -24,22 +25,24 @@ class StreamProjector(nnx.Module):
             }
         )
 
-    def __call__(self, x: Array, *, key: Array | None = None) -> Array:
-        """Features (B, T, features) to (B, T, projector_dim)."""
+    def __call__(self, x: Float[Array, "b t d_in"], *, key: Key[Array, ""] | None = None) -> Float[Array, "b t d_out"]:
+        """Features of a stream to its projection."""
         hidden = gelu(self.layers["1"](self.layers["0"](x)))
         return self.layers[self.last](dropout(hidden, self.rate, key))
 
 
 class Fusion(nnx.Module):
-    """The four projected streams, (B, T, projector_dim) each, to (B, T, d_model)."""
+    """All projected streams, in the order of the table, to one vector a frame."""
 
     def __init__(self, in_features: int, d_model: int, rate: float, *, dtype, rngs: nnx.Rngs):
         self.norm = layer_norm(in_features, 1e-5, dtype=dtype, rngs=rngs)
         self.proj = linear(in_features, d_model, dtype=dtype, rngs=rngs)
         self.rate = rate
 
-    def __call__(self, streams: list[Array], *, key: Array | None = None) -> Array:
-        """Streams of (B, T, projector_dim) each to (B, T, d_model)."""
+    def __call__(
+        self, streams: list[Float[Array, "b t d"]], *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b t d_model"]:
+        """The projected streams to one vector a frame."""
         (key,) = split(key, 1)
         return self.proj(dropout(self.norm(jnp.concatenate(streams, axis=-1)), self.rate, key))
 
@@ -50,6 +53,6 @@ class Positions(nnx.Module):
     def __init__(self, length: int, d_model: int, *, dtype, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(length, d_model, dtype=dtype, embedding_init=normal(1.0), rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
-        """(B, T, d_model) with positions added."""
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        """The frames with their positions added."""
         return x + self.embedding.embedding[: x.shape[1]].astype(x.dtype)

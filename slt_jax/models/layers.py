@@ -4,7 +4,8 @@ Conventions of all modules in this package:
 
 * attribute names are the torch names, so a state-dict key is a path of attributes;
 * parameters are float32; `dtype` is what the computation runs in (bfloat16 under `amp`);
-* `key=None` means evaluation: no dropout. A key makes the same call a training call.
+* `key=None` means evaluation: no dropout. A key makes the same call a training call;
+* annotations tell shapes, `Float[Array, "b t d"]` is (B, T, d); in the tests every call is held to them.
 """
 
 import re
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Bool, Float, Key
 
 
 class Buffer(nnx.Variable):
@@ -68,7 +70,13 @@ def layer_norm(features: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.L
     return nnx.LayerNorm(features, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
-def product(x: Array, layer: nnx.Linear, *, norm: nnx.LayerNorm | None = None, scale: Array | None = None) -> Array:
+def product(
+    x: Float[Array, "*rows d_in"],
+    layer: nnx.Linear,
+    *,
+    norm: nnx.LayerNorm | None = None,
+    scale: Float[Array, " d_out"] | None = None,
+) -> Float[Array, "*rows d_out"]:
     """`scale * layer(norm(x))`, with the affine parts of `norm` and `scale` folded into the weights.
 
     The results are the same except for rounding, but cheaper: the gradients of scales and shifts follow from those of
@@ -87,7 +95,7 @@ def product(x: Array, layer: nnx.Linear, *, norm: nnx.LayerNorm | None = None, s
     return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
 
 
-def standardised(x: Array, epsilon: float) -> Array:
+def standardised(x: Float[Array, "*rows d"], epsilon: float) -> Float[Array, "*rows d"]:
     """LayerNorm without scale and shift, in `x`'s dtype; statistics in float32, the variance in two passes."""
     y = x.astype(jnp.float32)
     y = y - y.mean(axis=-1, keepdims=True)
@@ -95,7 +103,7 @@ def standardised(x: Array, epsilon: float) -> Array:
 
 
 @jax.custom_vjp
-def gelu(x: Array) -> Array:
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The exact GELU, x times the normal distribution below x, as torch computes it; keeps only `x` for its gradient.
 
     Computed in float32, whatever `x` is. (`jax.nn.gelu` goes through erfc and also keeps its slope, which takes a GPU
@@ -118,7 +126,7 @@ def _gelu_gradient(x: Array, gradient: Array) -> tuple[Array]:
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
 
 
-def dropout(x: Array, rate: float, key: Array | None) -> Array:
+def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:
     """torch's inverted dropout; the identity without a key or at rate 0."""
     if key is None or rate == 0.0:
         return x
@@ -126,13 +134,13 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
-def split(key: Array | None, n: int) -> list[Array | None]:
+def split(key: Key[Array, ""] | None, n: int) -> list[Key[Array, ""] | None]:
     """`n` keys from one; `None` stays `None`, so that evaluation needs no branches."""
     return [None] * n if key is None else list(jax.random.split(key, n))
 
 
 @jax.custom_vjp
-def residual(x: Array) -> Array:
+def residual(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`x`, to which a block adds. Its gradient is computed once on a CPU, and laid out like `x` on a GPU.
 
     XLA fuses cheap operations into everything that uses them. Along the blocks of a transformer, the gradient is a sum
@@ -161,19 +169,16 @@ residual.defvjp(
 
 
 def attention(
-    query: Array,
-    key: Array,
-    value: Array,
+    query: Float[Array, "b q h d"],
+    key: Float[Array, "b k h d"],
+    value: Float[Array, "b k h d"],
     *,
-    bias: Array | None = None,
+    bias: Float[Array, "#b #h #q #k"] | None = None,
     scale: float = 1.0,
     dropout_rate: float = 0.0,
-    dropout_key: Array | None = None,
-) -> Array:
-    """Softmax attention with the softmax in float32.
-
-    Shapes: query (B, Q, H, D), key and value (B, K, H, D), bias broadcastable to (B, H, Q, K); returns (B, Q, H, D).
-    """
+    dropout_key: Key[Array, ""] | None = None,
+) -> Float[Array, "b q h d"]:
+    """Softmax attention with the softmax in float32; `bias` is added to the scores."""
     scores = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
@@ -188,10 +193,17 @@ def takes_flash_attention(dtype, head: int) -> bool:
     return bool(ampere) and np.dtype(dtype).itemsize == 2 and head % 8 == 0 and head <= 128
 
 
-def flash_attention(query: Array, key: Array, value: Array, *, real: int, scale: float) -> Array:
+def flash_attention(
+    query: Float[Array, "b n h d"],
+    key: Float[Array, "b n h d"],
+    value: Float[Array, "b n h d"],
+    *,
+    real: int,
+    scale: float,
+) -> Float[Array, "b n h d"]:
     """`attention` to the first `real` keys by cuDNN, which never stores the scores. Takes even numbers of tokens.
 
-    Dao et al., 2022. Shapes as `attention`'s, all four the same.
+    Dao et al., 2022.
     """
     lengths = jnp.full(len(key), real, jnp.int32)
     return jax.nn.dot_product_attention(
@@ -199,6 +211,6 @@ def flash_attention(query: Array, key: Array, value: Array, *, real: int, scale:
     )
 
 
-def mask_bias(keep: Array) -> Array:
+def mask_bias(keep: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
     """0 where `keep`, the smallest float32 elsewhere. Added to scores, a row that keeps nothing stays finite."""
     return jnp.where(keep, 0.0, jnp.finfo(jnp.float32).min)

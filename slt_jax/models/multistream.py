@@ -11,15 +11,16 @@ stages:              backbone                    projected                      
 The streams are the rows of `slt_jax.streams`; another row is another line of this figure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import or_
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Bool, Float, Key, Num, Shaped
 
 from slt_jax.config import ModelConfig
 from slt_jax.models.backbones import BackboneSizes, build_backbone
@@ -42,10 +43,10 @@ ENCODER_PARTS = (
 class Stages(NamedTuple):
     """What the encoder computes, stage by stage. Mappings are by the stream's name."""
 
-    backbone: dict[str, Array]  # features (B, T, embed_dim) of the image streams, 0 where missing
-    projected: dict[str, Array]  # (B, T, projector_dim) of every stream, before a pair is hidden
-    fused: Array  # (B, T, d_model), with positions
-    encoded: Array  # (B, T, d_model)
+    backbone: dict[str, Float[Array, "b t embed_dim"]]  # features of the image streams, 0 where missing
+    projected: dict[str, Float[Array, "b t projector_dim"]]  # of every stream, before a pair is hidden
+    fused: Float[Array, "b t d_model"]  # with positions
+    encoded: Float[Array, "b t d_model"]
 
 
 class MultiStreamEncoder(nnx.Module):
@@ -85,7 +86,7 @@ class MultiStreamEncoder(nnx.Module):
         self.dtype = dtype
         self.memory = memory
 
-    def backbone(self, stream: Stream) -> nnx.Module:
+    def backbone(self, stream: Stream) -> Any:
         """The backbone of an image stream: images (N, H, W, 3) to features (N, embed_dim)."""
         return getattr(self, stream.backbone)
 
@@ -93,11 +94,13 @@ class MultiStreamEncoder(nnx.Module):
         """The projector of a stream; None if its features are fused as they are."""
         return getattr(self, stream.projector)
 
-    def __call__(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Array:
+    def __call__(
+        self, batch: Mapping[str, Shaped[Array, "b ..."]], *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b t d_model"]:
         """Encoded frames (B, T, d_model); see `stages` for the inputs."""
         return self.stages(batch, key=key).encoded
 
-    def stages(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Stages:
+    def stages(self, batch: Mapping[str, Shaped[Array, "b ..."]], *, key: Key[Array, ""] | None = None) -> Stages:
         """The forward pass. Under `jax.jit`, a stage that nobody reads is not computed.
 
         Inputs are `face`, `hand_l`, `hand_r` (B, T, H, W, 3) and `pose` (B, T, 3L). The images of a stream may have
@@ -118,14 +121,16 @@ class MultiStreamEncoder(nnx.Module):
             encoded = self.temporal(fused, batch.get("pad_mask"), key=temporal_key)
         return Stages({stream.name: features[stream.name] for stream in IMAGES}, projected, fused, encoded)
 
-    def _features(self, stream: Stream, batch: Mapping[str, Array]) -> Array:
+    def _features(self, stream: Stream, batch: Mapping[str, Array]) -> Float[Array, "b t d"]:
         mask = batch.get(stream.mask)
         if not stream.images:
             return zero_unsure_landmarks(batch[stream.name], mask).astype(self.dtype)
         with jax.named_scope(stream.backbone):
             return zero_where(mask, frame_features(self.backbone(stream), batch[stream.name], self.memory))
 
-    def _projected(self, stream: Stream, features: Array, key: Array | None) -> Array:
+    def _projected(
+        self, stream: Stream, features: Float[Array, "b t d"], key: Key[Array, ""] | None
+    ) -> Float[Array, "b t projector_dim"]:
         projector = self.projector(stream)
         if projector is None:
             return features
@@ -140,8 +145,10 @@ def projects_by_identity(config: ModelConfig, stream: Stream, embed_dim: int) ->
     return kind == "identity" or (kind == "auto" and config.projector_dim == embed_dim)
 
 
-def frame_features(backbone: nnx.Module, frames: Array, memory: Memory = KEEP_ALL) -> Array:
-    """(B, T, H, W, 3), uint8 or normalised, to (B, T, embed_dim): every frame is an image of its own.
+def frame_features(
+    backbone: Callable[[Array], Array], frames: Num[Array, "b t *image"], memory: Memory = KEEP_ALL
+) -> Float[Array, "b t embed_dim"]:
+    """(B, T, H, W, 3), uint8 or normalised, to features: every frame is an image of its own.
 
     Features (B, T, embed_dim) stay as they are.
     """
@@ -151,23 +158,25 @@ def frame_features(backbone: nnx.Module, frames: Array, memory: Memory = KEEP_AL
     return memory.stream(backbone, frames.reshape(b * t, *frames.shape[2:])).reshape(b, t, -1)
 
 
-def zero_unsure_landmarks(pose: Array, keep: Array | None) -> Array:
-    """(B, T, 3L) with x, y and confidence of the landmarks outside `keep` (B, T, L) set to 0."""
+def zero_unsure_landmarks(
+    pose: Float[Array, "b t coordinates"], keep: Bool[Array, "b t landmarks"] | None
+) -> Float[Array, "b t coordinates"]:
+    """x, y and confidence of the landmarks outside `keep` set to 0."""
     return pose if keep is None else pose * jnp.repeat(keep, 3, axis=-1)
 
 
-def zero_where(mask: Array | None, features: Array) -> Array:
-    """(B, T, features) with the frames of `mask` (B, T) set to 0."""
+def zero_where(mask: Bool[Array, "b t"] | None, features: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+    """The frames of `mask` set to 0."""
     return features if mask is None else jnp.where(mask[..., None], 0, features)
 
 
-def hidden(stream: Stream, batch: Mapping[str, Array]) -> Array | None:
-    """(B, T) True where a stream of the same pair is missing; None for a stream by itself, or without masks."""
+def hidden(stream: Stream, batch: Mapping[str, Array]) -> Bool[Array, "b t"] | None:
+    """True where a stream of the same pair is missing; None for a stream by itself, or without masks."""
     masks = [batch[mask] for mask in stream.hiding_masks if batch.get(mask) is not None]
     return reduce(or_, masks) if masks else None
 
 
-def initial_positions(pos_embed: Array, length: int) -> Array:
-    """v9's start of the frame positions: the face backbone's patch positions, cut or zero-padded to (length, d)."""
+def initial_positions(pos_embed: Float[Array, "1 n d"], length: int) -> Float[Array, "{length} d"]:
+    """v9's start of the frame positions: the face backbone's patch positions, cut or padded with zeros."""
     patches = pos_embed[0, 1:][:length]
     return jax.lax.pad(patches, 0.0, [(0, length - len(patches), 0), (0, 0, 0)])

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import jax
 from flax import nnx
 from jax import Array
+from jax.typing import ArrayLike
 
 Params = dict[str, Array]
 Model = TypeVar("Model", bound=nnx.Module)
@@ -22,7 +23,7 @@ class Structure(Generic[Model]):
     graph: nnx.GraphDef[Model]
     variables: tuple[tuple[str, tuple, type], ...]  # dotted path, NNX path, kind of variable
 
-    def merge(self, params: Mapping[str, Array]) -> Model:
+    def merge(self, params: Mapping[str, ArrayLike]) -> Model:
         """The module with these arrays; call it inside `jax.jit`."""
         flat = [(path, kind(params[name])) for name, path, kind in self.variables]
         return nnx.merge(self.graph, nnx.from_flat_state(flat))

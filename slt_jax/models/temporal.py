@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Bool, Float, Key
 
 from slt_jax.models.layers import attention, dropout, layer_norm, linear, mask_bias, residual, split, uniform
 from slt_jax.models.remat import KEEP_ALL, Memory
 
 
 class TemporalEncoder(nnx.Module):
-    """Frames (B, T, features) to frames (B, T, features); padded frames are never attended to."""
+    """Frames in context; padded frames are never attended to."""
 
     def __init__(
         self,
@@ -27,8 +28,10 @@ class TemporalEncoder(nnx.Module):
         self.memory = memory
         self.encoder = TransformerEncoder(features, heads, layers, hidden, rate, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Array, pad_mask: Array | None, *, key: Array | None = None) -> Array:
-        """`pad_mask` (B, T) bool, True = real frame, or None; `key` turns dropout on."""
+    def __call__(
+        self, x: Float[Array, "b t d"], pad_mask: Bool[Array, "b t"] | None, *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b t d"]:
+        """`pad_mask`: True = real frame; `key` turns dropout on."""
         bias = None if pad_mask is None else mask_bias(pad_mask[:, None, None, :])
         layers = self.encoder.layers
         for layer, layer_key in zip(layers, split(key, len(layers)), strict=True):
@@ -56,8 +59,10 @@ class TransformerEncoderLayer(nnx.Module):
         self.norm2 = layer_norm(features, 1e-5, dtype=dtype, rngs=rngs)
         self.rate = rate
 
-    def __call__(self, x: Array, bias: Array | None, *, key: Array | None) -> Array:
-        """Frames (B, T, d_model) to (B, T, d_model); `bias` hides padded ones."""
+    def __call__(
+        self, x: Float[Array, "b t d"], bias: Float[Array, "b 1 1 t"] | None, *, key: Key[Array, ""] | None
+    ) -> Float[Array, "b t d"]:
+        """Frames to frames; `bias` hides padded ones."""
         attention_key, residual_key, hidden_key, output_key = split(key, 4)
         attended = self.self_attn(x, bias, key=attention_key)
         x = self.norm1(x + dropout(attended, self.rate, residual_key))
@@ -77,8 +82,10 @@ class MultiheadAttention(nnx.Module):
         self.rate = rate
         self.dtype = dtype
 
-    def __call__(self, x: Array, bias: Array | None, *, key: Array | None) -> Array:
-        """Frames (B, T, d_model) to (B, T, d_model); `bias` hides padded ones."""
+    def __call__(
+        self, x: Float[Array, "b t d"], bias: Float[Array, "b 1 1 t"] | None, *, key: Key[Array, ""] | None
+    ) -> Float[Array, "b t d"]:
+        """Frames to frames; `bias` hides padded ones."""
         b, t, d = x.shape
         packed = x @ self.in_proj_weight[...].T.astype(self.dtype) + self.in_proj_bias[...].astype(self.dtype)
         query, value_key, value = jnp.moveaxis(packed.reshape(b, t, 3, self.heads, d // self.heads), 2, 0)

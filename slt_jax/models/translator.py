@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Key, Shaped
 
 from slt_jax.config import ModelConfig
 from slt_jax.models.backbones import BackboneSizes
@@ -37,8 +38,10 @@ class SignTranslator(nnx.Module):
         if decoder is not None:
             self.decoder = Decoder(build_decoder(decoder, dtype=dtype, memory=memory, rngs=rngs))
 
-    def __call__(self, batch: Mapping[str, Array], *, key: Array | None = None) -> Array:
-        """Teacher-forced logits (B, S, vocab), float32; see `MultiStreamEncoder.stages` for the inputs.
+    def __call__(
+        self, batch: Mapping[str, Shaped[Array, "b ..."]], *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b s vocab"]:
+        """Teacher-forced logits, float32; see `MultiStreamEncoder.stages` for the inputs.
 
         `labels` (B, S) int with -100 = ignore; `decoder_attention_mask` (B, S), by default where labels are not -100.
         """

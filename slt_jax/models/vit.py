@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Float
 
 from slt_jax.models.layers import (
     attention,
@@ -82,7 +83,7 @@ VIT_SIZES |= {
 
 
 class VisionTransformer(nnx.Module):
-    """Images (N, H, W, 3), normalised, to features (N, embed_dim): the final LayerNorm's CLS token."""
+    """Normalised images to features: the final LayerNorm's CLS token."""
 
     def __init__(self, config: ViTConfig, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, rngs: nnx.Rngs):
         d = config.embed_dim
@@ -99,8 +100,8 @@ class VisionTransformer(nnx.Module):
         self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
         self.norm = layer_norm(d, 1e-6, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: Array) -> Array:
-        """Images (N, H, W, 3), normalised, to features (N, embed_dim): the CLS token."""
+    def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n {self.embed_dim}"]:
+        """Normalised images to features: the CLS token."""
         rows, columns = (side // self.config.patch_size for side in images.shape[1:3])
         patches = self.patch_embed(images)
         cls = jnp.broadcast_to(self.cls_token[...], (patches.shape[0], 1, self.embed_dim))
@@ -117,8 +118,8 @@ class VisionTransformer(nnx.Module):
             tokens = self.memory.block(block, real=real, kept=kept)(residual(tokens))
         return self.norm(tokens[:, 0])
 
-    def positions(self, rows: int, columns: int) -> Array:
-        """The position table (1, 1 + rows * columns, embed_dim) for an input of rows x columns patches."""
+    def positions(self, rows: int, columns: int) -> Float[Array, "1 1+{rows}*{columns} {self.embed_dim}"]:
+        """The position table, CLS first, for an input of rows x columns patches."""
         grid = self.config.grid
         table = self.pos_embed[...]
         if (rows, columns) == (grid, grid):
@@ -148,8 +149,8 @@ class PatchEmbed(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, images: Array) -> Array:
-        """Images (N, H, W, 3) to patches (N, rows x columns, embed_dim)."""
+    def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n patches d"]:
+        """Images to their patches, row by row."""
         n, height, width, channels = images.shape
         p = self.proj.kernel_size[0]
         dtype = self.proj.dtype
@@ -173,8 +174,10 @@ class Block(nnx.Module):
         self.mlp = feed_forward(d, int(d * config.mlp_ratio), dtype=dtype, rngs=rngs)
         self.ls2 = LayerScale(d)
 
-    def __call__(self, x: Array, *, real: int, kept: int | None = None) -> Array:
-        """Tokens (N, tokens, embed_dim) to those of the same places, or to the first `kept` alone.
+    def __call__(
+        self, x: Float[Array, "n tokens d"], *, real: int, kept: int | None = None
+    ) -> Float[Array, "n kept_tokens d"]:
+        """Tokens to those of the same places, or to the first `kept` alone.
 
         Those after the first `real` are padding, which the others do not attend to.
         """
@@ -190,8 +193,10 @@ class Attention(nnx.Module):
         self.qkv = linear(features, 3 * features, dtype=dtype, init=weights(features), rngs=rngs)
         self.proj = linear(features, features, dtype=dtype, init=weights(features), rngs=rngs)
 
-    def __call__(self, x: Array, norm: nnx.LayerNorm, scale: "LayerScale", *, real: int, kept: int | None) -> Array:
-        """Scaled attention over `x` (N, tokens, embed_dim): the first `real` are no padding, `kept` are computed."""
+    def __call__(
+        self, x: Float[Array, "n tokens d"], norm: nnx.LayerNorm, scale: "LayerScale", *, real: int, kept: int | None
+    ) -> Float[Array, "n kept_tokens d"]:
+        """Scaled attention over tokens: the first `real` are no padding, `kept` are computed."""
         n, tokens, d = x.shape
         head = d // self.num_heads
         packed = product(x, self.qkv, norm=norm).reshape(n, tokens, 3, self.num_heads, head)
@@ -217,8 +222,10 @@ class Mlp(nnx.Module):
         self.fc1 = linear(features, hidden, dtype=dtype, init=weights(features), rngs=rngs)
         self.fc2 = linear(hidden, features, dtype=dtype, init=weights(features), rngs=rngs)
 
-    def __call__(self, x: Array, norm: nnx.LayerNorm, scale: LayerScale) -> Array:
-        """`x` (N, tokens, embed_dim) to its scaled feed-forward part, of the same shape."""
+    def __call__(
+        self, x: Float[Array, "n tokens d"], norm: nnx.LayerNorm, scale: LayerScale
+    ) -> Float[Array, "n tokens d"]:
+        """Tokens to their scaled feed-forward part."""
         return product(gelu(product(x, self.fc1, norm=norm)), self.fc2, scale=scale.gamma[...])
 
 
@@ -230,8 +237,10 @@ class SwiGLU(nnx.Module):
         self.w12 = linear(features, 2 * hidden, dtype=dtype, init=weights(features), rngs=rngs)
         self.w3 = linear(hidden, features, dtype=dtype, init=weights(features), rngs=rngs)
 
-    def __call__(self, x: Array, norm: nnx.LayerNorm, scale: LayerScale) -> Array:
-        """`x` (N, tokens, embed_dim) to its scaled feed-forward part, of the same shape."""
+    def __call__(
+        self, x: Float[Array, "n tokens d"], norm: nnx.LayerNorm, scale: LayerScale
+    ) -> Float[Array, "n tokens d"]:
+        """Tokens to their scaled feed-forward part."""
         gate, value = jnp.split(product(x, self.w12, norm=norm), 2, axis=-1)
         return product(jax.nn.silu(gate) * value, self.w3, scale=scale.gamma[...])
 

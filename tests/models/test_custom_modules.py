@@ -233,7 +233,7 @@ def test_small_cnn_is_its_torch_twin():
     assert [entry.key for entry in entries] == list(state)
     params = to_params(state, entries)
     images = np.random.default_rng(0).normal(size=(2, 50, 37, 3)).astype(np.float32)
-    actual = jax.jit(lambda params: structure.merge(params)(images))(params)
+    actual = jax.jit(lambda params: structure.merge(params)(jnp.asarray(images)))(params)
     expected = theirs(torch.tensor(images).permute(0, 3, 1, 2)).detach().numpy()
     assert relative_error(actual, expected) <= 1e-5
     for key, array in to_state(params, entries).items():

@@ -45,7 +45,7 @@ def assert_gradients_agree(build, call, rules: tuple[Memory, ...]) -> None:
 
 @pytest.mark.parametrize("kind", ["vit", "custom"])
 def test_a_backbones_gradients_do_not_depend_on_what_is_kept(kind):
-    frames = np.random.default_rng(0).normal(size=(2, 5, 28, 28, 3)).astype(np.float32)  # no multiple of the chunks
+    frames = jax.random.normal(jax.random.key(0), (2, 5, 28, 28, 3))  # no multiple of the chunks
 
     def build(memory: Memory) -> nnx.Module:
         if kind == "vit":
@@ -65,8 +65,8 @@ BART_SIZES = SIZES | {
 
 @pytest.mark.parametrize("kind", ["t5", "bart", "temporal"])
 def test_layers_draw_the_same_dropout_when_they_are_computed_again(kind):
-    encoded = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
-    ids = np.random.default_rng(1).integers(2, 31, (2, 7))
+    encoded = jax.random.normal(jax.random.key(0), (2, 5, 16))
+    ids = jax.random.randint(jax.random.key(2), (2, 7), 2, 31)
 
     def build(memory: Memory) -> nnx.Module:
         if kind == "temporal":
