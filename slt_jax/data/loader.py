@@ -39,6 +39,7 @@ class Batch:
 
     @property
     def names(self) -> list[str]:
+        """What each row is called: the id of its clip."""
         return self.video_ids
 
     @property
