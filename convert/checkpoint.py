@@ -1,4 +1,4 @@
-"""v9's checkpoint files as the parts that training and inference need.
+"""Read v9's checkpoint files into the parts that training and inference need.
 
 A checkpoint is a dict with `model_state`, a dict with `state_dict`, or the state dict itself.
 """
@@ -30,14 +30,14 @@ from slt_jax.models.translator import SignTranslator
 from slt_jax.models.vit import ViTConfig
 from slt_jax.streams import IMAGES
 
-# Where v9's tools look for weights, then for the settings they belong to.
+# Where v9's tools look for weights, and then for the settings that go with them.
 STATES = ("model_state", "state_dict", "encoder_state")
 SETTINGS = ("config", "encoder_config", "encoder_meta", "metadata")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The contents of a `.pt` file: the state dict without wrapper prefixes, and all that lies beside it."""
+    """The contents of a `.pt` file: the state dict without wrapper prefixes, and everything beside it."""
 
     path: Path
     state: dict[str, np.ndarray]
@@ -45,13 +45,13 @@ class Checkpoint:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration it was trained with; empty where the file has none."""
+        """The configuration it was trained with; empty if the file has none."""
         config = self.rest.get("config")
         return config if isinstance(config, dict) else {}
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        """What the file says of its model: the section `model` of its configuration, or fields at the top of one."""
+        """What the file says about its model: the section `model` of its configuration, or fields at its top."""
         for name in SETTINGS:
             settings = self.rest.get(name)
             settings = settings.get("model", settings) if isinstance(settings, dict) else {}
@@ -68,11 +68,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """All that builds a model but its arrays: used by training, loading and conversion alike."""
+    """Everything that builds a model except its arrays; used by training, loading and conversion."""
 
     config: ModelConfig
     backbones: Mapping[str, BackboneSizes]  # of each image stream, by its name
-    decoder: Mapping[str, Any] | None  # None: an encoder by itself
+    decoder: Mapping[str, Any] | None  # None: an encoder alone
 
     @classmethod
     def from_record(cls, config: ModelConfig, record: Mapping[str, Any]) -> "Blueprint":
@@ -84,7 +84,7 @@ class Blueprint:
         return cls(config, backbones, record["decoder"])
 
     def record(self) -> dict[str, Any]:
-        """What the configuration leaves to the weight files that it names, as plain types: kept with saved weights."""
+        """What the configuration leaves to the weight files that it names, as plain types kept with saved weights."""
         decoder = self.decoder
         if decoder is not None and "decoder_class" not in decoder:
             decoder = {key: value for key, value in decoder.items() if not isinstance(value, Mapping)}
@@ -100,12 +100,12 @@ class Blueprint:
     def build(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, seed: int = 0) -> SignTranslator:
         """The model, with random weights from `seed`."""
         rngs = nnx.Rngs(seed)
-        # Counts on the host: while shapes are traced, nnx's own counter takes longer than all else together.
+        # Count on the host: while shapes are traced, nnx's own counter takes longer than everything else.
         rngs.default.count = nnx.RngCount(np.zeros((), np.uint32), tag="default")  # type: ignore[arg-type]  # nnx asks for a jax.Array
         return SignTranslator(self.config, self.backbones, self.decoder, dtype=dtype, memory=memory, rngs=rngs)
 
     def structure(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL) -> tuple[Structure, list[Entry]]:
-        """The structure and the torch table, with no array computed."""
+        """The structure and the torch table, without computing an array."""
         structure, leaves = describe(lambda: self.build(dtype=dtype, memory=memory))
         return structure, table(leaves)
 
@@ -127,7 +127,7 @@ def plan_model(config: ModelConfig) -> Blueprint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a `.pt` in any of v9's shapes. Raises UserError (TorchFileError) with one line."""
+    """Read a `.pt` in any of v9's forms. Raises UserError (or its TorchFileError) with one line."""
     content = read_pt(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint or a state dict")
@@ -146,9 +146,9 @@ def _tensors(path, state: Mapping) -> dict[str, np.ndarray]:
 
 
 def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None) -> Blueprint:
-    """The model a checkpoint holds: what `model` gives, else its own configuration; the rest is read off the weights.
+    """The model in a checkpoint: from `model`, else from its own configuration; the rest is read off the weights.
 
-    What neither says has v9's default (weights do not tell the heads of the temporal encoder). Raises UserError where
+    What none of them says has v9's default (weights do not tell the heads of the temporal encoder). Raises UserError if
     the sizes of a backbone cannot be told.
     """
     if isinstance(model, ModelConfig):
@@ -176,7 +176,7 @@ def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None
 
 
 def _backbone_sizes(config: ModelConfig, state: Mapping[str, np.ndarray]) -> dict[str, BackboneSizes]:
-    """As the configuration says; as the weights do where it says nothing, or something that means nothing here."""
+    """The sizes in the configuration; those of the weights if it says nothing, or nothing that has a meaning here."""
     try:
         specs = stream_backbones(config)
     except UserError:
@@ -190,7 +190,7 @@ def _backbone_sizes(config: ModelConfig, state: Mapping[str, np.ndarray]) -> dic
 
 
 def load_params(checkpoint: Checkpoint, entries: list[Entry]) -> dict[str, np.ndarray]:
-    """The checkpoint's arrays by path; strict, with a +/- diff where it does not fit."""
+    """The checkpoint's arrays by path. Strict: raises UserError with a +/- diff if it does not fit."""
     try:
         return to_params(with_projector_index(checkpoint.state, [entry.key for entry in entries]), entries)
     except UserError as error:
@@ -198,7 +198,7 @@ def load_params(checkpoint: Checkpoint, entries: list[Entry]) -> dict[str, np.nd
 
 
 def _override(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` with those `given` in their place, and without what excludes them."""
+    """`fields` with those `given` in their place, and without any that exclude them."""
     backbones = ("backbone", *(stream.backbone_key for stream in IMAGES))
     for group in (("decoder_model", "decoder_config", "decoder_class"), backbones):
         if any(given.get(key) is not None for key in group):
@@ -207,7 +207,7 @@ def _override(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
 
 
 def _beside(path: Path, source):
-    """A relative `decoder_config` is looked for in the current folder, then beside the checkpoint."""
+    """Look for a relative `decoder_config` in the current folder, then beside the checkpoint."""
     if isinstance(source, str) and not Path(source).exists() and (path.parent / source).exists():
         return str(path.parent / source)
     return source

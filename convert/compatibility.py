@@ -1,4 +1,4 @@
-"""What v9's own tools cannot do with a checkpoint written here, and how to train one that they can."""
+"""What v9's own tools cannot do with a checkpoint written here, and how to train one for them."""
 
 from convert.checkpoint import Blueprint
 from slt_jax.config import Config
@@ -10,7 +10,7 @@ CANNOT = "v9's tools cannot load these checkpoints"
 
 
 def v9_notes(config: Config, plan: Blueprint) -> list[str]:
-    """One line each; none for a model that v9 loads and evaluates as it was trained."""
+    """One line for each such thing; none for a model that v9 loads and evaluates as it was trained."""
     notes = []
     custom = [stream.backbone_key for stream in IMAGES if isinstance(plan.backbones[stream.name], CustomBackbone)]
     widths = {stream: backbone_width(plan.backbones[stream.name]) for stream in IMAGES}

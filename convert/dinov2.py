@@ -1,4 +1,4 @@
-"""Backbone weights of every origin under the key names of the DINOv2 hub models, which are our attribute names.
+"""Read backbone weights of every origin under the keys of the DINOv2 hub models, which are our attribute names.
 
 Origins: the hub's `.pth` files, HuggingFace's Dinov2 and Dinov2WithRegisters models, and what DINO, iBOT and DINOv2
 training runs save.
@@ -19,15 +19,15 @@ from convert.torch_file import read_pt
 from slt_jax.errors import UserError
 from slt_jax.models.vit import VIT_SIZES, ViTConfig
 
-# Where a training run keeps the backbone; the teacher is the better one of the two.
+# Where a training run keeps the backbone. The teacher is the better of the two.
 ENTRIES = ("teacher", "model", "model_state", "state_dict", "student", "backbone", "encoder")
 HEADS = re.compile(r"(head|dino_head|ibot_head|dino_loss|ibot_patch_loss|classifier|fc)\.")
-MARKS = ("cls_token", "embeddings.cls_token")  # one of them is in every backbone
+MARKS = ("cls_token", "embeddings.cls_token")  # every backbone has one of these
 
 
 @dataclass(frozen=True)
 class BackboneWeights:
-    """A ViT's weights under hub names, its sizes, and what was left aside."""
+    """A ViT's weights under hub names, its sizes, and a note of what was left out."""
 
     state: dict[str, np.ndarray]
     sizes: ViTConfig
@@ -37,7 +37,7 @@ class BackboneWeights:
 def read_backbone(path: str | Path, model: str | None = None) -> BackboneWeights:
     """The backbone in `path`, a weight file or a HuggingFace folder.
 
-    `model` is a hub name such as `dinov2_vitb14_reg`, which the weights must then be. Raises UserError in one line.
+    If `model` is a hub name such as `dinov2_vitb14_reg`, the weights must be of it. Raises UserError in one line.
     """
     path = Path(path)
     config: Mapping[str, Any] = {}
@@ -49,7 +49,7 @@ def read_backbone(path: str | Path, model: str | None = None) -> BackboneWeights
         state = _entry(read_pt(path), path)
     published = VIT_SIZES[model.removeprefix("dinov2_")] if model else None
     try:
-        # transformers resizes positions to a size, the hub by a factor with an offset: each as its weights were used.
+        # transformers resizes positions to a size, the hub by a factor with an offset. Each keeps its own way.
         offset = 0.0 if any(key.endswith("embeddings.cls_token") for key in state) else None
         state, note = hub_state(state)
         if model and published:
@@ -77,7 +77,7 @@ def _folder_config(folder: Path) -> Mapping[str, Any]:
 
 
 def _entry(content: Any, path: Path) -> dict[str, np.ndarray]:
-    """The state dict somewhere in what a training run saved."""
+    """Find the state dict in what a training run saved."""
     for _ in range(4):
         if not isinstance(content, Mapping):
             break
@@ -90,10 +90,10 @@ def _entry(content: Any, path: Path) -> dict[str, np.ndarray]:
 
 
 def hub_state(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str | None]:
-    """A ViT's state dict under hub names and complete, and a note of what was left aside, such as heads.
+    """A ViT's complete state dict under hub names, and a note of what was left out, such as heads.
 
-    What DINO and iBOT do not have is filled in neutrally: LayerScale with 1, the mask token with 0. Raises UserError
-    where there is no ViT in `state`.
+    What DINO and iBOT do not have is filled in: LayerScale with 1, the mask token with 0. Raises UserError
+    if there is no ViT in `state`.
     """
     state = strip_prefixes(state)
     marks = [key for key in state if key.endswith(MARKS)]
@@ -107,7 +107,7 @@ def hub_state(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], s
     if dropped := len(state) - len(weights):
         names = {key.split(".")[0] for key in inside.keys() - weights.keys()}
         names |= {".".join(key.split(".")[:2]) for key in state if not key.startswith(prefix)}
-        note = f"{dropped} tensors that are not the backbone's are left aside ({', '.join(sorted(names)[:5])})"
+        note = f"{dropped} tensors that are not the backbone's are left out ({', '.join(sorted(names)[:5])})"
     if "embeddings.cls_token" in weights:
         weights = _from_huggingface(weights)
     weights = {_hub_key(key): array for key, array in weights.items()}
@@ -123,7 +123,7 @@ def hub_state(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], s
 
 
 def _hub_key(key: str) -> str:
-    # DINOv2's own training groups blocks in chunks but numbers them through; iBOT calls the mask token otherwise.
+    # DINOv2's own training puts blocks in chunks but numbers them throughout; iBOT names the mask token differently.
     key = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key)
     key = re.sub(r"^blocks\.(\d+)\.gamma_([12])$", r"blocks.\1.ls\2.gamma", key)
     return "mask_token" if key == "masked_embed" else key
@@ -165,7 +165,7 @@ STACKED: dict[str, list[tuple[str, ...]]] = {
 
 
 def _from_huggingface(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Hub names for HuggingFace's; a name that is in neither table stays, for the +/- diff to show."""
+    """Replace HuggingFace's names by hub names. A name in neither table stays, so that the +/- diff shows it."""
     hub: dict[str, np.ndarray] = {}
     blocks: dict[str, dict[str, np.ndarray]] = {}
     for key, array in state.items():
@@ -200,8 +200,8 @@ def vit_sizes(
 ) -> ViTConfig:
     """The sizes of a ViT from its weights under hub names.
 
-    `num_heads` cannot be seen in them; by default heads are 64 wide, as in every published model. Register variants
-    have the antialiased resize. Raises UserError where the weights are not a ViT's.
+    Weights do not show `num_heads`; by default heads are 64 wide, as in every published model. Register variants
+    have the antialiased resize. Raises UserError if the weights are not a ViT's.
     """
     try:
         width, patch = state[f"{prefix}patch_embed.proj.weight"].shape[0::3]
@@ -233,7 +233,7 @@ def vit_sizes(
 
 
 def _mlp_ratio(width: int, hidden: int, swiglu: bool) -> float:
-    """The ratio that gives `hidden` by the model's own formula; 4 where that does."""
+    """The ratio that gives `hidden` by the model's own formula; 4 if that does."""
 
     def formula(ratio: float) -> int:
         full = int(width * ratio)

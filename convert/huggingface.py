@@ -1,7 +1,7 @@
-"""Weights of HuggingFace folders without torch, and those of a seq2seq model under v9's names.
+"""Read the weights of HuggingFace folders without torch, and those of a seq2seq model under v9's names.
 
 A folder holds `model.safetensors`, `pytorch_model.bin`, or either in shards with an index that says where each tensor
-is. Arrays are memory-mapped; float16 and bfloat16 become float32 where they are used.
+is. Arrays are memory-mapped; float16 and bfloat16 become float32 when they are used.
 """
 
 import json
@@ -49,7 +49,7 @@ def is_folder_of_weights(path: str | Path) -> bool:
 
 
 def read_folder(folder: str | Path) -> dict[str, np.ndarray]:
-    """Every tensor of a HuggingFace folder by its key. Raises UserError where there is none or a shard is missing."""
+    """Every tensor of a HuggingFace folder by its key. Raises UserError if there is none or a shard is missing."""
     folder = Path(folder)
     name = next((name for name in WEIGHT_FILES if (folder / name).exists()), None)
     if name is None:
@@ -130,7 +130,7 @@ def has_own_head(state: Mapping[str, np.ndarray]) -> bool:
 
 
 def _embedding(state: Mapping[str, np.ndarray], family: Family) -> np.ndarray | None:
-    """The input embedding; one of its names is in every file, that of a bare model included."""
+    """The input embedding. Every file has one of its names, even that of a bare model."""
     names = (start + name for name in family.embeddings for start in (family.base, ""))
     return next((state[name] for name in names if name in state), None)
 
@@ -138,9 +138,9 @@ def _embedding(state: Mapping[str, np.ndarray], family: Family) -> np.ndarray | 
 def decoder_state(state: Mapping[str, np.ndarray], entries: list[Entry]) -> dict[str, np.ndarray]:
     """A HuggingFace seq2seq state dict as the `decoder.model.*` part of v9's.
 
-    `entries` is the table of the model they are for. As transformers does: files of the bare model fit, names of tied
-    tensors that the file leaves out are completed, a bias of the logits is 0 where it is not there, and leftovers of
-    old versions are ignored. What then does not fit is for `to_params` to say.
+    `entries` is the table of the model they are for. As in transformers, files of the bare model fit, missing names of
+    tied tensors are completed, a missing bias of the logits is 0, and leftovers of old versions are ignored. What does
+    not fit after that is left for `to_params` to report.
     """
     wanted = {entry.key.removeprefix(PREFIX): entry for entry in entries if entry.key.startswith(PREFIX)}
     state = strip_prefixes(state)

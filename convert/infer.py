@@ -14,7 +14,7 @@ from slt_jax.streams import IMAGES, Stream
 
 
 def with_encoder_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state dict with `encoder.` before the keys where it is that of a bare encoder."""
+    """The state dict, with `encoder.` before the keys if it is that of a bare encoder."""
     if state and all(key.split(".")[0] in ENCODER_PARTS for key in state):
         return {f"encoder.{key}": array for key, array in state.items()}
     return dict(state)
@@ -60,16 +60,16 @@ def _decoder_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def projectors(state: Mapping[str, np.ndarray]) -> str | dict[str, str]:
-    """`model.projector` as the file has it: v9 leaves out the projector of each stream whose backbone is a hub one."""
+    """`model.projector` as the file has it. v9 has no projector for a stream with a hub backbone."""
     keys = {stream.key: f"encoder.{stream.projector}.layers.0.weight" for stream in IMAGES}
     kinds = {stream: "mlp" if key in state else "identity" for stream, key in keys.items()}
     return kinds[IMAGES[0].key] if len(set(kinds.values())) == 1 else kinds
 
 
 def infer_vit(state: Mapping[str, np.ndarray], stream: Stream, num_heads: int | None = None) -> ViTConfig:
-    """The sizes of a stream's backbone from its weights; heads are 64 wide where `num_heads` is None.
+    """The sizes of a stream's backbone from its weights. Heads are 64 wide if `num_heads` is None.
 
-    v9's default where the weights are not there.
+    Without weights, they are v9's default.
     """
     if f"{stream.backbone_prefix}cls_token" not in state:
         return ViTConfig()
@@ -79,7 +79,7 @@ def infer_vit(state: Mapping[str, np.ndarray], stream: Stream, num_heads: int | 
 def with_projector_index(state: Mapping[str, np.ndarray], keys) -> dict[str, np.ndarray]:
     """The state dict with its projectors' last layer under the number that the model's `keys` have.
 
-    v9 counts the dropout where there is one, so the same tensors are `layers.3` or `layers.4`.
+    v9 counts the dropout if there is one, so the same tensors are `layers.3` or `layers.4`.
     """
     wanted = "4" if any(re.match(r"encoder\.\w+_projector\.layers\.4\.", key) for key in keys) else "3"
     other = re.compile(r"(encoder\.\w+_projector\.layers)\.[34]\.")

@@ -1,4 +1,4 @@
-"""`inspect`: what a file or folder is, in lines for a reader."""
+"""`inspect`: describe a file or folder in lines for a reader."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,7 +24,7 @@ SUMMARY = (
 
 
 def report(source: Source, *, with_keys: bool = True) -> Iterator[str]:
-    """The lines: the kind, what lies beside the tensors, and a table of the tensors."""
+    """The lines: the kind, what is beside the tensors, and a table of the tensors."""
     ties = find_ties(source.tensors)
     untied = {key: array for key, array in source.tensors.items() if key not in ties}
     yield f"{source.path}: {source.kind}"
@@ -79,7 +79,7 @@ def _beside(rest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def optimizer_kind(saved: Mapping[str, Any]) -> str:
-    """adamw, adam or sgd: torch writes no name, but its settings tell."""
+    """adamw, adam or sgd. torch writes no name, but its settings tell."""
     group = saved["param_groups"][0]
     if "betas" not in group:
         return "sgd"
@@ -87,7 +87,7 @@ def optimizer_kind(saved: Mapping[str, Any]) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for a reader."""
+    """A number of bytes for a reader."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -96,7 +96,7 @@ def size(count: float) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    """Aligned columns."""
+    """The rows as text, in aligned columns."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

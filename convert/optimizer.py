@@ -1,7 +1,7 @@
 """Optimiser state between our mappings and `torch.optim`'s `state_dict()`.
 
-torch numbers parameters in the order of `model.parameters()`: tied ones once, buffers left out, untrained ones
-counted but without state.
+torch numbers parameters in the order of `model.parameters()`: tied ones once, no buffers, and untrained ones counted
+but without state.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,7 +17,7 @@ COMMON = {"maximize": False, "foreach": None, "differentiable": False, "fused": 
 
 
 class OptimizerSettings(Protocol):
-    """What must be known of an optimiser to write its state; the one of `slt_jax.training` has it all."""
+    """What must be known of an optimiser to write its state. The one in `slt_jax.training` has it all."""
 
     @property
     def kind(self) -> str:
@@ -93,7 +93,7 @@ def from_torch(
 ) -> dict[str, Any]:
     """`state` (freshly initialised) of the `trained` paths, filled from torch's optimiser state.
 
-    Parameters without saved state keep zeros, as in torch. Raises UserError where the saved state is of another kind
+    Parameters without saved state keep zeros, as in torch. Raises UserError if the saved state is of another kind
     of optimiser or another model.
     """
     ordered = parameters(entries)

@@ -60,7 +60,7 @@ def decoder_is_tied(config: ModelConfig) -> bool:
 def pretrained_params(config: ModelConfig, entries: list[Entry], given: Collection[str] = ()) -> dict[str, np.ndarray]:
     """The arrays by path of all pretrained parts that are not among the torch keys `given`.
 
-    Raises UserError where a part has no weights or they do not fit, with a +/- diff.
+    Raises UserError if a part has no weights or they do not fit, with a +/- diff.
     """
     params: dict[str, np.ndarray] = {}
     read: dict[tuple, BackboneWeights] = {}
@@ -105,7 +105,7 @@ def load_dinov2_backbone(
 
     `spec` as in `slt_jax.models.backbones` (None: the pretrained ViT-S/14). `freeze` is v9's vocabulary (see
     slt_jax.models.freeze): the variables it names are `Frozen` instead of `nnx.Param`, so that `nnx.grad` and
-    `nnx.Optimizer(..., wrt=nnx.Param)` leave them alone. Raises UserError where there are no weights.
+    `nnx.Optimizer(..., wrt=nnx.Param)` leave them alone. Raises UserError if there are no weights.
     """
     backbone = parse_backbone(spec, "backbone")
     path = backbone.weights("backbone", local_files_only=local_files_only)

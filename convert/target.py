@@ -57,7 +57,7 @@ def model_differences(source: Source, model: Mapping | None) -> list[str]:
 
 
 def check_target_file(target: Path, *, overwrite: bool) -> None:
-    """Raises UserError where `target` exists and must not be replaced by a file."""
+    """Raises UserError if `target` exists and must not be replaced by a file."""
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists; --overwrite replaces it")
     if target.is_dir():

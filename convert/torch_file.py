@@ -25,7 +25,7 @@ class TorchTypeError(TorchFileError, TypeError):
 
 
 def read_pt(path: str | os.PathLike[str], *, mmap: bool = True) -> Any:
-    """Read a `.pt` file: dict, OrderedDict, list, tuple, set, numbers, str, bytes, None and NumPy arrays.
+    """Read a `.pt` file into a dict, OrderedDict, list, tuple, set, numbers, str, bytes, None and NumPy arrays.
 
     Tensors of one storage are views of one buffer, strides kept. With `mmap` (default) the arrays are
     mapped copy-on-write: pages are read when first used, and writing to an array changes neither the file

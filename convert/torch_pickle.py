@@ -198,7 +198,7 @@ def _enclosing(runs: list[Storage], bounds: tuple[int, int], item: int) -> Stora
 
 
 def _element_strides(array: np.ndarray) -> tuple[int, ...] | None:
-    """Strides in elements; None where torch has none, as for reversed axes."""
+    """Strides in elements; None if torch has none, as for reversed axes."""
     if array.flags.c_contiguous:
         return _row_major(array.shape)  # NumPy's own may be anything along axes of length 1
     item = array.dtype.itemsize

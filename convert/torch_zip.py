@@ -29,7 +29,7 @@ _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled numbe
 
 
 class Bad(Exception):
-    """What is wrong with a file or an object, in one line without the file's name; torch_file.py adds that."""
+    """What is wrong with a file or an object, in one line without the file's name, which torch_file.py adds."""
 
 
 class Archive:
@@ -103,7 +103,7 @@ class Archive:
         return count, offset
 
     def locate(self, name: str) -> tuple[int, int]:
-        """Where the payload of an entry starts and ends. torch's local headers give no sizes, only lengths."""
+        """Where the payload of an entry starts and ends. torch's local headers give only lengths, no sizes."""
         if f"{self.root}/{name}" not in self.entries:
             raise Bad(f"entry {name!r} is missing")
         offset, size = self.entries[f"{self.root}/{name}"]
@@ -153,7 +153,7 @@ class ZipWriter:
         self.helper = ThreadPoolExecutor(1)  # starts its thread at the first large chunk
 
     def add(self, name: str, size: int, pieces: Iterable[memoryview | bytes]) -> None:
-        """Add an entry of `size` bytes, which `pieces` hold together."""
+        """Add an entry of `size` bytes, the sum of its `pieces`."""
         full, offset, large = f"archive/{name}".encode(), self.at, size >= ZIP32_MAX
         extra = struct.pack("<HHQQ", 1, 16, size, size) if large else b""
         padding = -(offset + 30 + len(full) + len(extra) + 4) % ALIGNMENT
@@ -192,7 +192,7 @@ class ZipWriter:
         self.helper.shutdown()
 
     def _write_summed(self, chunk: memoryview | bytes, crc: int) -> int:
-        """Write a chunk and carry on the checksum, both at once where the chunk is large: each takes as long."""
+        """Write a chunk and continue the checksum; both at once if the chunk is large, as each takes as long."""
         if len(chunk) < _CHUNK // 4:
             self._write(chunk)
             return zlib.crc32(chunk, crc)

@@ -1,4 +1,4 @@
-"""`verify A B`: two sets of weights tensor by tensor."""
+"""`verify A B`: compare two sets of weights tensor by tensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class TensorDifference:
     """How much one tensor differs."""
 
     key: str
-    largest: float  # absolute; nan where one has no number and the other has
-    relative: float  # of the L2 norms
+    largest: float  # absolute; nan if only one of them has a number
+    relative: float  # difference of the L2 norms
 
     def within(self, tolerance: float) -> bool:
         """Whether no number differs by more than `tolerance`; never for nan."""
@@ -28,7 +28,7 @@ class TensorDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`mismatches` is the +/- diff of keys and shapes; `prefix` was put before the keys of one side to find them."""
+    """A comparison. `mismatches` is the +/- diff of keys and shapes; `prefix` was put before one side's keys."""
 
     tensors: list[TensorDifference]
     mismatches: list[str]
@@ -40,7 +40,7 @@ class Comparison:
 
 
 def compare(first: Source, second: Source, progress: Progress | None = None) -> Comparison:
-    """Compare under torch's names without wrapper prefixes; a part of a model is compared with that part of it."""
+    """Compare under torch's names without wrapper prefixes. A part of a model is compared with that part."""
     a, b = first.checkpoint.state, second.checkpoint.state
     a, b, prefix = _aligned(a, b)
     shapes = [{key: tuple(array.shape) for key, array in side.items()} for side in (a, b)]
@@ -62,7 +62,7 @@ def compare(first: Source, second: Source, progress: Progress | None = None) -> 
 
 
 def _aligned(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> tuple[dict, dict, str]:
-    """Both state dicts; where no key is in both and one is a part of the other, only that part under its names."""
+    """Both state dicts. If no key is in both and one is a part of the other, only that part, under its names."""
     if not a.keys() & b.keys():
         for prefix in PREFIXES:
             if all(prefix + key in b for key in a):

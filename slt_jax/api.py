@@ -17,8 +17,8 @@ __all__ = ["Translator", "load"]
 def load(path: str | Path, model: ModelConfig | Mapping | None = None) -> Translator:
     """A `Translator` from a `.pt` file, an Orbax directory or a work-dir.
 
-    `model`: a ModelConfig or mapping of its fields; None takes the checkpoint's own. A file with an encoder alone gives
-    a translator that can only `encode`. Raises UserError (one line, or a +/- diff of keys) where the file cannot be
+    `model` is a ModelConfig or a mapping of its fields; None takes the checkpoint's own. A file with only an encoder
+    gives a translator that can only `encode`. Raises UserError (one line, or a +/- diff of keys) if the file cannot be
     read or does not fit.
     """
     checkpoint = open_checkpoint(path)

@@ -12,7 +12,7 @@ from slt_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Crop:
-    """How an extraction cuts the pictures of a stream out of a video."""
+    """How an extraction cuts the crops of a stream out of a video."""
 
     smoothing: tuple[float, float] = (0.08, 0.08)  # of its centre and its side, in seconds: a hand is less calm
     around: tuple[str, ...] = ()  # BlazePose points that it is about; none where a detector finds its place
@@ -36,7 +36,7 @@ class Stream:
 
     @property
     def images(self) -> bool:
-        """Whether its frames are pictures; else landmarks (x, y, confidence)."""
+        """Whether its frames are images; otherwise they are landmarks (x, y, confidence)."""
         return bool(self.backbone)
 
     @property
@@ -55,11 +55,11 @@ class Stream:
         return f"freeze_{self.backbone_key}"
 
     def folder(self, data: object) -> str | None:
-        """Its folder in the section `data` of a configuration."""
+        """Its folder in section `data` of a configuration."""
         return getattr(data, self.folder_key)
 
     def backbone_spec(self, model: object) -> Any:
-        """What the section `model` of a configuration says of its backbone."""
+        """What section `model` of a configuration says about its backbone."""
         return getattr(model, self.backbone_key)
 
     def freeze_spec(self, model: object) -> Any:

@@ -20,7 +20,7 @@ from slt_jax.streams import HANDS, IMAGES, MASKED, POSE
 
 
 class OnnxTranslator:
-    """What a metadata file of `slt-export --decoder` describes. Raises UserError where a file is missing."""
+    """What a metadata file of `slt-export --decoder` describes. Raises UserError if a file is missing."""
 
     def __init__(self, metadata: Path):
         try:

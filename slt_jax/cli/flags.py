@@ -68,7 +68,7 @@ def flag_of(key: str) -> str:
 def places_of(given: Mapping[str, Any], keys: Iterable[str], *, needed: bool = True) -> dict[str, str]:
     """The path of each of `keys`: as given by its own flag, else where `--root` has it.
 
-    Raises UserError where `--root` is no directory, and for a key with neither where they are `needed`.
+    Raises UserError if `--root` is no directory, and for a key with neither where they are `needed`.
     """
     root = given.get("root")
     if root is not None and not os.path.isdir(root):

@@ -46,7 +46,7 @@ def same_footage(texts: Mapping[str, Collection[str]]) -> list[list[str]]:
 
 
 def partition(videos: Mapping[str, Sequence[float | None]], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """The split of every video, from the lengths of its clips (seconds, None where unknown).
+    """The split of every video, from the lengths of its clips (seconds, None if unknown).
 
     `shares` are fractions of the clips. The result depends on names, lengths and `seed`, not on the order of the
     videos. Raises UserError if there are fewer videos than splits to fill.

@@ -146,7 +146,7 @@ def read_pose(files: ClipFiles, num_landmarks: int) -> tuple[np.ndarray, dict[st
 def load_pose(files: ClipFiles) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The pose (frames, 3L) of a clip with a pose file, and per stream in which frames the file calls it missing.
 
-    Raises BadClip where the file cannot be used.
+    Raises BadClip if the file cannot be used.
     """
     missing = {}
     try:

@@ -118,7 +118,7 @@ class ClipFeatures:
 def fingerprint(files: ClipFiles) -> bytes:
     """A hash of name, size and modification time of every frame of a clip; for a packed clip, of its content.
 
-    Raises BadClip where a frame is gone.
+    Raises BadClip if a frame is gone.
     """
     if files.record:
         return bytes.fromhex(files.record.sha256)
@@ -141,7 +141,7 @@ def fingerprint(files: ClipFiles) -> bytes:
 def open_folder(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, list[str]]:
     """The folder for features with these settings, and how they differ from the newest ones beside it.
 
-    Nothing differs where the folder is not new. Raises UserError where it cannot be made.
+    Nothing differs where the folder is not new. Raises UserError if it cannot be made.
     """
     subfolder = folder / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     known = subfolder / "settings.json"

@@ -200,7 +200,7 @@ class Loader:
         """`labels`, int32 (N, S), has a row for each of `clips`.
 
         `lengths` (N,): frames to which each clip is padded, see `padded_lengths`; None is `sequence_length` for all.
-        Raises UserError where there are no clips.
+        Raises UserError if there are no clips.
         """
         if not clips:
             raise UserError("a split without clips cannot be loaded")

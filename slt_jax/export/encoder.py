@@ -49,7 +49,7 @@ def encoder_outputs(plan: Blueprint) -> dict[str, FrameShape]:
 
 
 def encoder_graph(plan: Blueprint, state: Mapping[str, np.ndarray], *, opset: int, half: bool) -> Graph:
-    """Raises UserError where a backbone is a class that only JAX can run."""
+    """Raises UserError if a backbone is a class that only JAX can run."""
     g = Graph("slt_encoder", state, opset=opset, half=half)
     for name, (dtype, shape) in encoder_inputs(plan).items():
         g.input(name, dtype, shape)

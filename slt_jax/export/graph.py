@@ -13,7 +13,7 @@ Shape = Sequence[int | str]
 
 
 def import_onnx():
-    """The package `onnx`. Raises UserError where it is not installed."""
+    """The package `onnx`. Raises UserError if it is not installed."""
     try:
         import onnx
     except ImportError:

@@ -30,7 +30,7 @@ from slt_jax.export.store import save_graphs
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What is wanted: paths of files to write, and how."""
+    """What to export: the paths of the files to write, and how."""
 
     onnx: Path | None
     stablehlo: Path | None
@@ -49,7 +49,7 @@ def decoder_path(onnx: Path, part: str) -> Path:
 
 
 def run(checkpoint: Checkpoint, plan: Blueprint, request: ExportRequest) -> None:
-    """Write what is requested. Raises UserError, or VerificationFailed where a file does not do what the model does."""
+    """Write what is requested. Raises UserError, or VerificationFailed if a file and the model differ."""
     started = time.monotonic()
     _, entries = plan.structure()
     params = load_params(checkpoint, entries)
@@ -85,7 +85,7 @@ def _checked_artefact(translator: Translator) -> bytes:
     def compute(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return jax.device_get(call(dict(batch)))
 
-    # Each shape is compiled anew; one tells that the program is the model.
+    # Each shape is compiled again; one is enough to tell that the program is the model.
     verify.accept(verify.encoder_differences(compute, translator, lengths=(3,), batches=(2,)), "artefact", "fp32")
     return artefact
 

@@ -55,7 +55,7 @@ class VerificationCase:
 
 
 def open_session(path: Path):
-    """An onnxruntime session on the CPU. Raises UserError where onnxruntime is not installed."""
+    """An onnxruntime session on the CPU. Raises UserError if onnxruntime is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -159,7 +159,7 @@ def _largest(actual: np.ndarray, expected: np.ndarray, where: np.ndarray) -> flo
 
 
 def accept(differences: Iterator[OutputDifference], what: str, precision: str) -> float:
-    """Print every difference; the largest of all. Raises VerificationFailed where one is beyond the limit."""
+    """Print every difference; the largest of all. Raises VerificationFailed if one is beyond the limit."""
     largest: list[float] = []
     for difference in differences:
         say(f"{what}: {difference}")

@@ -1,4 +1,4 @@
-"""A model as a structure and a plain `{dotted path: array}`: what training, checkpoints and conversion work on.
+"""A model as a structure and a plain `{dotted path: array}`, for training, checkpoints and conversion.
 
 Flattening once and merging inside one `jax.jit` costs 10 to 12 ms a step for 626 parameters, where `nnx.jit` costs 90.
 """
@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 @dataclass(frozen=True)
 class Structure(Generic[Model]):
-    """All of a model but its arrays. Hashable, so it can be a static argument of `jax.jit`."""
+    """Everything of a model except its arrays. Hashable, so that it can be a static argument of `jax.jit`."""
 
     graph: nnx.GraphDef[Model]
     variables: tuple[tuple[str, tuple, type], ...]  # dotted path, NNX path, kind of variable
@@ -30,12 +30,12 @@ class Structure(Generic[Model]):
 
     @property
     def buffers(self) -> frozenset[str]:
-        """Paths that are stored but never trained: all that is no `nnx.Param`."""
+        """Paths that are stored but never trained: everything that is not an `nnx.Param`."""
         return frozenset(name for name, _, kind in self.variables if not issubclass(kind, nnx.Param))
 
 
 def split_model(model: Model) -> tuple[Structure[Model], Params]:
-    """`(structure, params)` of a module, built or abstract; arrays that several attributes share occur once."""
+    """`(structure, params)` of a module, built or abstract. Arrays that several attributes share occur once."""
     graph, state = nnx.split(model)
     flat = [(".".join(map(str, path)), path, variable) for path, variable in nnx.to_flat_state(state)]
     structure = Structure(graph, tuple((name, path, type(variable)) for name, path, variable in flat))
@@ -54,7 +54,7 @@ class Leaf:
 
 
 def describe(build: Callable[[], Model]) -> tuple[Structure[Model], list[Leaf]]:
-    """The structure and the leaves of the module `build()` would return; no array is computed."""
+    """The structure and the leaves of the module that `build()` would return, without computing an array."""
     # Looked at while tracing, not through `nnx.eval_shape`: that rebuilds the module and sorts its attributes,
     # and their order is torch's numbering of the parameters.
     found = []

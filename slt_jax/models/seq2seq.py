@@ -118,7 +118,7 @@ def past_keep(length: int, position: Array) -> Array:
 
 
 def memory_keep(encoder_mask: Array | None) -> Array | None:
-    """Bool (B, 1, 1, T), or None where every frame is real."""
+    """Bool (B, 1, 1, T), or None if every frame is real."""
     return None if encoder_mask is None else jnp.asarray(encoder_mask, bool)[:, None, None, :]
 
 

@@ -30,7 +30,7 @@ from slt_jax.models.remat import KEEP_ALL, Memory
 
 
 def weights(width: int):
-    """How the products of a ViT begin: from N(0, 0.02) as DINOv2's, whose narrowest has 384; from LeCun's below that.
+    """The initial weights of a ViT's products: N(0, 0.02) as in DINOv2, whose narrowest has 384; LeCun's below that.
 
     A narrower ViT sums fewer terms, and with 0.02 all images look alike to it for the first epochs. (DINOv2 truncates
     at +-2, a hundred deviations out.)
@@ -40,7 +40,7 @@ def weights(width: int):
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """Sizes of a DINOv2 ViT; `image_size` is that of pre-training and sets the position grid (518 / 14 = 37)."""
+    """The sizes of a DINOv2 ViT. `image_size` is that of pre-training and sets the position grid (518 / 14 = 37)."""
 
     embed_dim: int = 384
     depth: int = 12
@@ -112,7 +112,7 @@ class VisionTransformer(nnx.Module):
             tokens = jnp.concatenate([tokens[:, :1], registers.astype(self.dtype), tokens[:, 1:]], axis=1)
         real = tokens.shape[1]
         if takes_flash_attention(self.dtype, self.embed_dim // self.config.num_heads):
-            tokens = jnp.pad(tokens, [(0, 0), (0, -real % 8), (0, 0)])  # once, here: 257 are an odd number
+            tokens = jnp.pad(tokens, [(0, 0), (0, -real % 8), (0, 0)])  # once, here, because 257 is odd
         for block in self.blocks:
             kept = 1 if block is self.blocks[-1] else None  # nothing reads the other tokens of the last block
             tokens = self.memory.block(block, real=real, kept=kept)(residual(tokens))
@@ -209,7 +209,7 @@ class Attention(nnx.Module):
 
 
 class LayerScale(nnx.Module):
-    """A factor for each feature, which `product` takes into the weights before it."""
+    """A factor for each feature, which `product` folds into the weights before it."""
 
     def __init__(self, features: int):
         self.gamma = nnx.Param(jnp.ones(features))

@@ -1,4 +1,4 @@
-"""Several processes, on one host or many, train together: they meet, agree, share results, and end together.
+"""Several processes, on one host or many, that train together: they meet, agree, share results and end together.
 
 Everything here is harmless in a run of one process, where nothing is sent and `jax.distributed` is never touched.
 """
@@ -32,12 +32,12 @@ KNOWN = re.compile(r"SLURM_(PROCID|NTASKS|STEP_NODELIST)|OMPI_COMM_WORLD_(RANK|S
 
 
 def join(prog: str, where: links.Meeting) -> None:
-    """Become one of several processes. Before the first use of a device; `introduce` follows after it.
+    """Become one of several processes. Call it before a device is used, and `introduce` afterwards.
 
     Raises UserError in one line where others do not answer in time.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Programs of a CPU may run side by side, where those with sums over devices can wait for each other for ever.
+    # CPU programs may run side by side, and those with sums over devices can wait for each other for ever.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM from us
     if where.coordinator is None:
@@ -89,7 +89,7 @@ def _detect(prog: str, timeout: float) -> None:
 
 
 def introduce(prog: str, where: links.Meeting) -> None:
-    """Print all hosts and their devices, in process 0, and end this process from now on when another one ends."""
+    """Print all hosts and their devices in process 0. From now on, this process ends when another one ends."""
     if not primary():
         console.silence()
         for name in ("splits", "quality"):  # all look at all clips
@@ -117,7 +117,7 @@ def introduce(prog: str, where: links.Meeting) -> None:
 
 
 def _own_address() -> str:
-    """The address of this host that others reach; nothing is sent."""
+    """The address of this host that others can reach. Nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
@@ -130,7 +130,7 @@ def _own_address() -> str:
 
 
 def primary() -> bool:
-    """Whether this is the process that writes files and talks."""
+    """Whether this is the process that writes files and prints."""
     return jax.process_index() == 0
 
 
@@ -140,13 +140,13 @@ def count() -> int:
 
 
 def barrier(name: str) -> None:
-    """Go on when all processes are here."""
+    """Wait until all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def gathered(items: Sequence[Any]) -> list[Any]:
-    """The items (of JSON's kinds) of all processes, in the processes' order; every process must ask."""
+    """The items (JSON types) of all processes, in the order of the processes. Every process must ask."""
     if jax.process_count() == 1:
         return list(items)
     text = np.frombuffer(json.dumps(list(items)).encode(), np.uint8)
@@ -158,7 +158,7 @@ def gathered(items: Sequence[Any]) -> list[Any]:
 
 
 def fetch(tree: Any) -> Any:
-    """Whole numpy arrays of a tree of arrays, wherever their parts are; every process must ask."""
+    """Whole NumPy arrays of a tree of arrays, wherever their parts are. Every process must ask."""
 
     def whole(array: Any) -> np.ndarray:
         if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
@@ -169,14 +169,14 @@ def fetch(tree: Any) -> Any:
 
 
 def own_rows(array: jax.Array, mesh: Mesh) -> np.ndarray:
-    """This process's rows of a batch of results, as `place_batch` takes those of inputs."""
+    """This process's rows of a batch of results; undoes `place_batch`."""
     if jax.process_count() == 1:
         return np.asarray(array)
     return np.asarray(multihost_utils.global_array_to_host_local_array(array, mesh, PartitionSpec("data")))
 
 
 def on_own_devices(arrays: Any, mesh: Mesh) -> Any:
-    """This process's rows of batches of results, on its own devices alone."""
+    """This process's rows of batches of results, on its own devices only."""
     if jax.process_count() == 1:
         return arrays
     rows = NamedSharding(mesh.local_mesh, PartitionSpec("data"))

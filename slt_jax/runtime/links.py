@@ -1,4 +1,4 @@
-"""The processes of a run find each other over TCP, and notice when one of them ends.
+"""How the processes of a run find each other over TCP, and notice when one of them ends.
 
 JAX's own service ends a process that waits in vain, or loses another, with pages of its log and after minutes. So
 process 0 first listens where JAX's service will, until all others have called; the connections stay, and one that
@@ -27,7 +27,7 @@ KEEP_ALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 6}  # a hos
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where the processes meet and which one this is; `coordinator` None: JAX finds out from its surroundings."""
+    """Where the processes meet, and which one this is. If `coordinator` is None, JAX finds out from its environment."""
 
     coordinator: tuple[str, int] | None = None
     count: int = 0
@@ -36,7 +36,7 @@ class Meeting:
 
 
 def listen(flag: str, port: int) -> socket.socket:
-    """Process 0's end; port 0 is any."""
+    """Open process 0's end. Port 0 means any."""
     try:
         if socket.has_dualstack_ipv6():
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
@@ -46,7 +46,7 @@ def listen(flag: str, port: int) -> socket.socket:
 
 
 def answer(flag: str, listener: socket.socket, count: int, timeout: float) -> "Links":
-    """Process 0 waits for all others. Raises UserError, in every process, that names those that did not call."""
+    """Process 0 waits for all others. In every process, raises UserError that names those that did not call."""
     deadline, links = time.monotonic() + timeout, Links(0)
     problem = None
     while len(links.peers) < count - 1 and not problem:
@@ -78,7 +78,7 @@ def answer(flag: str, listener: socket.socket, count: int, timeout: float) -> "L
 
 
 def call(flag: str, address: tuple[str, int], count: int, index: int, timeout: float) -> "Links":
-    """Another process calls process 0 and waits until all are there. Raises UserError where it does not answer."""
+    """Another process calls process 0 and waits until all are there. Raises UserError if it does not answer."""
     deadline, connection = time.monotonic() + timeout, None
     while connection is None:
         try:
@@ -101,7 +101,7 @@ def call(flag: str, address: tuple[str, int], count: int, index: int, timeout: f
 
 
 def relay(address: tuple[str, int]) -> int:
-    """A port of this host behind which process 0 seems never to end.
+    """Open a port on this host behind which process 0 seems never to end.
 
     For JAX's client, which aborts with pages of its log at once when its connection closes: so the one line that
     tells of it comes first.
@@ -156,7 +156,7 @@ class Links:
             _send(connection, message)
 
     def watch(self, prog: str) -> None:
-        """From here on the end of another process ends this one, with one line and exit code 1."""
+        """From now on, the end of another process ends this one, with one line and exit code 1."""
         threading.Thread(target=self._watch, args=(prog,), daemon=True).start()
 
     def _watch(self, prog: str) -> None:
@@ -184,7 +184,7 @@ class Links:
         os._exit(1)
 
     def leave(self) -> bool:
-        """Wait for all others to come to their end too; whether they did."""
+        """Wait for all others to come to their end. Returns whether they did."""
         self.tell({"done": True})
         end = time.monotonic() + LEAVE_SECONDS
         while len(self._done) < len(self.peers) and time.monotonic() < end:
@@ -196,7 +196,7 @@ current: Links | None = None  # those of this process
 
 
 def together(body: Callable[[], int]) -> int:
-    """`body()`, its exit code; of several processes all end, whatever happens to one of them."""
+    """Run `body()` and return its exit code. If one of several processes ends, all of them do."""
     try:
         code = body()
     except BaseException as error:
@@ -231,7 +231,7 @@ def _send(connection: socket.socket, message: Mapping) -> None:
 
 
 def _read(connection: socket.socket, timeout: float | None = None) -> dict:
-    """The next message; {} where the connection is closed, silent for too long, or speaks another language."""
+    """The next message, or {} if the connection is closed, silent for too long, or not one of ours."""
     line = bytearray()
     try:
         connection.settimeout(timeout)

@@ -1,4 +1,4 @@
-"""Where arrays live: batches split over devices, parameters and optimiser state on each of them or split as well."""
+"""Where arrays live: batches are split over devices, parameters and optimiser state are replicated or split too."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from slt_jax.runtime.tensor_parallel import model_dimension
 
 
 def device_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices (or the given ones) as `data` x `model`; a single device is the same code.
+    """All devices (or the given ones) as `data` x `model`. A single device needs no other code.
 
     The devices of a process follow each other along `data`, so that its rows of a batch are one block of it. Raises
     UserError where the devices do not divide.
@@ -56,7 +56,7 @@ def place_batch(arrays: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the arrays of a train state live; hashable, so that it can be compiled in.
+    """Where the arrays of a train state live. Hashable, so that it can be compiled in.
 
     Over `model` the matrices of the decoder and of the temporal encoder are split, see `tensor_parallel`. With `fsdp`
     every parameter, with its optimiser slots, is split over `data` too, along its largest dimension that divides.
@@ -76,7 +76,7 @@ class Layout:
             free = [n for n, size in enumerate(shape) if axes[n] is None and size >= parts and size % parts == 0]
             if free:
                 axes[max(free, key=lambda n: shape[n])] = "data"
-        while axes and axes[-1] is None:  # so that equal placements are equal objects, to `jax.jit` too
+        while axes and axes[-1] is None:  # so that equal placements are equal objects for `jax.jit` too
             axes.pop()
         return PartitionSpec(*axes)
 
@@ -95,7 +95,7 @@ class Layout:
         return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec("data")))
 
     def gather(self, params: Mapping[str, Array]) -> dict[str, Array]:
-        """Parameters as a model computes with them: whole, but for what `model` splits. Inside `jax.jit` or outside.
+        """Parameters as a model computes with them: whole, except for what `model` splits. Works inside `jax.jit` too.
 
         Without this XLA would leave the parameters split over `data`, and move the activations instead.
         """

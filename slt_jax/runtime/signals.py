@@ -1,11 +1,11 @@
-"""Stopping politely: a signal is noted, the step is finished, the state is saved."""
+"""Stop politely: note a signal, finish the step, save the state."""
 
 import signal
 from types import FrameType
 
 
 class StopSignal:
-    """While active, SIGTERM and SIGINT only set `number`; a second one acts as it would without us."""
+    """While active, the first SIGTERM or SIGINT only sets `number`. A second one acts as usual."""
 
     def __init__(self):
         self.number: int | None = None

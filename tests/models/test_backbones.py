@@ -172,7 +172,7 @@ def test_exported_backbones_load(wrapping, tmp_path, caplog):
         module = load_dinov2_backbone(f"file::{tmp_path}/backbone.pth")
     np.testing.assert_array_equal(features(module), features(expected))
     assert module.config == expected.config
-    noted = "are left aside" in caplog.text
+    noted = "are left out" in caplog.text
     assert noted is (wrapping in ("teacher", "student", "dinov2 run", "head beside"))
 
 

@@ -97,7 +97,7 @@ def with_corpus(config: Config, corpus: Path, clips: int) -> Config:
 
 
 def rates(seconds: list[Seconds], facts: dict[str, Any]) -> dict[str, Any]:
-    """Clips and images a second by the clock, and images a second of CPU time."""
+    """Clips and images per second by the clock, and images per second of CPU time."""
     times = summary(seconds)
     return {
         "seconds": times,

@@ -62,7 +62,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_results(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What earlier runs of this command found. Raises UserError where they were other runs."""
+    """What earlier runs of this command found. Raises UserError if they were other runs."""
     if not file.is_file():
         return {}
     earlier = json.loads(file.read_text(encoding="utf-8"))
@@ -103,7 +103,7 @@ def work_dir(folder: Path, name: str) -> Path:
 
 
 def command(module: str, flags: Sequence[str]) -> None:
-    """Run `slt-train` or `slt-eval`. Raises UserError where it fails; it has said why."""
+    """Run `slt-train` or `slt-eval`. Raises UserError if it fails; it has said why."""
     ended = subprocess.run([sys.executable, "-m", f"slt_jax.cli.{module}", *flags])
     if ended.returncode:
         raise UserError(f"slt_jax.cli.{module} ended with {ended.returncode}; the same command goes on from there")
