@@ -313,29 +313,12 @@ CHOICES = {
 PROJECTORS = ("auto", "mlp", "identity")
 AT_LEAST_ONE = {
     "data": ("batch_size", "val_batch_size", "max_target_length"),
-    "model": (
-        "image_size",
-        "projector_dim",
-        "d_model",
-        "pose_landmarks",
-        "sequence_length",
-        "temporal_nhead",
-        "temporal_layers",
-        "temporal_dim_feedforward",
-        "decoder_layers",
-        "decoder_heads",
-        "vocab_size",
-    ),
+    "model": ("image_size", "projector_dim", "d_model", "pose_landmarks", "sequence_length", "temporal_nhead",
+              "temporal_layers", "temporal_dim_feedforward", "decoder_layers", "decoder_heads", "vocab_size"),
     "optim": ("scheduler_step_size", "scheduler_tmax"),
-    "training": (
-        "epochs",
-        "grad_accum_steps",
-        "frame_chunk",
-        "model_parallel",
-        "eval_bleu_clips",
-        "early_stop_patience",
-    ),
-}
+    "training": ("epochs", "grad_accum_steps", "frame_chunk", "model_parallel", "eval_bleu_clips",
+                 "early_stop_patience"),
+}  # fmt: skip
 NOT_NEGATIVE = {
     "data": ("num_workers", "seed"),
     "model": (),

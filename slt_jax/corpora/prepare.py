@@ -19,11 +19,10 @@ from slt_jax.corpora.prepared import Prepared
 from slt_jax.corpora.subtitled import Corpus, CorpusClip, Drop, read_corpus
 from slt_jax.data.clip_files import scan
 from slt_jax.data.contract import examine_all
-from slt_jax.data.corpus_folder import folders_under
+from slt_jax.data.corpus_folder import SPLITS, folders_under
 from slt_jax.data.metadata import ClipRow
 from slt_jax.errors import UserError
 
-SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
                "test": "test", "testing": "test"}  # fmt: skip
 MARKER = "prepare.json"  # its presence says that the tables beside it may be replaced

@@ -23,13 +23,12 @@ import simplejpeg
 from tqdm import tqdm
 
 from slt_jax.base.heap import keep_freed_memory
-from slt_jax.data.corpus_folder import folders_under
+from slt_jax.data.corpus_folder import SPLITS, folders_under
 from slt_jax.errors import UserError
 from slt_jax.synthetic import render
 from slt_jax.synthetic.body import SIGNERS, tracks
 from slt_jax.synthetic.grammar import Sentence, sample_sentences
 
-SPLITS = ("train", "val", "test")
 MARKER = "synthetic.json"  # marks a directory as generated, so that it may be overwritten
 JPEG_QUALITY = 90
 _CHUNK = 8  # clips that a worker takes at once

@@ -105,10 +105,11 @@ def notes_for_v9(source: Source) -> list[str]:
 def training_config(source: Source, plan: Blueprint) -> Config:
     """The configuration of the run that wrote a checkpoint, as far as the file tells."""
     saved = source.checkpoint.config
-    tree = {}
+    tree: dict[str, dict[str, Any]] = {}
     for name, section in SECTIONS.items():
-        given = saved.get(name) if isinstance(saved.get(name), Mapping) else {}
-        tree[name] = {key: value for key, value in given.items() if key in section.__dataclass_fields__}
+        given = saved.get(name)
+        known = given.items() if isinstance(given, Mapping) else ()
+        tree[name] = {key: value for key, value in known if key in section.__dataclass_fields__}
     if isinstance(optimizer := source.rest.get("optimizer_state"), Mapping):
         group = optimizer["param_groups"][0]
         tree["optim"] |= {

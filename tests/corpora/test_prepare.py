@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from slt_jax.corpora.prepare import SPLITS, PreparationRequest, file_id, prepare
+from slt_jax.corpora.prepare import PreparationRequest, file_id, prepare
 from slt_jax.data.contract import check_data_set
-from slt_jax.data.corpus_folder import folders_under
+from slt_jax.data.corpus_folder import SPLITS, folders_under
 from slt_jax.data.metadata import read_index, read_metadata, select
 from slt_jax.errors import UserError
 from tests.corpora.made import HEADER, FakeExtraction, rows, write_csv, write_videos
