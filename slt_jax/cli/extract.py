@@ -11,6 +11,7 @@ from slt_jax.data.landmarks import BY_NUMBER
 from slt_jax.errors import UserError
 from slt_jax.media.jobs import find_videos
 from slt_jax.media.settings import ExtractionSettings
+from slt_jax.streams import STREAMS
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -18,8 +19,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser(
         "slt-extract", "Cut videos of signing into face, hands and pose: the streams that slt-train reads."
     )
+    folders = ", ".join(stream.name for stream in STREAMS)
     top.add_argument("videos_dir", nargs="?", help="a video, or a folder of videos (subfolders too)")
-    top.add_argument("out_root", nargs="?", help="folder for face, hand_l, hand_r, pose and metadata.jsonl")
+    top.add_argument("out_root", nargs="?", help=f"folder for {folders} and metadata.jsonl")
     top.add_argument("--videos", metavar="DIR", help="the same as the first argument")
     top.add_argument("--output", metavar="DIR", help="the same as the second")
     top.add_argument("--metadata", metavar="PATH", help="the record of all clips (default: OUTPUT/metadata.jsonl)")

@@ -21,6 +21,7 @@ from slt_jax.data.clip_files import ClipFiles
 from slt_jax.decoding.results import Prediction
 from slt_jax.errors import UserError
 from slt_jax.pictures.sheet import clip_sheet
+from slt_jax.streams import STREAMS
 
 # With these, a page of many real clips takes a few megabytes.
 SHEETS, COLUMNS, CELL, QUALITY = 150, 12, 56, 60
@@ -51,6 +52,7 @@ def write_page(
     known = {checkpoint.get("checkpoint"): checkpoint for checkpoint in report.get("checkpoints", ())}
     data = {
         "split_by": report.get("split_by"),
+        "streams": ", ".join(stream.title for stream in STREAMS),
         "devices": report.get("devices"),
         "aggregate": report.get("aggregate", {}),
         "checkpoints": [

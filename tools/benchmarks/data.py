@@ -38,6 +38,7 @@ def add_flags(top: argparse.ArgumentParser) -> None:
         help="clips to generate where neither --root nor folders are given (default: 12)",
     )
     top.add_argument("--rounds", type=positive, default=7, metavar="N", help="epochs of each side (default: 7)")
+    flags.add_root_flag(top, flags.ROOT_KEYS)
     add_config_flags(top)
 
 

@@ -173,7 +173,7 @@ function clipRows(row) {
     const [width, height, data] = sheet;
     const picture = make("img", {
       src: `data:image/jpeg;base64,${data}`, width, height, loading: "lazy", decoding: "async",
-      alt: `Frames of ${id}: face, left hand, right hand, pose`,
+      alt: `Frames of ${id}: ${DATA.streams}`,
     });
     body.append(make("tr", { class: "sheet" }, make("td", { colspan: COLUMNS.length }, picture)));
   }
