@@ -52,15 +52,13 @@ def open_splits(
         if not path:
             raise UserError(f"--{key.replace('_', '-')} is not given (nor data.{key} in the configuration)")
     metadata = read_metadata(given["metadata_csv"])
-    listed = [
-        select(read_index(given["train_index"]), metadata, f"--train-index {data.train_index}"),
-        select(read_index(given["val_index"]), metadata, f"--val-index {data.val_index}"),
-    ]
+    flags = {"train_index": "--train-index", "val_index": "--val-index"}
+    listed = [select(read_index(given[key]), metadata, f"{flag} {given[key]}") for key, flag in flags.items()]
     files = find_files(data, [clip.video_id for clips in listed for clip in clips])
     landmarks, skip = config.model.pose_landmarks, data.skip_bad_clips
     train, val = (
         usable(clips, files, landmarks, flag, skip_bad_clips=skip)
-        for clips, flag in zip(listed, ("--train-index", "--val-index"), strict=True)
+        for clips, flag in zip(listed, flags.values(), strict=True)
     )
     report_quality([*train.clips, *val.clips], files, strict=data.strict_quality)
 

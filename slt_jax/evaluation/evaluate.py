@@ -38,10 +38,10 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     mesh = device_mesh()
     for candidate in candidates:
         check_batch_size("--batch-size", candidate.batch_size, mesh)
-    found = open_clips(request.eval_index, first.data, first.model.pose_landmarks)
-    groups = found.groups(request.split_by) if request.split_by else {}
+    split = open_clips(request.eval_index, first.data, first.model.pose_landmarks)
+    groups = split.groups(request.split_by) if request.split_by else {}
     say(
-        f"{counted(len(found.clips), 'clip')}, {counted(len(candidates), 'checkpoint')}, "
+        f"{counted(len(split.clips), 'clip')}, {counted(len(candidates), 'checkpoint')}, "
         f"{mesh.size} x {jax.devices()[0].device_kind}"
     )
 
@@ -49,27 +49,25 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     results: dict[str, list[Prediction]] = {}
     checkpoints = []
     for candidate in candidates:
-        predictions, skipped, compile_seconds = translate_split(candidate, found, mesh)
+        predictions, skipped, compile_seconds = translate_split(candidate, split, mesh)
         predictions = [dataclasses.replace(p, group=groups.get(p.video_id)) for p in predictions]
         name = request.output_csv.name
         if len(candidates) > 1:
             name = f"{request.output_csv.stem}__{candidate.label}{request.output_csv.suffix}"
         write_predictions(request.output_csv.with_name(name), predictions)
         results[candidate.label] = predictions
-        checkpoints.append({
-            "checkpoint": candidate.label,
-            "path": str(candidate.path),
-            "predictions": name,
-            "epoch": candidate.checkpoint.rest.get("epoch"),
-            **checkpoint_report(predictions),
-            "compile_seconds": round(compile_seconds, 3),
-            "skipped": skipped,
-            "settings": {
-                "num_beams": candidate.search.num_beams, "max_length": candidate.search.max_length,
-                "min_length": candidate.search.min_length, "precision": candidate.data.precision,
-                "batch_size": candidate.batch_size, "v9_hand_masks": candidate.data.v9_hand_masks,
-            },
-        })  # fmt: skip
+        checkpoints.append(
+            {
+                "checkpoint": candidate.label,
+                "path": str(candidate.path),
+                "predictions": name,
+                "epoch": candidate.checkpoint.rest.get("epoch"),
+                **checkpoint_report(predictions),
+                "compile_seconds": round(compile_seconds, 3),
+                "skipped": skipped,
+                "settings": _settings(candidate),
+            }
+        )
 
     # --- reports ------------------------------------------------------------------------------------------------------
     report = {
@@ -84,12 +82,25 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     write_report_csv(folder / "report.csv", report)
     curves = {candidate.label: candidate.curves() for candidate in candidates}
     title = f"Evaluation of {request.eval_index.name}"
-    write_page(folder / "report.html", title=title, report=report, results=results, files=found.files, curves=curves)
+    write_page(folder / "report.html", title=title, report=report, results=results, files=split.files, curves=curves)
     return report
 
 
+def _settings(candidate: Candidate) -> dict[str, Any]:
+    """How a checkpoint's texts were searched for."""
+    search, data = candidate.search, candidate.data
+    return {
+        "num_beams": search.num_beams,
+        "max_length": search.max_length,
+        "min_length": search.min_length,
+        "precision": data.precision,
+        "batch_size": candidate.batch_size,
+        "v9_hand_masks": data.v9_hand_masks,
+    }
+
+
 def translate_split(
-    candidate: Candidate, found: EvaluationClips, mesh: Mesh
+    candidate: Candidate, split: EvaluationClips, mesh: Mesh
 ) -> tuple[list[Prediction], dict[str, str], float]:
     """One checkpoint's translations in the order of the index, the unreadable clips, and seconds of compilation."""
     use_precision(candidate.data.precision)
@@ -101,23 +112,23 @@ def translate_split(
         candidate.search,
         warm_up=True,
     )
-    buckets = length_buckets(found.frames, candidate.model.sequence_length, candidate.batch_size)
+    buckets = length_buckets(split.frames, candidate.model.sequence_length, candidate.batch_size)
     rows = {length: batch_rows(len(ids), candidate.batch_size, mesh.size) for length, ids in buckets.items()}
-    skipped, translated = dict(found.skipped), {}
+    skipped, translated = dict(split.skipped), {}
     total = sum(math.ceil(len(ids) / rows[length]) for length, ids in buckets.items())
     with Progress(candidate.label, total) as progress:
         for length, ids in buckets.items():
             chosen = set(ids)
-            clips = [clip for clip in found.clips if clip.video_id in chosen]
+            clips = [clip for clip in split.clips if clip.video_id in chosen]
             with bucket_loader(
-                clips, found.files, candidate.data, candidate.model, length=length, rows=rows[length]
+                clips, split.files, candidate.data, candidate.model, length=length, rows=rows[length]
             ) as loader:
                 for prediction in translate(loader, batches, candidate.tokenizer, progress=progress):
                     translated[prediction.video_id] = prediction
                 skipped |= loader.bad_clips
     if not translated:
         raise UserError(f"{candidate.path}: no clip of the split could be read")
-    predictions = [translated[clip.video_id] for clip in found.clips if clip.video_id in translated]
+    predictions = [translated[clip.video_id] for clip in split.clips if clip.video_id in translated]
     return predictions, skipped, batches.compile_seconds
 
 
