@@ -18,7 +18,7 @@ from slt_jax.data.feature_cache import Features
 from slt_jax.data.packs import pack_record, unpack
 from slt_jax.data.schema import BatchSizes, shapes
 from slt_jax.errors import UserError
-from slt_jax.streams import parse_mix_stream
+from slt_jax.streams import BY_NAME, IMAGES, STREAMS, parse_mix_stream
 
 HERE = Path(__file__).parent
 RECORD = (
@@ -99,3 +99,15 @@ def test_streams_are_mixed_by_these_names(text, stream):
     assert parse_mix_stream(text) == (stream, 1.0)
     with pytest.raises(UserError, match="choose face, hand-left, hand-right or pose"):
         parse_mix_stream("body")
+
+
+def test_the_rows_of_the_table_agree():
+    assert len(BY_NAME) == len({stream.key for stream in STREAMS}) == len(STREAMS)
+    names = [alias for stream in STREAMS for alias in stream.aliases]
+    assert len(names) == len(set(names))
+    for stream in STREAMS:
+        twin = BY_NAME[stream.mirror]
+        assert twin.mirror == stream.name
+        assert (twin.images, bool(twin.mask)) == (stream.images, bool(stream.mask))
+    found = {"face", "hand_l", "hand_r"}  # by detectors; others need to say where they are
+    assert all(stream.name in found or stream.crop.around for stream in IMAGES)
