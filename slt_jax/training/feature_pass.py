@@ -1,4 +1,4 @@
-"""Frozen backbones see every frame once: whether they can, and the pass that computes what is missing on disk."""
+"""Frozen backbones see every frame once: check whether they can, and compute the features missing on disk."""
 
 import hashlib
 import itertools
@@ -43,10 +43,10 @@ def read_from_cache(
     loaders: Sequence[Loader],
     stopped: Callable[[], bool],
 ) -> None:
-    """Have the loaders read features of frozen backbones where `data.feature_cache` allows; those missing are computed.
+    """Have the loaders read features of frozen backbones if `data.feature_cache` allows it, and compute missing ones.
 
-    `folder` is where "auto" keeps them. Ends early where `stopped()` says so; what is done is kept. Raises UserError
-    where a folder was asked for and the backbones are not all frozen, or it cannot be written.
+    `folder` is where "auto" keeps them. Ends early if `stopped()` says so; what is done is kept. Raises UserError if a
+    folder was asked for and not all backbones are frozen, or if it cannot be written.
     """
     asked, skip = config.data.feature_cache, config.data.skip_bad_clips
     if asked == "none":
@@ -85,7 +85,7 @@ def features_are_read(config: Config, structure: Structure, state: TrainState) -
 
 
 def _obstacle(structure: Structure, state: TrainState) -> str | None:
-    """Why features cannot be computed once and for all; None where they can."""
+    """Why features cannot be computed once and for all; None if they can."""
     if jax.process_count() > 1:
         return f"features are kept by runs of one process, and here are {jax.process_count()}; leave out the cache"
     for stream in IMAGES:
@@ -120,7 +120,7 @@ def _program(structure: Structure, stream: Stream) -> jax.stages.Wrapped:
 def _describe(
     programs: Mapping[str, jax.stages.Wrapped], params: Params, image_size: int
 ) -> tuple[dict[str, tuple[int, np.dtype]], dict[str, Any]]:
-    """Width and type of each stream's features, and all that they depend on but the clip."""
+    """Width and dtype of each stream's features, and everything that they depend on except the clip."""
     kinds, settings = {}, {"format": 1, "image size": image_size}
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), params)
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
@@ -153,7 +153,7 @@ class _Missing:
 def _missing(
     features: Features, wanted: Sequence[tuple[ClipFiles, bool]], stopped: Callable[[], bool], *, skip_bad_clips: bool
 ) -> list[_Missing]:
-    """The clips without usable files, and why. Every file there is gets read: a damaged one must not come up later."""
+    """The clips without usable files, and why. Every file is read, as a damaged one must not turn up later."""
     missing = []
     with Progress("looking at kept features", len(wanted), unit="clip") as progress:
         for files, flips in wanted:
@@ -196,7 +196,7 @@ def _announce(folder: Path, clips: int, missing: Sequence[_Missing], differences
 
 @dataclass
 class _Clip:
-    """A clip under way."""
+    """A clip that is being computed."""
 
     files: ClipFiles
     arrays: dict[bool, dict[str, np.ndarray]]  # plain and mirrored: the features of each stream
@@ -205,7 +205,7 @@ class _Clip:
 
 @dataclass
 class _Compute:
-    """Images of any number of clips go through the backbones `rows` at a time; features go where they belong."""
+    """Sends images of any number of clips through the backbones, `rows` at a time, and puts features in place."""
 
     programs: Mapping[str, jax.stages.Wrapped]
     params: Params

@@ -1,4 +1,4 @@
-"""Training states to and from the files that others read: a `.pt` becomes a state, a state is opened like a `.pt`."""
+"""Training states to and from files that others read: turn a `.pt` into a state, open a state like a `.pt`."""
 
 import dataclasses
 import shutil
@@ -28,7 +28,7 @@ from slt_jax.training.workdir import state_folder
 def open_weights(path: str | Path) -> Source:
     """Open a file or folder of any kind, training states included.
 
-    Raises UserError in one line where it is nothing that holds weights.
+    Raises UserError in one line if it does not hold weights.
     """
     path = Path(path)
     exported = any((path / name).exists() for name in ("best.pt", "last.pt"))
@@ -57,7 +57,7 @@ def to_states(
     weights_only: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Write a folder of training states: `--resume` continues from it and `slt_jax.load` reads it."""
+    """Write a folder of training states, which `--resume` continues and `slt_jax.load` reads."""
     checkpoint = source.checkpoint
     plan = blueprint(checkpoint, model)
     if plan.decoder is None:
@@ -79,9 +79,9 @@ def to_states(
 
 
 def clear_target_folder(target: Path, *, overwrite: bool) -> None:
-    """Make room for a folder of training states at `target`; with `overwrite` such a folder is removed.
+    """Make room for a folder of training states at `target`. With `overwrite`, such a folder is removed.
 
-    Raises UserError where something else lies there.
+    Raises UserError if something else is there.
     """
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
@@ -103,7 +103,7 @@ def notes_for_v9(source: Source) -> list[str]:
 
 
 def training_config(source: Source, plan: Blueprint) -> Config:
-    """The configuration of the run that wrote a checkpoint, as far as the file tells."""
+    """The configuration of the run that wrote a checkpoint, as far as the file has it."""
     saved = source.checkpoint.config
     tree: dict[str, dict[str, Any]] = {}
     for name, section in SECTIONS.items():
@@ -124,7 +124,7 @@ def training_config(source: Source, plan: Blueprint) -> Config:
 
 
 def _in_memory(leaf: Any, read: Callable[[int], None] | None) -> jax.Array:
-    """A leaf in memory; one of the file's is only mapped so far."""
+    """A copy of a leaf in memory, as one from a file is only mapped."""
     if not isinstance(leaf, np.ndarray):
         return jnp.asarray(leaf)
     array = jnp.array(leaf).block_until_ready()

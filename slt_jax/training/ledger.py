@@ -1,4 +1,4 @@
-"""The results of training steps, looked at one step late so that the device never waits for the host."""
+"""The results of training steps, read one step late so that the device never waits for the host."""
 
 import math
 from collections import deque
@@ -10,33 +10,33 @@ import jax
 from slt_jax.training.metrics import Totals, scalars
 from slt_jax.training.task import TaskBatch
 
-# float16 is given up where this many steps in a row overflow, or where the loss itself does at a scale this small.
+# float16 is given up if this many steps in a row overflow, or if the loss itself does at a scale this small.
 MOST_SKIPPED = 50
 SMALLEST_SCALE = 1.0
 
 
 class TrainingStopped(RuntimeError):
-    """The run cannot go on: the loss or its gradient is no longer a number."""
+    """The run cannot continue: the loss or its gradient is no longer a number."""
 
 
 class Ledger:
     """Steps whose results are on their way, and the sums of those that have arrived.
 
-    `scaled`: the loss is scaled for float16, so steps may overflow now and then; they changed nothing but the scale.
+    `scaled`: the loss is scaled for float16, so steps may sometimes overflow; these change nothing but the scale.
     """
 
     def __init__(self, totals: Totals, *, scaled: bool = False):
         self.totals, self.scaled = totals, scaled
         self.skipped = 0  # steps in a row, up to the newest, that overflowed
-        self.newest: dict[str, float] = {}  # loss, gradient norm and metrics of the newest step looked at
+        self.newest: dict[str, float] = {}  # loss, gradient norm and metrics of the newest step that was read
         self._pending: deque = deque()
 
     def add(self, step: int, results: Mapping[str, Any], batches: Sequence[TaskBatch]) -> None:
-        """Note a step and what `Program.step` returned of it."""
+        """Add a step and its results from `Program.step`."""
         self._pending.append((step, results, batches))
 
     def settle(self, keep: int = 0) -> None:
-        """Wait for all but the newest `keep` steps. Raises TrainingStopped naming the step and its clips."""
+        """Wait for all but the newest `keep` steps. Raises TrainingStopped, naming the step and its clips."""
         while len(self._pending) > keep:
             step, results, batches = self._pending.popleft()
             results = jax.device_get(results)
@@ -53,7 +53,7 @@ class Ledger:
             self.newest |= scalars(results["metrics"][-1])
 
     def _overflowed(self, results: Mapping[str, Any]) -> bool:
-        """Whether a scaled step was left out, as may happen until the scale has shrunk enough."""
+        """Whether a scaled step was skipped, as happens until the scale is small enough."""
         if math.isfinite(results["grad_norm"]):
             self.skipped = 0
             return False

@@ -8,10 +8,10 @@ from slt_jax.data.text import IGNORE
 
 
 def token_loss(logits: Array, labels: Array, label_smoothing: float) -> tuple[Array, Array]:
-    """Sum of the losses of all tokens and their number; `labels` (B, S) with -100 = ignore, `logits` (B, S, vocab).
+    """The sum of the losses of all tokens, and their number. `labels` (B, S), -100 = ignore; `logits` (B, S, vocab).
 
-    As `torch.nn.CrossEntropyLoss(label_smoothing=...)`: the smoothing mass is spread over all classes, the target
-    included. The mean that torch returns is sum / max(number, 1).
+    As in `torch.nn.CrossEntropyLoss(label_smoothing=...)`, the smoothing mass is spread over all classes, including
+    the target. The mean that torch returns is sum / max(number, 1).
     """
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     counted = labels != IGNORE

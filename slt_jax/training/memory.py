@@ -1,4 +1,4 @@
-"""How much memory a training step takes, told by compiling it, and the cheapest rule that fits a device."""
+"""Find out how much memory a training step takes by compiling it, and the cheapest rule that fits a device."""
 
 import math
 import os
@@ -27,7 +27,7 @@ GIB = 2**30
 CHUNK = 64
 # Each takes less memory than the one before, and more time: 0, 1, 2 and 2 further forward passes of a backbone.
 RULES = (KEEP_ALL, Memory("block"), Memory("stream"), Memory("block", CHUNK))
-# XLA merges what is computed twice on the CPU, so that only loops keep memory low there.
+# On a CPU, XLA merges what is computed twice, so that only loops save memory there.
 CPU_RULES = (KEEP_ALL, Memory("none", CHUNK), Memory("none", CHUNK // 8))
 # Of a frame of 150 kB a ViT-S/14 keeps 0.13 GB for the backward pass, a ViT-g/14 1.3 GB.
 KEPT_PER_BYTE = 10_000
@@ -35,7 +35,7 @@ KEPT_PER_BYTE = 10_000
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of one device; `fits` is False where the compiler itself refused, and `total` is then what it told."""
+    """Bytes on one device. `fits` is False if the compiler itself refused; `total` is then what it said."""
 
     arguments: int
     temporaries: int
@@ -44,13 +44,13 @@ class StepMemory:
 
 
 def step_memory(program: Program, state: TrainState, batch: Shapes) -> StepMemory:
-    """What the training step needs on each device; `state` and `batch` are shapes with their places."""
+    """What the training step needs on each device. `state` and `batch` are shapes with their places."""
     try:
         analysis = program.lower(state, batch).compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        # A TPU's memory is laid out by its compiler, which names what it would need.
+        # A TPU's compiler lays out the memory and says how much it would need.
         return StepMemory(0, 0, out_of_memory(error)[0], fits=False)
     new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     total = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + new
@@ -58,7 +58,7 @@ def step_memory(program: Program, state: TrainState, batch: Shapes) -> StepMemor
 
 
 def out_of_memory(error: Exception) -> tuple[int, int]:
-    """The bytes that a TPU's compiler wanted and those that it has, by its words; 0 where it does not say."""
+    """The bytes that a TPU's compiler wanted, and those that it has, according to its message; 0 if it does not say."""
     text = str(error)
     matches = [
         re.search(pattern, text)
@@ -70,7 +70,7 @@ def out_of_memory(error: Exception) -> tuple[int, int]:
 
 
 def device_bytes() -> int:
-    """The memory of a device of this run, the least over all processes; on the CPU what the machine has free."""
+    """The memory of a device of this run, the least over all processes; on a CPU, what the machine has free."""
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit") or _free_bytes()
     return min(hosts.gathered([limit]))  # all processes must compile the same program
@@ -85,7 +85,7 @@ def _free_bytes() -> int:
 
 
 def shard_bytes(tree: Any) -> int:
-    """What the arrays of a tree take on each device."""
+    """The bytes that the arrays of a tree take on each device."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(a.sharding.shard_shape(a.shape)) * np.dtype(a.dtype).itemsize for a in leaves)
 
@@ -94,9 +94,9 @@ def shard_bytes(tree: Any) -> int:
 
 
 def with_memory_rule(program: Program, training: TrainingConfig, batch: Shapes, state: TrainState) -> Program:
-    """`program` under `training.remat` and `training.frame_chunk`; `auto` says what it takes, and why.
+    """`program` under `training.remat` and `training.frame_chunk`. `auto` prints what it chooses, and why.
 
-    `batch` are the shapes and places of the largest batch. Raises UserError where not even the last rule fits a TPU.
+    `batch` are the shapes and places of the largest batch. Raises UserError if not even the last rule fits a TPU.
     """
     asked = Memory(training.remat, training.frame_chunk)
     if asked.remat != "auto":
@@ -120,7 +120,7 @@ def with_memory_rule(program: Program, training: TrainingConfig, batch: Shapes, 
 
 
 def rules_for(training: TrainingConfig, mesh: Mesh) -> Sequence[Memory]:
-    """What a configuration leaves to choose from, the cheapest first."""
+    """The rules that a configuration leaves to choose from, cheapest first."""
     remat, chunk = training.remat, training.frame_chunk
     if remat != "auto":
         return [Memory(remat, chunk)]
@@ -130,15 +130,16 @@ def rules_for(training: TrainingConfig, mesh: Mesh) -> Sequence[Memory]:
 
 
 def on_cpu(mesh: Mesh) -> bool:
+    """Whether the devices of `mesh` are CPUs."""
     return mesh.devices.flat[0].platform == "cpu"
 
 
 def _fits_host(
     program: Program, state: TrainState, batch: Shapes, rules: Sequence[Memory], limit: int
 ) -> tuple[Memory, int]:
-    """The first rule that fits by estimate, and its bytes, 0 where a look at the frames is enough.
+    """The first rule that fits by estimate, and its bytes; 0 if a look at the frames is enough.
 
-    Nothing is compiled: memory that runs short slows a computer down before it ends a run.
+    Nothing is compiled, as a lack of memory slows a computer down before it ends a run.
     """
     images = [a.shape for a in batch.values() if a.dtype == jnp.uint8]
     if sum(map(math.prod, images)) * KEPT_PER_BYTE < limit:
@@ -159,7 +160,7 @@ def first_that_fits(
 ) -> tuple[Memory, StepMemory | None]:
     """The first rule under which the program fits, else the last, and what it takes.
 
-    Not compiled are those whose arrays alone say no, and (None) keeping everything where they plainly say yes.
+    Rules are not compiled if their arrays alone say no, nor (None) is keeping everything if they plainly say yes.
     """
     arrays = shard_bytes(state) + shard_bytes(state.trained) + shard_bytes(batch)
     memory, used = rules[0], None
@@ -179,6 +180,6 @@ def first_that_fits(
 
 
 def kept_bytes(program: Program, state: TrainState, batch: Shapes) -> int:
-    """What the backward pass keeps of the forward pass on all devices together, before a compiler fuses any of it."""
+    """The bytes that the backward pass keeps of the forward pass, on all devices together and before any fusion."""
     kept = jax.eval_shape(program.functions.backward, state, batch)
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(kept))

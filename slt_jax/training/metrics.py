@@ -1,4 +1,4 @@
-"""What an epoch is judged by: token-weighted loss, perplexity and the character error rate."""
+"""How an epoch is judged: token-weighted loss, perplexity and character error rate."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ from rapidfuzz.distance import Levenshtein
 
 @dataclass
 class Totals:
-    """Sums over the batches of an epoch; averages weigh every label token alike, as v9's do."""
+    """Sums over the batches of an epoch. Means weigh every label token alike, as v9's do."""
 
     loss: float = 0.0
     tokens: float = 0.0
     character_errors: float = 0.0
     clips: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)  # of the objective, beside its loss
+    metrics: dict[str, float] = field(default_factory=dict)  # of the objective, besides its loss
 
     def add(
         self,
@@ -27,7 +27,7 @@ class Totals:
         character_errors: float = 0.0,
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
-        """`loss` and `metrics` are means over `tokens`; `character_errors` a rate times the tokens it counts for."""
+        """Add a batch. `loss` and `metrics` are means over `tokens`, `character_errors` a rate times its tokens."""
         self.loss += loss * tokens
         self.tokens += tokens
         self.character_errors += character_errors
@@ -37,32 +37,36 @@ class Totals:
 
     @property
     def mean_metrics(self) -> dict[str, float]:
+        """The means of the objective's metrics."""
         return {name: total / max(self.tokens, 1.0) for name, total in self.metrics.items()}
 
     @property
     def mean_loss(self) -> float:
+        """The mean loss of a token."""
         return self.loss / max(self.tokens, 1.0)
 
     @property
     def perplexity(self) -> float:
+        """exp(mean loss), finite."""
         return math.exp(min(self.mean_loss, 700.0))
 
     @property
     def character_error_rate(self) -> float:
-        """A fraction, not percent."""
+        """The character error rate, as a fraction."""
         return self.character_errors / max(self.tokens, 1.0)
 
     def to_dict(self) -> dict[str, float]:
+        """Plain JSON types; `Totals(**...)` undoes it."""
         return asdict(self)
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Those of an objective's metrics that are numbers; the others are for its own use."""
+    """The metrics of an objective that are numbers; the others are for its own use."""
     return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
 
 
 def character_errors(references: Sequence[str], predictions: Sequence[str], tokens: Sequence[int]) -> float:
-    """Each clip's edit distance over its reference's length, weighted by its number of label tokens."""
+    """Each clip's edit distance divided by its reference's length, weighted by its number of label tokens."""
     return sum(
         Levenshtein.distance(reference, prediction) / max(len(reference), 1) * count
         for reference, prediction, count in zip(references, predictions, tokens, strict=True)

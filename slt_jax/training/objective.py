@@ -12,9 +12,9 @@ Inputs = Mapping[str, Array]
 
 
 class Loss(NamedTuple):
-    """The loss of a batch: `total` is a sum over all that counts, `weight` how much that is (label tokens, images).
+    """The loss of a batch: `total` is a sum over all that counts, `weight` how many those are (label tokens, images).
 
-    What is minimised is total / weight. `metrics` are further means to be told, scalars by name.
+    What is minimised is total / weight. `metrics` are other means to report, scalars by name.
     """
 
     total: Array
@@ -23,23 +23,23 @@ class Loss(NamedTuple):
 
 
 class Objective(Protocol):
-    """Hashable, as it is compiled in: a frozen dataclass of its settings. To be inherited."""
+    """What training minimises. Inherit from it in a frozen dataclass: it must be hashable, as it is compiled in."""
 
     def loss(self, model: nnx.Module, inputs: Inputs, key: Array, teacher: Any) -> Loss:
-        """The loss of one batch in training; `key` feeds dropout, `teacher` is that of the state."""
+        """The loss of one batch in training. `key` feeds dropout, `teacher` is that of the state."""
         ...
 
     def evaluate(self, model: nnx.Module, inputs: Inputs) -> dict[str, Array]:
-        """What validation looks at of one batch, without dropout; arrays have a row for each of the batch."""
+        """What validation reads of one batch, without dropout. Arrays have a row for each row of the batch."""
         ...
 
     def teacher(self, params: Mapping[str, Any]) -> Any:
-        """The teacher that goes with these first weights; None without one."""
+        """The teacher for these first weights; None without one."""
         return None
 
     def after_update(self, state: TrainState, metrics: Mapping[str, Array]) -> TrainState:
-        """The state once the optimiser has moved the weights: where a teacher follows them.
+        """The state after the optimiser has moved the weights. This is where a teacher follows them.
 
-        `metrics` are those of the step's loss, means over its micro-batches.
+        `metrics` are those of the step's loss, as means over its micro-batches.
         """
         return state

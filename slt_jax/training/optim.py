@@ -1,7 +1,7 @@
 """torch's AdamW, Adam and SGD on plain mappings of arrays, with its clipping and its schedules.
 
-Only the trained parameters have state. The formulas are those of torch.optim (2.13), in its order of operations:
-optax's agree to 2.6e-5 after 300 steps, which is not enough to continue a torch run.
+Only trained parameters have state. The formulas are those of torch.optim (2.13), in its order of operations: optax's
+agree to 2.6e-5 after 300 steps, which is not enough to continue a torch run.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from slt_jax.training.state import OptState
 class Optimizer:
     """`kind` is adamw, adam or sgd; the learning rate is an argument of every update.
 
-    `one_count`: all parameters have had as many updates. With a count for each a GPU's step takes half as long again
-    to compile.
+    `one_count`: all parameters have had the same number of updates. With a count for each, a GPU's step takes half as
+    long again to compile.
     """
 
     kind: str
@@ -43,19 +43,19 @@ class Optimizer:
         return ("exp_avg", "exp_avg_sq")
 
     def init(self, params: Mapping[str, Any]) -> OptState:
-        """Zeros for every slot, and no update yet."""
+        """A state with zeros in every slot, before any update."""
         slots = {slot: {path: np.zeros(p.shape, p.dtype) for path, p in params.items()} for slot in self.slots}
         return OptState(slots, np.zeros(len(params), np.float32))
 
     def suited_to(self, state: OptState) -> "Optimizer":
-        """This optimiser, with `one_count` where `state` allows it; parameters that torch never updated are behind."""
+        """This optimiser, with `one_count` if `state` allows it. Parameters that torch never updated lag behind."""
         steps = jax.device_get(state.step)
         return dataclasses.replace(self, one_count=bool((steps == steps[:1]).all()))
 
     def update(
         self, params: dict[str, Array], grads: dict[str, Array], state: OptState, lr: Array
     ) -> tuple[dict[str, Array], OptState]:
-        """One step; `params` and `grads` hold the trained parameters, `lr` is a float32 scalar."""
+        """Take one step. `params` and `grads` hold the trained parameters, `lr` is a float32 scalar."""
         step = state.step + 1
         paths = sorted(params)
         rule = self._sgd if self.kind == "sgd" else self._adam
@@ -67,7 +67,7 @@ class Optimizer:
         slots = {slot: {path: results[path][1][slot] for path in paths} for slot in self.slots}
         return {path: results[path][0] for path in paths}, OptState(slots, step)
 
-    # Of their own, so that each shape is traced once: a model has hundreds of parameters and dozens of shapes.
+    # A function of its own, so that each shape is traced once: a model has hundreds of parameters, dozens of shapes.
     @partial(jax.jit, static_argnums=0)
     def _adam(self, p: Array, g: Array, slots: dict, lr: Array, step: Array) -> tuple[Array, dict]:
         b1, b2 = self.betas
@@ -94,6 +94,7 @@ class Optimizer:
 
 
 def build_optimizer(config: OptimConfig) -> Optimizer:
+    """The optimiser of section `optim`."""
     return Optimizer(config.optimizer, config.weight_decay, config.momentum if config.optimizer == "sgd" else 0.0)
 
 
@@ -103,7 +104,7 @@ def global_norm(grads: dict[str, Array]) -> Array:
 
 
 def clip(grads: dict[str, Array], norm: Array, limit: float | None) -> dict[str, Array]:
-    """torch's clipping: scale by limit / (norm + 1e-6) where that is below 1."""
+    """torch's clipping: scale by limit / (norm + 1e-6) if that is below 1."""
     if limit is None:
         return grads
     scale = jnp.minimum(1.0, limit / (norm + 1e-6))
@@ -111,7 +112,7 @@ def clip(grads: dict[str, Array], norm: Array, limit: float | None) -> dict[str,
 
 
 def learning_rate(config: OptimConfig, epochs: int, done: int) -> float:
-    """The rate after `done` scheduler steps (one an epoch), float64; cosine rises again after its T_max, as torch's."""
+    """The rate after `done` scheduler steps (one per epoch), float64. As in torch, cosine rises again after T_max."""
     if config.scheduler == "steplr":
         return config.lr * config.scheduler_gamma ** (done // config.scheduler_step_size)
     if config.scheduler == "cosine":

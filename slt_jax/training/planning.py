@@ -1,4 +1,4 @@
-"""Will it fit? The real training step, compiled for named TPUs or for the devices present, without data or weights."""
+"""Will it fit? Compile the real training step for named TPUs or for the devices here, without data or weights."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ TRIES = 3  # programs compiled to confirm the largest batch
 
 @dataclass(frozen=True)
 class Verdict:
-    """Bytes are those of one device, batches those of all of them together."""
+    """Whether a step fits. Bytes are per device, batches for all devices together."""
 
     name: str
     devices: int
@@ -39,15 +39,17 @@ class Verdict:
     batch_size: int
     memory: Memory
     needs: StepMemory
-    largest_batch: int  # 0: not even one clip a device
+    largest_batch: int  # 0: not even one clip per device
     largest_memory: Memory
-    searched_to_end: bool  # a still larger batch may fit
+    searched_to_end: bool  # an even larger batch may fit
 
     @property
     def fits(self) -> bool:
+        """Whether a step fits the memory of each device."""
         return self.needs.fits and self.needs.total <= self.usable
 
     def to_dict(self) -> dict[str, Any]:
+        """For `slt-plan --json`."""
         return {
             "topology": self.name, "devices": self.devices, "usable_bytes": self.usable, "batch_size": self.batch_size,
             "remat": self.memory.remat, "frame_chunk": self.memory.frame_chunk, "fits": self.fits,
@@ -59,7 +61,7 @@ class Verdict:
 
 
 def topology_devices(name: str) -> Sequence[jax.Device]:
-    """The devices of a TPU slice such as v5e:2x2, to compile for. Raises UserError naming what to do."""
+    """The devices of a TPU slice such as v5e:2x2, to compile for. Raises UserError that says what to do."""
     from jax.experimental import topologies
 
     expect_no_tpu()
@@ -76,7 +78,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
 
 
 def usable_bytes(device: jax.Device) -> int:
-    """The memory of a TPU that is not there: its compiler tells it when a program needs more."""
+    """The memory of a TPU that is not at hand: its compiler tells when a program needs more."""
     sharding = jax.sharding.SingleDeviceSharding(device)
     tebibyte = jax.ShapeDtypeStruct((1 << 20, 1 << 18), jnp.float32, sharding=sharding)
     try:
@@ -90,7 +92,7 @@ def usable_bytes(device: jax.Device) -> int:
 
 
 class Planner:
-    """One configuration, to be planned for several sets of devices."""
+    """Plans one configuration for several sets of devices."""
 
     def __init__(self, config: Config):
         if config.model.vocab_size is None:
@@ -102,7 +104,7 @@ class Planner:
 
     @cached_property
     def flops(self) -> dict[str, Flops]:
-        """Per clip, by part and in `total`."""
+        """FLOPs per clip, by part and in `total`."""
         names = [name for name, *_ in self.structure.variables]
         trained = trained_paths(self.config.model, names, self.structure.buffers)
         target = self.config.data.max_target_length
@@ -136,11 +138,12 @@ class Planner:
         )
 
     def present(self) -> Verdict:
-        """For the devices of this machine."""
+        """The verdict for the devices of this machine."""
         devices = jax.devices()
         return self.verdict(devices[0].device_kind, devices, device_bytes())
 
     def topology(self, name: str) -> Verdict:
+        """The verdict for a TPU slice such as v5e:2x2, which need not be at hand."""
         devices = topology_devices(name)
         # Programs that are not kept: only a TPU could read them back.
         shortest = jax.config.jax_persistent_cache_min_compile_time_secs
@@ -154,8 +157,8 @@ class Planner:
 def largest_batch(measure: Callable[[int], StepMemory], parts: int, asked: int, usable: int) -> int:
     """The most clips, a multiple of `parts`, for which `measure(clips)` fits; `asked` may be one already measured.
 
-    Memory grows evenly with the batch, but for what a compiler lays out otherwise: two sizes lead to the limit, and
-    the program of that size decides. Where they do not, the last size is told that fitted when it was doubled.
+    Memory grows evenly with the batch, except where a compiler lays things out differently. So two sizes lead to the
+    limit, and the program of that size decides. If they don't, the result is the last size that fitted while doubling.
     """
 
     def fits(clips: int) -> bool:

@@ -1,4 +1,4 @@
-"""How the pose stream begins, where no weights are given."""
+"""How the pose stream starts if no weights are given."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -9,16 +9,15 @@ from slt_jax.data.clip_files import BadClip, ClipFiles, read_pose
 from slt_jax.data.clips import sure_landmarks
 
 NORM = "encoder.pose_projector.layers.0"  # the projector's LayerNorm, whose input has as many columns as a pose
-CLIPS = 256  # whose poses are looked at
+CLIPS = 256  # whose poses are read
 LEAST = 0.05  # standard deviation below which a column is noise; after the LayerNorm all columns together have 1
 
 
 def standardised_poses(files: Sequence[ClipFiles], landmarks: int) -> dict[str, Any]:
-    """The scale and bias of the pose projector's LayerNorm that give each column mean 0 and variance 1 over the clips.
+    """The scale and bias of the pose projector's LayerNorm that standardise each column over the clips.
 
-    People differ little from the mean person, and a sign moves a few landmarks a little: as the LayerNorm leaves them,
-    most of a pose is the same in every frame, and a model learns from the rest hundreds of steps later. Without
-    poses to look at, nothing.
+    People differ little from the average, and a sign moves a few landmarks a little. After a plain LayerNorm, most of a
+    pose is the same in every frame, and a model learns from the rest hundreds of steps later. Empty without poses.
     """
     poses = [pose for clip in spread(files) if len(pose := seen_pose(clip, landmarks))]
     if not poses:
@@ -36,13 +35,13 @@ def knows_poses(state: Collection[str]) -> bool:
 
 
 def spread(files: Sequence[ClipFiles]) -> list[ClipFiles]:
-    """At most `CLIPS` of them, evenly over the split: an index may be sorted by signer."""
+    """At most `CLIPS` clips, spread evenly over the split, as an index may be sorted by signer."""
     chosen = np.linspace(0, len(files) - 1, min(len(files), CLIPS)).round().astype(int)
     return [files[number] for number in chosen]
 
 
 def seen_pose(files: ClipFiles, landmarks: int) -> np.ndarray:
-    """(frames, 3L) as the model sees it, with unsure landmarks 0; no frames of a clip that cannot be read."""
+    """The pose (frames, 3L) as the model sees it, with unsure landmarks 0; no frames if the clip cannot be read."""
     try:
         pose, _ = read_pose(files.loaded(), landmarks)
     except BadClip:  # training will say so, or skip it

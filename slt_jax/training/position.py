@@ -1,4 +1,4 @@
-"""How far a run has come, and how well it has done; JSON beside every saved state."""
+"""How far a run has come, and how well it has done. Kept as JSON beside every saved state."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +8,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Position:
+    """How far a run has come."""
+
     epoch: int = 0  # finished epochs
     batch: int = 0  # batches taken from the epoch under way
     totals: dict[str, Any] = field(default_factory=dict)  # its running sums
@@ -19,11 +21,12 @@ class Position:
 
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any]) -> "Position":
+        """The position in the JSON beside a saved state."""
         return cls(**notes["position"])
 
     @classmethod
     def from_checkpoint(cls, rest: Mapping[str, Any]) -> "Position":
-        """From what lies beside the weights in a `.pt`, v9's or ours."""
+        """The position from what is beside the weights in a `.pt`, v9's or ours."""
         return cls(
             epoch=int(rest.get("epoch", 0)),
             best_val=float(rest.get("best_val", rest.get("val_loss", math.inf))),
@@ -34,7 +37,7 @@ class Position:
     def after_epoch(
         self, val_loss: float, scores: Mapping[str, float], metric: str, record: Mapping[str, Any]
     ) -> "Position":
-        """The position once an epoch is evaluated; `is_best` is judged by `metric`, `loss` or the name of a score.
+        """The position after an epoch is evaluated. `is_best` is judged by `metric`: `loss` or the name of a score.
 
         An epoch without that score cannot be the best. `record` holds the epoch's metrics.
         """

@@ -1,4 +1,4 @@
-"""Everything of a run that is compiled or placed, made in one place from its settings."""
+"""Everything of a run that is compiled or placed, made in one place from the settings."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ PER_BATCH = ("loss", "weight", "metrics")  # results of a step that each of its 
 
 @dataclass(frozen=True)
 class Program:
-    """The model without its arrays, where arrays live, and the step; `build` makes the model under another rule."""
+    """The model without its arrays, where arrays live, and the step. `build` makes the model under another rule."""
 
     build: Build
     functions: StepFunctions
@@ -40,20 +40,23 @@ class Program:
 
     @property
     def structure(self) -> Structure:
+        """The model without its arrays."""
         return self.functions.structure
 
     @property
     def layout(self) -> Layout:
+        """Where arrays live."""
         return self.functions.layout
 
     @property
     def mesh(self) -> Mesh:
+        """The devices."""
         return self.layout.mesh
 
     # --- states -------------------------------------------------------------------------------------------------
 
     def new_state(self, params: Mapping[str, Any]) -> TrainState:
-        """A state at step 0 that begins with `params`, on this host."""
+        """A state at step 0 with these `params`, on this host."""
         chosen = set(self.trained)
         trained = {path: params[path] for path in self.trained}
         return TrainState(
@@ -66,17 +69,17 @@ class Program:
         )
 
     def place(self, state: TrainState) -> TrainState:
-        """`state` where it belongs: every process holds the whole of it and gives its devices their parts."""
+        """Place `state` on the devices. Every process holds all of it and gives its devices their parts."""
 
         def place(array: Any, sharding: NamedSharding) -> jax.Array:
             host = np.asarray(array)
-            # A copy, always: the first step donates these buffers, and a mapped file or a caller may share them.
+            # Always a copy: the first step donates these buffers, and a mapped file or a caller may share them.
             return jax.make_array_from_callback(host.shape, sharding, lambda part: np.array(host[part]))
 
         return jax.tree.map(place, state, self.places(state))
 
     def abstract_state(self) -> TrainState:
-        """The shapes and places of a state, with no array computed."""
+        """The shapes and places of a state, without computing an array."""
 
         def place(array: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
@@ -85,7 +88,7 @@ class Program:
         return jax.tree.map(place, shapes, self.places(shapes))
 
     def places(self, state: TrainState) -> TrainState:
-        """Where the arrays of a state live, for arrays or only their shapes."""
+        """Where the arrays of a state live; takes arrays or only their shapes."""
         everywhere, params = replicated(self.mesh), self.layout.params
         teacher = jax.tree.map(lambda _: everywhere, state.teacher)
         if isinstance(state.teacher, Mapping) and state.teacher.keys() <= state.params.keys():
@@ -103,7 +106,7 @@ class Program:
     # --- other rules --------------------------------------------------------------------------------------------
 
     def under(self, memory: Memory) -> "Program":
-        """The same with a model that keeps to `memory`."""
+        """The same program with a model under the rule `memory`."""
         if memory == KEEP_ALL:
             return self
         if memory.frame_chunk:
@@ -112,7 +115,7 @@ class Program:
         return self._with(structure=describe(lambda: self.build(dtype=dtype, memory=memory))[0])
 
     def suited_to(self, state: TrainState) -> "Program":
-        """The same with an optimiser that has one count of updates where all parameters of `state` share it."""
+        """The same program; its optimiser has one count of updates if all parameters of `state` share it."""
         return self._with(optimizer=self.functions.optimizer.suited_to(state.optimizer))
 
     def _with(self, **changes: Any) -> "Program":
@@ -122,13 +125,14 @@ class Program:
 
     @functools.cached_property
     def jitted(self) -> "Jitted":
+        """The compiled functions."""
         return jitted(self.functions)
 
     def step(self, state: TrainState, batches: Sequence[Arrays], lr: Array) -> tuple[TrainState, Results]:
-        """One optimiser step over micro-batches; `state` is donated.
+        """Take one optimiser step over micro-batches; `state` is donated.
 
-        Returns the new state, and `loss`, `weight` and `metrics` of each micro-batch in lists, `grad_norm`, with a
-        scaled loss also `scale`.
+        Returns the new state, and results: lists of `loss`, `weight` and `metrics` of each micro-batch, `grad_norm`,
+        and with a scaled loss also `scale`.
         """
         if len(batches) == 1:
             state, results = self.jitted.train(state, batches[0], lr)
@@ -143,15 +147,15 @@ class Program:
         return state, {**results, **{name: [row[name] for row in rows] for name in PER_BATCH}}
 
     def evaluate(self, params: Mapping[str, Array], batch: Arrays) -> Results:
-        """The objective's view of one batch, without dropout."""
+        """What the objective's `evaluate` reads of one batch."""
         return self.jitted.evaluate(params, batch)
 
     def lower(self, state: TrainState, batch: Arrays) -> jax.stages.Lowered:
-        """The step on one batch, arrays or only their shapes, traced and not yet compiled."""
+        """The step on one batch (arrays or only their shapes), traced but not compiled."""
         return self.jitted.train.lower(state, batch, jax.ShapeDtypeStruct((), jnp.float32))
 
     def compilations(self) -> int:
-        """Programs compiled so far for training and validation: one a function and shape."""
+        """Programs compiled so far for training and validation: one per function and shape."""
         return sum(program._cache_size() for program in self.jitted)
 
 
@@ -166,7 +170,7 @@ class Jitted(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def jitted(functions: StepFunctions) -> Jitted:
-    """Equal runs of one process share their programs."""
+    """The compiled functions, which equal runs of one process share."""
     jit = functools.partial(jax.jit, compiler_options=compiler_options(functions.layout.mesh))
     return Jitted(
         train=jit(functions.train_step, donate_argnums=0),
@@ -177,13 +181,13 @@ def jitted(functions: StepFunctions) -> Jitted:
 
 
 def compiler_options(mesh: Mesh) -> dict[str, bool] | None:
-    """On a GPU products are cuBLAS's: XLA's own Triton kernels take longer to tune, and more memory to keep inputs."""
+    """On a GPU, use cuBLAS for products: XLA's own Triton kernels take longer to tune, and more memory."""
     on_gpu = mesh.devices.flat[0].platform in ("gpu", "cuda")
     return {"xla_gpu_enable_triton_gemm": False} if on_gpu else None
 
 
 def as_loaded(batch: Arrays, key: Array | None) -> Inputs:
-    """The `prepare` of batches that are model inputs already."""
+    """The `prepare` for batches that are already model inputs."""
     return batch
 
 
@@ -202,9 +206,9 @@ def make_program(
 ) -> Program:
     """The program of a task, on `mesh` (default: all devices).
 
-    `structure` saves describing the model where the caller has; `trained` are the paths that move (default: all
-    parameters). From here on float32 is real float32, where that is what `precision` computes in. Raises UserError
-    where the devices do not divide.
+    `structure` saves time if the caller has described the model already; `trained` are the paths that move (default:
+    all parameters). From now on, float32 is real float32 if `precision` computes in it. Raises UserError if the devices
+    do not divide.
     """
     use_precision(precision)
     dtype = compute_dtype(precision)

@@ -23,11 +23,11 @@ from slt_jax.training.task import Evaluation, Task, TaskBatch
 from slt_jax.training.tracking import Tracker
 from slt_jax.training.workdir import WorkDir
 
-SAVE_SECONDS = 600.0  # between saves within a long epoch
+SAVE_SECONDS = 600.0  # seconds between saves within a long epoch
 
 
 class Interrupted(RuntimeError):
-    """A signal asked the run to end; its state is saved."""
+    """A signal asked the run to end. Its state is saved."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -36,7 +36,7 @@ class Interrupted(RuntimeError):
 
 @dataclass
 class Run:
-    """A run under way. `state` and `position` are the newest; `tensorboard` is a folder for event files."""
+    """A run. `state` and `position` are the newest ones; `tensorboard` is a folder for event files."""
 
     task: Task
     state: TrainState
@@ -53,9 +53,9 @@ class Run:
         self.step, self.saved = int(self.state.step), time.monotonic()
 
     def to_the_end(self) -> dict[str, Any] | None:
-        """Train to the last epoch and return its metrics; None where no epoch was left.
+        """Train to the last epoch and return its metrics; None if no epoch was left.
 
-        Raises TrainingStopped on a loss that is no number, and Interrupted, after saving, on SIGTERM or SIGINT.
+        Raises TrainingStopped if the loss is not a number, and Interrupted, after saving, on SIGTERM or SIGINT.
         """
         task, settings, last = self.task, self.task.training, None
         with self.store, self.tracker, self.stop:
@@ -79,7 +79,7 @@ class Run:
             return None if last is None else self.position.record
 
     def train_epoch(self, epoch: int) -> tuple[Ledger, Progress]:
-        """All steps of an epoch that are left, with their results."""
+        """Take the remaining steps of an epoch and return their results."""
         task, done = self.task, self.position.batch
         ledger = Ledger(Totals(**self.position.totals), scaled=self.program.functions.scaled)
         title = f"epoch {epoch + 1}/{task.training.epochs}"
@@ -93,7 +93,7 @@ class Run:
         return ledger, progress
 
     def take_step(self, group: list[TaskBatch], lr: float, ledger: Ledger, progress: Progress) -> None:
-        """One optimiser step on a group of micro-batches; its results are looked at with the next one's."""
+        """Take one optimiser step on a group of micro-batches. Its results are read with those of the next step."""
         placed = [place_batch(batch.arrays, self.program.mesh) for batch in group]
         self.state, results = self.program.step(self.state, placed, jnp.float32(lr))
         self.step += 1
@@ -109,7 +109,7 @@ class Run:
     # --- saving and stopping ------------------------------------------------------------------------------------
 
     def save_if_due(self, ledger: Ledger) -> None:
-        """Save within an epoch where it is long, or a signal came: then end here."""
+        """Save within a long epoch, or if a signal came; in that case end here."""
         due = time.monotonic() - self.saved > SAVE_SECONDS
         agreed = self.agreement.ask(hosts.Wish(self.stop.number or 0, due))
         if agreed.signal or agreed.save:
@@ -120,23 +120,25 @@ class Run:
             raise Interrupted(agreed.signal)
 
     def stopped(self) -> int:
-        """The signal that any process was sent, or 0; every process asks."""
+        """The signal that any process got, or 0. Every process must ask."""
         return self.agreement.now(hosts.Wish(self.stop.number or 0)).signal
 
     def leave_if_asked(self, *, after_saving: bool = False) -> None:
+        """Raise Interrupted if a signal came, perhaps after saving."""
         if number := self.stopped():
             if after_saving:
                 self.save()
             raise Interrupted(number)
 
     def save(self) -> None:
+        """Save the state with its position."""
         self.store.save(self.state.to_tree(), self.task.notes(self.position))
         self.saved = time.monotonic()
 
     # --- the end of an epoch ------------------------------------------------------------------------------------
 
     def finish_epoch(self, epoch: int, totals: Totals, progress: Progress, evaluation: Evaluation) -> None:
-        """Commit the epoch, then write its files: a kill in between loses nothing, as they follow from the state."""
+        """Commit the epoch, then write its files. A kill in between loses nothing, as they follow from the state."""
         task = self.task
         record = {
             "epoch": epoch + 1,
@@ -161,13 +163,13 @@ class Run:
             self.tracker.flush()
 
     def publish(self) -> None:
-        """The files of the epoch that `position` says is done; the line in metrics.jsonl comes last."""
+        """Write the files of the epoch that `position` says is done. The line in metrics.jsonl comes last."""
         self.task.export(self.state, self.position, self.workdir)
         if hosts.primary():
             self.workdir.write_metrics(self.position.record)
 
     def publish_what_was_committed(self) -> None:
-        """Where an earlier process was killed between the state that ends an epoch and the epoch's files."""
+        """Write an epoch's files if an earlier process was killed between committing the epoch and writing them."""
         record, at_an_end = self.position.record, self.position.batch == 0
         if not (record and at_an_end and self.store.latest()):
             return
@@ -176,7 +178,7 @@ class Run:
 
 
 def grouped(batches: Iterable[TaskBatch], size: int) -> Iterator[list[TaskBatch]]:
-    """Lists of `size` batches; the last may be shorter."""
+    """Yield lists of `size` batches; the last may be shorter."""
     iterator = iter(batches)
     while group := list(itertools.islice(iterator, size)):
         yield group

@@ -14,7 +14,7 @@ from jax import Array
 
 from slt_jax.training.state import ScalerState
 
-# Under torch's names and with its defaults. A part of every train state: v9's files hold it under any precision.
+# With torch's names and defaults. Part of every train state, as v9's files hold it under any precision.
 DEFAULTS = {
     "scale": 65536.0,
     "growth_factor": 2.0,
@@ -26,7 +26,7 @@ KINDS = {name: np.float32 if isinstance(value, float) else np.int32 for name, va
 
 
 def scaler_state(saved: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
-    """The state from a checkpoint's `scaler_state`; a new one where there is none (v9 writes {} without a scaler)."""
+    """The state from a checkpoint's `scaler_state`, or a new one (v9 writes {} without a scaler)."""
     values = DEFAULTS | {name: value for name, value in (saved or {}).items() if name in DEFAULTS}
     return {name: np.asarray(value, KINDS[name]).reshape(()) for name, value in values.items()}
 
@@ -44,7 +44,7 @@ def unscale(grads: dict[str, Array], state: ScalerState) -> tuple[dict[str, Arra
 
 
 def update(state: ScalerState, finite: Array) -> ScalerState:
-    """torch's `update()`: shrink after a step that was left out, grow after enough good ones (never to infinity)."""
+    """torch's `update()`: shrink after a skipped step, grow after enough good ones (never to infinity)."""
     streak = state["_growth_tracker"] + 1
     due = streak == state["growth_interval"]
     grown = state["scale"] * state["growth_factor"]

@@ -47,7 +47,7 @@ def with_tokenizer(config: Config, tokenizer) -> Config:
 
 
 def check_target_length(plan: Blueprint, max_target_length: int) -> None:
-    """Targets must not outgrow the decoder's table of positions, where it has one."""
+    """Raise UserError if targets may outgrow the decoder's table of positions."""
     positions = max_positions(plan.decoder or {})
     if positions and max_target_length > positions:
         raise UserError(
@@ -59,7 +59,7 @@ def check_target_length(plan: Blueprint, max_target_length: int) -> None:
 def starting_params(
     plan: Blueprint, entries: list[Entry], seed: int, checkpoint: Checkpoint | None
 ) -> Mapping[str, Any]:
-    """The weights a run begins with: those of the checkpoint that fit the model, and new ones."""
+    """The weights that a run starts with: those of the checkpoint that fit the model, and new ones."""
     if checkpoint is None:
         return fresh_params(plan, entries, seed)
     fitting = {entry.key for entry in entries if _shape(checkpoint, entry.key) == entry.shape}
@@ -78,7 +78,7 @@ def _shape(checkpoint: Checkpoint, key: str) -> tuple[int, ...] | None:
 
 
 def fresh_params(plan: Blueprint, entries: list[Entry], seed: int, *, given: Collection[str] = ()) -> Params:
-    """New weights; backbones and decoder from their files where the configuration names (or defaults to) such.
+    """New weights; backbones and decoder come from their files if the configuration names (or defaults to) them.
 
     `given` are the torch keys that will be replaced anyway: a part that is all there needs no file.
     """
@@ -120,13 +120,13 @@ def tokenizer_beside(path: str | Path | None) -> Path | None:
 def resume_checkpoint(
     checkpoint: Checkpoint, program: Program, entries: list[Entry], steps_per_epoch: int
 ) -> tuple[TrainState, Position]:
-    """Weights, optimiser state and epoch of a `.pt`, v9's or ours; the schedule follows from the epoch."""
+    """Weights, optimiser state and epoch of a `.pt`, v9's or ours. The epoch sets the schedule."""
     state, position = checkpoint_state(checkpoint, program, entries), Position.from_checkpoint(checkpoint.rest)
     return program.place(state.replace(step=np.int32(position.epoch * steps_per_epoch))), position
 
 
 def checkpoint_state(checkpoint: Checkpoint, program: Program, entries: list[Entry]) -> TrainState:
-    """The state in a `.pt`, on this host and at step 0. Raises UserError where it does not fit the model."""
+    """The state in a `.pt`, on this host and at step 0. Raises UserError if it does not fit the model."""
     state, rest = program.new_state(load_params(checkpoint, entries)), checkpoint.rest
     optimizer = state.optimizer
     if saved := rest.get("optimizer_state"):
@@ -136,6 +136,6 @@ def checkpoint_state(checkpoint: Checkpoint, program: Program, entries: list[Ent
 
 
 def trained_with_v9_masks(saved: Mapping[str, Any]) -> bool:
-    """Whether weights saved under this configuration know v9's hand masks; v9 itself has no word for them."""
+    """Whether weights saved with this configuration know v9's hand masks. v9 itself has no key for them."""
     data = saved.get("data")
     return bool(data.get("v9_hand_masks", True)) if isinstance(data, Mapping) else True

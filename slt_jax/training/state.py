@@ -28,6 +28,7 @@ class OptState:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> "OptState":
+        """Undoes `to_tree`."""
         return cls({name: slot for name, slot in tree.items() if name != "step"}, tree["step"])
 
 
@@ -53,6 +54,7 @@ class TrainState:
         return self.trained | self.frozen
 
     def replace(self, **changes: Any) -> "TrainState":
+        """The same state with other values in these fields."""
         return dataclasses.replace(self, **changes)
 
     def to_tree(self) -> dict[str, Any]:
@@ -63,4 +65,5 @@ class TrainState:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> "TrainState":
+        """Undoes `to_tree`."""
         return cls(**{**tree, "optimizer": OptState.from_tree(tree["optimizer"])})

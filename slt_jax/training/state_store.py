@@ -1,4 +1,4 @@
-"""Training state on disk: Orbax for resuming exactly, `.pt` for exchange with v9."""
+"""Training states on disk: Orbax to resume exactly, `.pt` to exchange with v9."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -31,45 +31,45 @@ Tree = Mapping[str, Any]  # a state as nested mappings of arrays, see `TrainStat
 
 
 class StateStore:
-    """The numbered states under a folder; the last two are kept, a save that is cut off leaves no trace."""
+    """The numbered states under a folder. The last two are kept, and a save that is cut off leaves no trace."""
 
     def __init__(self, folder: Path, *, read_only: bool = False):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every save
         options = ocp.CheckpointManagerOptions(max_to_keep=2, read_only=read_only, create=not read_only)
         self.folder = folder
         handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
     def save(self, state: Tree, notes: Mapping[str, Any]) -> None:
-        """Write `state` in the background and `notes` (JSON) beside it; waits for a save still under way."""
+        """Write `state` in the background and `notes` (JSON) beside it. Waits for a save in progress."""
         number = (self.latest() or 0) + 1
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(dict(notes)))
         self._manager.save(number, args=items)
 
     def latest(self) -> int | None:
-        """The number of the newest whole state, or None."""
+        """The number of the newest complete state, or None."""
         return self._manager.latest_step()
 
     def restore(self, like: Tree | None = None) -> tuple[Tree, dict[str, Any]]:
-        """The newest whole state with its notes, saved with any number of devices.
+        """The newest complete state with its notes. It may have been saved with any number of devices.
 
         In the shapes and places of `like` (see `Program.abstract_state`); without it as numpy arrays.
         """
         return self._newest(lambda number: self._restore(number, like))
 
     def notes(self) -> dict[str, Any]:
-        """What was noted beside the newest state."""
+        """The notes beside the newest state."""
         items = ocp.args.Composite(notes=ocp.args.JsonRestore())
         return self._newest(lambda number: self._manager.restore(number, args=items)["notes"])
 
     def _newest(self, read: Callable[[int], Any]) -> Any:
-        """What `read` makes of the newest state, or where that is damaged of the one before it."""
+        """What `read` makes of the newest state or, if that is damaged, of the one before."""
         for number in sorted(self._manager.all_steps(), reverse=True):
             try:
                 return read(number)
             except UserError:
                 raise
-            except Exception as error:  # Orbax and TensorStore raise what they like on damaged files
+            except Exception as error:  # Orbax and TensorStore raise all kinds of errors on damaged files
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
                 logger.warning("%s: is damaged and passed over (%s)", self.folder / str(number), reason)
         raise UserError(f"--resume {self.folder}: none of its states can be read")
@@ -93,6 +93,7 @@ class StateStore:
         return restored["state"], restored["notes"]
 
     def wait(self) -> None:
+        """Wait until everything is on disk."""
         self._manager.wait_until_finished()
 
     def __enter__(self) -> "StateStore":
@@ -102,6 +103,7 @@ class StateStore:
         self.close()
 
     def close(self) -> None:
+        """Wait, and end the threads that write."""
         self._manager.close()
 
 
@@ -161,17 +163,17 @@ class Exporter:
     config: dict[str, Any]
 
     def notes(self, position: Position) -> dict[str, Any]:
-        """What lies beside a saved state: where the run was, and how to build its model without the command line."""
+        """The notes of a saved state: where the run was, and how to build its model without the command line."""
         return {"position": asdict(position), "config": self.config, "architecture": self.plan.record()}
 
     def write(self, path: Path, state: TrainState, position: Position, *, lr: float, val_loss: float) -> None:
-        """One checkpoint after the epoch that `position` tells, by process 0; `lr` is that of the next one."""
+        """Write a checkpoint after the epoch in `position`, in process 0. `lr` is that of the next epoch."""
         whole = hosts.fetch(state)
         if hosts.primary():
             write_pt(path, self.content(whole, position, lr=lr, val_loss=val_loss))
 
     def content(self, state: TrainState, position: Position, *, lr: float, val_loss: float) -> dict[str, Any]:
-        """What `write` writes."""
+        """The content that `write` writes."""
         host: TrainState = jax.device_get(state)
         optimizer_state = to_torch(
             host.optimizer.to_tree(), list(host.trained), self.optimizer, lr, self.initial_lr, self.entries

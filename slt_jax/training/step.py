@@ -18,7 +18,7 @@ from slt_jax.training.state import OptState, TrainState
 
 Arrays = Mapping[str, Array]  # a batch on its devices, as it was loaded
 Results = dict[str, Any]
-MOVED = ("trained", "optimizer", "teacher")  # what a step that overflows leaves as it was
+MOVED = ("trained", "optimizer", "teacher")  # what a step that overflows leaves unchanged
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class StepFunctions:
         return self._apply(state, jax.tree.map(lambda g: g / count, grads), metrics, lr)
 
     def evaluate(self, params: Params, batch: Arrays) -> Results:
-        """The objective's view of one batch, without dropout."""
+        """What the objective's `evaluate` reads of one batch."""
         results = self.objective.evaluate(self._model(params), self.prepare(batch, None))
         return {name: self.layout.rows(array) if array.ndim else array for name, array in results.items()}
 
     def backward(self, state: TrainState, batch: Arrays) -> Callable[[Array], tuple[Params]]:
-        """The backward pass, as a tree of the arrays that it keeps of the forward pass."""
+        """The arrays that the backward pass keeps of the forward pass, as a tree."""
         return jax.vjp(self._loss(state, batch, jnp.int32(0)), state.trained, has_aux=True)[1]
 
     def _gradients(self, state: TrainState, batch: Arrays, index: Array) -> tuple[Params, Results]:

@@ -1,4 +1,4 @@
-"""What the loop asks of whatever is trained. Translation is one task; another one changes nothing in the loop."""
+"""What the loop asks of a task. Translation is one; another one changes nothing in the loop."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,21 +15,27 @@ from slt_jax.training.workdir import WorkDir
 
 
 class TaskBatch(Protocol):
-    """`arrays` go to the device; `names` tell a person which samples they are of, `count` how many are real."""
+    """A batch of a task."""
 
     @property
-    def arrays(self) -> Mapping[str, np.ndarray]: ...
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """What goes to the device."""
+        ...
 
     @property
-    def names(self) -> Sequence[str]: ...
+    def names(self) -> Sequence[str]:
+        """Which samples these are, for messages."""
+        ...
 
     @property
-    def count(self) -> int: ...
+    def count(self) -> int:
+        """How many of the rows are real."""
+        ...
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an epoch's state is worth: the lower `loss` the better, the higher a score the better."""
+    """How good an epoch's state is. A lower `loss` is better, and higher scores are."""
 
     loss: float
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -39,43 +45,47 @@ class Evaluation:
 
 
 class Task(Protocol):
-    """To be inherited, for what most tasks have alike.
+    """What is trained. Inherit from it for what most tasks share.
 
-    `stopped()` is true once a signal asked the run to end: what takes long looks at it and returns early.
+    `stopped()` is true once a signal has asked the run to end: whatever takes long looks at it and returns early.
     """
 
     program: Program
     training: TrainingConfig  # epochs, micro-batches, early stop, what the best is chosen by
 
     def begin(self, state: TrainState, stopped: Callable[[], bool]) -> None:
-        """What is computed once, before the first epoch."""
+        """Compute what is needed once, before the first epoch."""
         return None
 
-    def batches_per_epoch(self) -> int: ...
-
-    def batches(self, epoch: int, start: int) -> Iterator[TaskBatch]:
-        """The batches of an epoch (counted from 0) from number `start` on: the same for the same arguments."""
+    def batches_per_epoch(self) -> int:
+        """How many batches each epoch has."""
         ...
 
-    def learning_rate(self, epoch: int) -> float: ...
+    def batches(self, epoch: int, start: int) -> Iterator[TaskBatch]:
+        """Yield the batches of an epoch (counted from 0), from number `start` on; the same for the same arguments."""
+        ...
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch (counted from 0)."""
+        ...
 
     def evaluate(self, state: TrainState, epoch: int, stopped: Callable[[], bool]) -> Evaluation:
-        """The state after an epoch (counted from 0)."""
+        """Judge the state after an epoch (counted from 0)."""
         ...
 
     def export(self, state: TrainState, position: Position, workdir: WorkDir) -> None:
-        """Write the epoch's files; `position` tells which epoch is done, its metrics, and whether it is the best.
+        """Write the epoch's files. `position` tells which epoch is done, its metrics, and whether it is the best.
 
-        Every process is asked. Called again after a kill, it writes the same files again.
+        Every process calls it. After a kill it is called again, and writes the same files.
         """
         ...
 
     def training_metrics(self, totals: Totals) -> dict[str, float]:
-        """An epoch's training for metrics.jsonl, under its names."""
+        """The metrics of an epoch's training, under their names in metrics.jsonl."""
         return {"train_loss": totals.mean_loss, **totals.mean_metrics}
 
     def notes(self, position: Position) -> dict[str, Any]:
-        """JSON beside a saved state: the `position`, and what opens the state again without the command line."""
+        """JSON for beside a saved state: the `position`, and what opens the state again without the command line."""
         return {"position": asdict(position)}
 
     def summary(self, record: Mapping[str, Any], best: bool) -> str:

@@ -11,7 +11,7 @@ from slt_jax.training.start import tokenizer_beside
 
 
 def tokenizer_of(path: Path, plan: Blueprint, given: str | None, saved: str | None) -> Any:
-    """As `given`, else the one beside the checkpoint, else the one `saved` in its configuration, else the decoder's.
+    """The tokenizer `given`, else the one beside the checkpoint, else `saved` in its configuration, else the decoder's.
 
     Raises UserError where there is none, or its vocabulary is not the model's.
     """

@@ -18,6 +18,7 @@ class Tracker:
         return self._writer is not None
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write values by tag."""
         if self._writer:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
@@ -29,10 +30,12 @@ class Tracker:
                 self._writer.add_text(tag, markdown, step)
 
     def flush(self) -> None:
+        """Write everything to disk."""
         if self._writer:
             self._writer.flush()
 
     def close(self) -> None:
+        """Close the file."""
         if self._writer:
             self._writer.close()
 

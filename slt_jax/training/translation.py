@@ -1,4 +1,4 @@
-"""Translation, the first task: streams of a signer become text."""
+"""Translation, the first task: from streams of a signer to text."""
 
 import dataclasses
 import math
@@ -57,13 +57,13 @@ SAMPLES = 5  # translations shown in TensorBoard and at the end
 def train(
     config: Config, merged: Mapping[str, Any], *, resume: str | None = None, overwrite: bool = False
 ) -> dict[str, Any] | None:
-    """Train as `config` says and return the last epoch's metrics; None where no epoch was left to train.
+    """Train as `config` says and return the last epoch's metrics; None if no epoch was left to train.
 
     `merged` is what the user asked for, kept in the work-dir; `resume` is a path, "" for the work-dir itself, or None.
     Raises UserError before anything is compiled, TrainingStopped on a loss that is no number, and Interrupted on
     SIGTERM or SIGINT, after saving.
     """
-    # --- the folder, the data, the model: what can be wrong is said here --------------------------------------------
+    # --- the folder, the data, the model; what is wrong is reported here --------------------------------------------
     if not config.data.work_dir:
         raise UserError("--work-dir is not given (nor data.work_dir in the configuration)")
     workdir = WorkDir(config.data.work_dir)
@@ -156,7 +156,7 @@ def with_hand_masks(config: Config, origin: str | Path | None, saved: Mapping[st
 def announce(
     config: Config, state: TrainState, program: Program, splits: Splits, source: Path | None, position: Position
 ) -> None:
-    """What is about to be trained, in a few lines."""
+    """Print what is about to be trained, in a few lines."""
     if not config.data.pin_memory:
         say("--no-pin-memory has no effect: JAX stages batches itself")
     if config.training.compile or config.training.compile_mode:
@@ -173,7 +173,7 @@ def announce(
 
 @dataclass
 class Translation(Task):
-    """Two loaders, and an exporter of v9's files. `features` is where features are kept by default."""
+    """Two loaders, and an exporter of v9's files. `features` is the default folder for features."""
 
     program: Program
     training: TrainingConfig
@@ -184,23 +184,28 @@ class Translation(Task):
 
     @property
     def structure(self) -> Structure:
+        """The model without its arrays."""
         return self.program.structure
 
     def begin(self, state: TrainState, stopped: Callable[[], bool]) -> None:
+        """Compute the features of frozen backbones, if they are to be read."""
         loaders = (self.splits.train, self.splits.val)
         read_from_cache(self.config, self.features, self.structure, state, self.program.layout, loaders, stopped)
 
     def batches_per_epoch(self) -> int:
+        """The batches of the training split."""
         return len(self.splits.train)
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of an epoch of the training split, from number `start` on."""
         return self.splits.train.epoch(epoch, start)
 
     def learning_rate(self, epoch: int) -> float:
+        """The rate of an epoch, by the schedule."""
         return learning_rate(self.config.optim, self.training.epochs, epoch)
 
     def evaluate(self, state: TrainState, epoch: int, stopped: Callable[[], bool]) -> Evaluation:
-        """Teacher-forced loss and CER of the validation split, and now and then the scores of real translations."""
+        """Teacher-forced loss and CER of the validation split and, in some epochs, scores of real translations."""
         totals = validate(self.program, state, self.splits.val, self.splits.tokenizer, stopped)
         scored = is_scored(self.training, epoch)
         count = self.training.eval_bleu_clips if scored else SAMPLES if self.config.data.tensorboard else 0
@@ -216,7 +221,7 @@ class Translation(Task):
         return Evaluation(totals.mean_loss, scores, metrics, texts, translations)
 
     def translations(self, state: TrainState, count: int, stopped: Callable[[], bool]) -> list[Prediction]:
-        """The first clips of the validation split; fewer once a signal came."""
+        """Translations of the first clips of the validation split; fewer once a signal came."""
         layout, mesh = self.program.layout, self.program.mesh
         params = layout.gather(state.params)
         decoder = {path: array for path, array in params.items() if path.startswith("decoder.")}
@@ -230,6 +235,7 @@ class Translation(Task):
         return translate(self.splits.val, batches, self.splits.tokenizer, limit=count, stopped=stopped)
 
     def training_metrics(self, totals: Totals) -> dict[str, float]:
+        """Loss and perplexity."""
         return {"train_loss": totals.mean_loss, "train_perplexity": totals.perplexity}
 
     def export(self, state: TrainState, position: Position, workdir: WorkDir) -> None:
@@ -240,9 +246,11 @@ class Translation(Task):
             copy_file(workdir.last, workdir.best)
 
     def notes(self, position: Position) -> dict[str, Any]:
+        """What opens the state again, and the position."""
         return self.exporter.notes(position)
 
     def summary(self, record: Mapping[str, Any], best: bool) -> str:
+        """Losses, scores and speed of an epoch in one line."""
         scores = f"BLEU {record['val_bleu']:.1f}, chrF {record['val_chrf']:.1f}, " if "val_bleu" in record else ""
         waiting = record["data_wait_seconds"] / max(record["seconds"], 1e-9)
         return (
@@ -253,17 +261,19 @@ class Translation(Task):
         )
 
     def finish(self, state: TrainState, evaluation: Evaluation, stopped: Callable[[], bool]) -> None:
+        """Print a few translations of validation clips."""
         for sample in (evaluation.samples or self.translations(state, SAMPLES, stopped))[:SAMPLES]:
             say(f"  reference:   {sample.reference}\n  translation: {sample.prediction}")
 
 
 def is_scored(training: TrainingConfig, epoch: int) -> bool:
-    """Whether real translations are scored after this epoch (counted from 0): every so often, and after the last."""
+    """Whether real translations are scored after this epoch (counted from 0)."""
     done, every = epoch + 1, training.eval_bleu_every
     return bool(every) and (done % every == 0 or done == training.epochs)
 
 
 def text_scores(translations: Sequence[Prediction]) -> dict[str, float]:
+    """BLEU and chrF of translations, in percent."""
     scores = corpus_scores([t.reference for t in translations], [t.prediction for t in translations])
     return {name: scores[name] for name in ("bleu", "chrf")}
 

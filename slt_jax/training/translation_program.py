@@ -31,6 +31,7 @@ class TokenCrossEntropy(Objective):
     label_smoothing: float
 
     def loss(self, model: nnx.Module, inputs: Inputs, key: Array, teacher: None) -> Loss:
+        """The sum over label tokens, and their number."""
         return Loss(*token_loss(model(inputs, key=key), inputs["labels"], self.label_smoothing))
 
     def evaluate(self, model: nnx.Module, inputs: Inputs) -> dict[str, Array]:
@@ -43,12 +44,13 @@ class TokenCrossEntropy(Objective):
 
 @dataclass(frozen=True)
 class Prepare:
-    """Loaded batches to model inputs; equal settings are equal, so that runs of one process share programs."""
+    """Turns loaded batches into model inputs. Equal settings are equal, so that runs of one process share programs."""
 
     mix_streams: tuple[tuple[str, float], ...]
     v9_hand_masks: bool
 
     def __call__(self, batch: Arrays, key: Array | None) -> Inputs:
+        """Model inputs of a loaded batch; a key in training, None in evaluation."""
         mix_streams = dict(self.mix_streams)
         return prepare_batch(batch, key, mix_streams=mix_streams, v9_hand_masks=self.v9_hand_masks, raw=True)
 
@@ -84,14 +86,14 @@ def translation_program(
 
 
 def abstract_batch(config: Config, layout: Layout, clips: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes and places of a batch as the loader brings it, of clips of full length."""
+    """The shapes and places of a loaded batch with clips of full length."""
     rows = NamedSharding(layout.mesh, PartitionSpec("data"))
     arrays = shapes(full_sizes(config, clips))
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in arrays.items()}
 
 
 def encode(functions: StepFunctions, params: Params, batch: Arrays) -> tuple[Array, Array]:
-    """Encoded frames (B, T, d_model) and which of them are real (B, T), of a batch as it was loaded."""
+    """Encoded frames (B, T, d_model) of a loaded batch, and which of them are real (B, T)."""
     return _encode_program(functions)(params, batch)
 
 

@@ -19,7 +19,7 @@ from slt_jax.training.state import TrainState
 def validate(
     program: Program, state: TrainState, loader: Loader, tokenizer: Any, stopped: Callable[[], bool]
 ) -> Totals:
-    """The sums over a split; ends early where `stopped()` says so. Raises TrainingStopped on a loss that is none."""
+    """The sums over a split. Ends early if `stopped()` says so. Raises TrainingStopped if a loss is not a number."""
     totals = Totals()
     params, mesh = state.params, program.mesh
     with Progress("validation", len(loader)) as progress:

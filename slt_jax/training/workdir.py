@@ -32,15 +32,16 @@ class WorkDir:
         self.settings = self.path / "config.json"
 
     def results(self) -> list[Path]:
-        """What training has left here, of the files and folders that there are."""
+        """The files and folders that training has left here."""
         return [path for path in (self.best, self.last, self.metrics, self.checkpoints) if path.exists()]
 
     def holds_run(self) -> bool:
+        """Whether a run has left files here."""
         files = (self.last, self.best, self.metrics)
         return any(path.exists() for path in files) or state_folder(self.checkpoints) is not None
 
     def claim(self, source: Path | None, *, overwrite: bool, keep: str | None = None) -> None:
-        """Refuse a folder that holds a run other than the one that is resumed from `source`.
+        """Refuse a folder that holds another run than the one resumed from `source`.
 
         With `overwrite` that run is removed, except for the folder `keep` (a tokenizer that is still wanted).
         """
@@ -68,11 +69,12 @@ class WorkDir:
         write_json(self.path / "config.merged.json", merged)
 
     def read_metrics(self) -> list[dict[str, Any]]:
+        """The records in metrics.jsonl, one per epoch."""
         if not self.metrics.exists():
             return []
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line.strip()]
 
     def write_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add an epoch's record; one of the same epoch or a later one, from before a resume, gives way."""
+        """Add an epoch's record. It replaces records of the same or later epochs from before a resume."""
         earlier = [old for old in self.read_metrics() if old["epoch"] < record["epoch"]]
         write_json_lines(self.metrics, [*earlier, dict(record)])
