@@ -52,8 +52,8 @@ def model_differences(source: Source, model: Mapping | None) -> list[str]:
     """The +/- diff between the file and the model that `model` (or the file's own configuration) describes."""
     checkpoint = source.checkpoint
     _, entries = blueprint(checkpoint, model).structure()
-    found = {key: tuple(array.shape) for key, array in checkpoint.state.items()}
-    return differences({entry.key: entry.shape for entry in entries}, found)
+    shapes = {key: tuple(array.shape) for key, array in checkpoint.state.items()}
+    return differences({entry.key: entry.shape for entry in entries}, shapes)
 
 
 def check_target_file(target: Path, *, overwrite: bool) -> None:

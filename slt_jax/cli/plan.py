@@ -75,10 +75,10 @@ def row(verdict: "Verdict") -> str:
         sizes = f"{gib(needs.arguments)} {gib(needs.temporaries, 11)}"
     else:
         sizes = f"{gib(needs.total)} {'in all':>11}"
-    said = f"{'fits' if verdict.fits else 'does not fit'} with {verdict.memory}"
+    outcome = f"{'fits' if verdict.fits else 'does not fit'} with {verdict.memory}"
     return (
         f"{verdict.name:<12} {verdict.devices:>7} {gib(verdict.usable)} {verdict.batch_size:>6}  {sizes} "
-        f"{largest:>13}  {said}"
+        f"{largest:>13}  {outcome}"
     )
 
 

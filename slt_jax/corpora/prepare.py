@@ -194,8 +194,8 @@ def _extract(
     ]
     files = scan(folders_under(output), map(file_id, kept))
     with tqdm(total=len(expected), desc="checking", unit="clip", leave=False, disable=None) as bar:
-        found = examine_all(files, expected, lambda done, _: bar.update(done - bar.n))
-    prepared.examined = {clip.video_id: found[file_id(clip.video_id)] for clip in corpus.clips}
+        examined = examine_all(files, expected, lambda done, _: bar.update(done - bar.n))
+    prepared.examined = {clip.video_id: examined[file_id(clip.video_id)] for clip in corpus.clips}
 
 
 def _write(output: Path, title: str, prepared: Prepared) -> None:

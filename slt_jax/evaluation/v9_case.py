@@ -174,8 +174,8 @@ def _optim(settings: Mapping[str, Any]) -> OptimConfig:
 
 def _steps_done(settings: Mapping[str, Any]) -> int:
     """Optimiser steps before the checkpoint, from `"resume_from": "checkpoint.pt (2 optimiser steps taken)"`."""
-    found = re.search(r"\((\d+) ", str(settings.get("resume_from", "")))
-    return int(found[1]) if found else 2
+    match = re.search(r"\((\d+) ", str(settings.get("resume_from", "")))
+    return int(match[1]) if match else 2
 
 
 def largest_error(actual, expected) -> float:

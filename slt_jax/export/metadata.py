@@ -36,7 +36,7 @@ def describe(checkpoint: Checkpoint, plan: Blueprint, decoder: Mapping[str, Any]
     for stream in IMAGES:
         inputs[stream.name]["normalization"] = {"type": "imagenet", "mean": list(IMAGE_MEAN), "std": list(IMAGE_STD)}
     settings = checkpoint.config or checkpoint.model_fields
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "metadata_version": VERSION,
         "generated_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoint": {
@@ -64,7 +64,7 @@ def describe(checkpoint: Checkpoint, plan: Blueprint, decoder: Mapping[str, Any]
         # Such a model was trained with True where the hand is there, and is to be fed so.
         "v9_hand_masks": trained_with_v9_masks(checkpoint.config),
     }
-    return found if decoder is None else found | {"generation": generation(decoder, checkpoint.config)}
+    return record if decoder is None else record | {"generation": generation(decoder, checkpoint.config)}
 
 
 def _tensor(name: str, dtype, shape) -> dict[str, Any]:

@@ -84,12 +84,12 @@ def _named(name: str, names: Collection[str], key: str) -> set[str]:
         wanted = [f"blocks.{i}" for i in range(int(blocks[1]))]
     else:
         wanted = [name.rstrip(".")]
-    found = {path for path in names if any(_is_at(wish, path) for wish in wanted)}
+    matches = {path for path in names if any(_is_at(wish, path) for wish in wanted)}
     # Hub backbones have a `head` without parameters, so there is nothing to freeze.
-    if not found and name not in ("head", "blocks[:0]"):
+    if not matches and name not in ("head", "blocks[:0]"):
         parts = ", ".join(sorted({path.split(".")[0] for path in names}))
         raise UserError(f"{key}: no parameter of the backbone starts with '{name}'; it has {parts}")
-    return found
+    return matches
 
 
 def _is_at(wish: str, path: str) -> bool:

@@ -57,14 +57,14 @@ def describe(build: Callable[[], Model]) -> tuple[Structure[Model], list[Leaf]]:
     """The structure and the leaves of the module that `build()` would return, without computing an array."""
     # Looked at while tracing, not through `nnx.eval_shape`: that rebuilds the module and sorts its attributes,
     # and their order is torch's numbering of the parameters.
-    found = []
+    seen = []
 
     def look() -> None:
         model = build()
-        found.append((split_model(model)[0], leaves(model)))
+        seen.append((split_model(model)[0], leaves(model)))
 
     jax.eval_shape(look)
-    return found[0]
+    return seen[0]
 
 
 def leaves(model: nnx.Module) -> list[Leaf]:

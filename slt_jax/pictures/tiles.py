@@ -55,7 +55,7 @@ def _tile(
 
 def source_colours(clip: ClipView) -> dict[str, tuple[int, int, int]]:
     """A colour for each source of crops, always the same for the usual sources."""
-    words = dict.fromkeys(word for said in clip.sources.values() for word in said if word)
+    words = dict.fromkeys(word for sources in clip.sources.values() for word in sources if word)
     strange = [word for word in words if word not in SOURCES]
     return {
         word: SOURCES.get(word) or _OTHERS[strange.index(word) % len(_OTHERS)]

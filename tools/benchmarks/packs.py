@@ -56,11 +56,11 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     paths = [path for path in folder.rglob("*") if path.is_file()]
     find = {"packed": lambda: open_pack(str(pack)).files(ids), "loose": lambda: scan(folders, ids)}
     files = {name: find_files() for name, find_files in find.items()}
-    loaders = {name: loader(clips, own, arguments) for name, own in files.items()}
+    loaders = {name: loader(clips, source, arguments) for name, source in files.items()}
     works = {
         "looking before a run": {name: partial(look, clips, find_files) for name, find_files in find.items()},
-        "reading": {name: partial(read, clips, own) for name, own in files.items()},
-        "batches": {name: partial(batches, own) for name, own in loaders.items()},
+        "reading": {name: partial(read, clips, source) for name, source in files.items()},
+        "batches": {name: partial(batches, epochs) for name, epochs in loaders.items()},
     }
     results, way = {}, ""
     for what, sides in works.items():
@@ -133,13 +133,13 @@ def look(clips: list[ClipRow], find) -> None:
 def read(clips: list[ClipRow], files: Mapping[str, ClipFiles]) -> None:
     """Every file of every clip to memory, clips in random order, nothing decoded."""
     for number in np.random.default_rng(1).permutation(len(clips)):
-        own = files[clips[number].video_id].loaded()
-        with own.open_pose() as file:
+        clip = files[clips[number].video_id].loaded()
+        with clip.open_pose() as file:
             file.read()
-        for frames in own.frames.values():
+        for frames in clip.frames.values():
             if frames.data is None:
                 for position in range(len(frames.numbers)):
-                    Path(frames.path(own.video_id, position)).read_bytes()
+                    Path(frames.path(clip.video_id, position)).read_bytes()
 
 
 def loader(clips: list[ClipRow], files: Mapping[str, ClipFiles], arguments: argparse.Namespace) -> Loader:

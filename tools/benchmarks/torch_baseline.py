@@ -127,7 +127,7 @@ def renamed(key: str, tensor, known: Collection[str]) -> Iterator[tuple[str, Any
     for ours, theirs in IN_BLOCK.items():
         name = name.replace(ours, theirs)
     stacked = next((stacked for stacked in STACKED if stacked in name), None)
-    names = [name.replace(stacked, own) for own in STACKED[stacked]] if stacked else [name]
+    names = [name.replace(stacked, apart) for apart in STACKED[stacked]] if stacked else [name]
     for name, part in zip(names, tensor.chunk(len(names)), strict=True):
         for new, old in BEFORE_5_23.items():
             if prefix + name not in known:
