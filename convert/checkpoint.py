@@ -100,8 +100,8 @@ class Blueprint:
     def build(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, seed: int = 0) -> SignTranslator:
         """The model, with random weights from `seed`."""
         rngs = nnx.Rngs(seed)
-        # Count on the host, though NNX's types ask for a jax.Array: while shapes are traced, its own counter takes longer
-        # than everything else.
+        # Count on the host, though NNX's types ask for a jax.Array: while shapes are traced, its own counter takes
+        # longer than everything else.
         rngs.default.count = nnx.RngCount(np.zeros((), np.uint32), tag="default")  # type: ignore[arg-type]
         return SignTranslator(self.config, self.backbones, self.decoder, dtype=dtype, memory=memory, rngs=rngs)
 
