@@ -96,7 +96,7 @@ class Features:
         except Stale as error:
             raise UserError(
                 f"{self.path(files.video_id, mirrored)}: no longer the features that training began with ({error}); "
-                f"--resume computes them anew"
+                f"--resume computes them again"
             ) from None
         return replace(files, record=None, pose_data=features.pose) if files.record else files, features
 

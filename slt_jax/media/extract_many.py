@@ -60,7 +60,7 @@ def extract_videos(
     if there and not (resume or overwrite):
         raise UserError(
             f"--output {out_root}: holds {len(there)} of these clips already ({there[0]}); "
-            "--resume keeps those that are whole, --overwrite makes all anew"
+            "--resume keeps those that are complete, --overwrite makes all of them again"
         )
     todo = [
         job for job in jobs

@@ -92,7 +92,7 @@ def _count(jaxpr: Jaxpr, part: str) -> Counter[str]:
 
 
 def _count_equation(equation: JaxprEqn, part: str) -> Counter[str]:
-    """`part` is that of what the equation is a part of: within a loop or a function, scopes begin anew."""
+    """`part` is that of what the equation is a part of: within a loop or a function, scopes start again."""
     kind, params = equation.primitive.name, equation.params
     operands, results = _arrays(equation.invars), _arrays(equation.outvars)
     scopes = re.findall(r"\w+", str(equation.source_info.name_stack))  # "transpose(jvp(temporal))"

@@ -67,7 +67,7 @@ def starting_params(
         raise UserError(f"--init-checkpoint {checkpoint.path}: no tensor of it fits the model")
     new, other = len(entries) - len(fitting), len(checkpoint.state.keys() - fitting)
     if new or other:
-        say(f"--init-checkpoint {checkpoint.path}: {len(fitting)} tensors taken, {new} start anew, {other} left aside")
+        say(f"--init-checkpoint {checkpoint.path}: {len(fitting)} tensors taken, {new} new, {other} left out")
     state = {key: checkpoint.state[key] for key in fitting}
     given = to_params(state, [entry for entry in entries if entry.key in fitting])
     return fresh_params(plan, entries, seed, given=fitting) | given

@@ -174,7 +174,7 @@ def test_init_checkpoint_takes_what_fits(corpus, finished, tmp_path, capsys, sto
         main(corpus.flags(tmp_path / "run", "--init-checkpoint", str(finished / "last.pt"), temporal_layers=2))
     keys = read_pt(finished / "last.pt")["model_state"].keys()
     new = sum("temporal.encoder.layers.0." in key for key in keys)
-    assert f"{len(keys)} tensors taken, {new} start anew, 0 left aside" in capsys.readouterr().out
+    assert f"{len(keys)} tensors taken, {new} new, 0 left out" in capsys.readouterr().out
 
 
 @needs_goldens
