@@ -19,5 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Every call in these files is held to its annotations, as `Float[Array, "b t d"]`; commands run without.
 CHECKED = ["models.cnn", "models.fusion", "models.images", "models.layers", "models.multistream", "models.temporal"]
-CHECKED += ["models.translator", "models.vit", "decoding.inference"]
+CHECKED += ["models.translator", "models.vit", "models.t5", "models.t5_config", "models.bart", "models.seq2seq"]
+CHECKED += ["models.decoders", "models.families", "decoding.inference", "decoding.generate", "decoding.search"]
+CHECKED += ["decoding.beam_search", "decoding.token_rules"]
 install_import_hook([f"slt_jax.{name}" for name in CHECKED], "beartype.beartype")

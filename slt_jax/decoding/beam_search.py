@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Int, Shaped
 
 from slt_jax.decoding.search import ResolvedSearch
 from slt_jax.decoding.token_rules import is_eos, restrict
@@ -17,31 +18,33 @@ NEVER = -1.0e9  # HuggingFace's score of what must not win but stays comparable
 
 
 class Beams(NamedTuple):
-    """The state of a search over B sentences with K beams each."""
+    """The state of a search over `b` sentences with `k` beams each."""
 
-    length: Array  # (): how many tokens the running beams have
-    running: Array  # (B, K, max_length) tokens
-    running_scores: Array  # (B, K)
-    finished: Array  # (B, K, max_length) tokens
-    finished_scores: Array  # (B, K)
-    finished_lengths: Array  # (B, K)
-    is_finished: Array  # (B, K)
-    can_improve: Array  # (B, 1): may a running beam still beat a finished one?
-    go_on: Array  # ()
+    length: Int[Array, ""]  # how many tokens the running beams have
+    running: Int[Array, "b k max_length"]
+    running_scores: Float[Array, "b k"]
+    finished: Int[Array, "b k max_length"]
+    finished_scores: Float[Array, "b k"]
+    finished_lengths: Int[Array, "b k"]
+    is_finished: Bool[Array, "b k"]
+    can_improve: Bool[Array, "b 1"]  # may a running beam still beat a finished one?
+    go_on: Bool[Array, ""]
     cache: Cache
 
 
 class Candidates(NamedTuple):
-    """The best continuations of a sentence over all its beams, C of them, best first."""
+    """The `n` best continuations of each sentence over all its beams, best first."""
 
-    tokens: Array  # (B, C, max_length)
-    scores: Array  # (B, C)
-    parents: Array  # (B, C): the beams that they continue
-    ends: Array  # (B, C)
+    tokens: Int[Array, "b n max_length"]
+    scores: Float[Array, "b n"]
+    parents: Int[Array, "b n"]  # the beams that they continue
+    ends: Bool[Array, "b n"]
 
 
-def beam_search(step: DecodeStep, cache: Cache, batch: int, search: ResolvedSearch) -> tuple[Array, Array]:
-    """Tokens (batch, max_length) and how many columns of them HuggingFace would return."""
+def beam_search(
+    step: DecodeStep, cache: Cache, batch: int, search: ResolvedSearch
+) -> tuple[Int[Array, "{batch} {search.max_length}"], Int[Array, ""]]:
+    """Tokens, and how many columns of them HuggingFace would return."""
     # On the host in float64, rounded once, as Python's numbers are in HuggingFace's code. Length 0 never occurs.
     lengths = range(1, search.max_length + 1)
     penalty = jnp.asarray([1.0, *(float(n) ** search.length_penalty for n in lengths)], jnp.float32)
@@ -93,7 +96,7 @@ def _continue(step: DecodeStep, beams: Beams, search: ResolvedSearch) -> tuple[C
     return Candidates(tokens, top_scores, parents, ends), cache
 
 
-def _keep_finished(beams: Beams, candidates: Candidates, penalty: Array, search: ResolvedSearch) -> Beams:
+def _keep_finished(beams: Beams, candidates: Candidates, penalty: Float[Array, " n"], search: ResolvedSearch) -> Beams:
     """Those that ended among the first `num_beams` candidates compete with the finished ones."""
     batch, width, _ = beams.running.shape
     count = candidates.ends.shape[1]
@@ -129,7 +132,7 @@ def _run_on(beams: Beams, candidates: Candidates, cache: Cache) -> Beams:
     )
 
 
-def _judge(beams: Beams, candidates: Candidates, penalty: Array, search: ResolvedSearch) -> Beams:
+def _judge(beams: Beams, candidates: Candidates, penalty: Float[Array, " n"], search: ResolvedSearch) -> Beams:
     """Could the best running beam still beat the worst finished one?"""
     length = beams.length - 1  # of the finished ones that came last
     longest = search.max_length - 1 if search.early_stopping == "never" and search.length_penalty > 0 else length
@@ -140,6 +143,6 @@ def _judge(beams: Beams, candidates: Candidates, penalty: Array, search: Resolve
     return beams._replace(can_improve=can_improve, go_on=can_improve.any() & ~all_full & ~candidates.ends.all())
 
 
-def _pick(x: Array, beams: Array) -> Array:
-    """(B, n, ...) rows `beams` (B, n) of `x` (B, K, ...)."""
+def _pick(x: Shaped[Array, "b k *rest"], beams: Int[Array, "b n"]) -> Shaped[Array, "b n *rest"]:
+    """Rows `beams` of `x`."""
     return jnp.take_along_axis(x, beams.reshape(*beams.shape, *[1] * (x.ndim - 2)), axis=1)

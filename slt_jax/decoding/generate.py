@@ -11,25 +11,36 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Int, Int32, Shaped
 
 from slt_jax.decoding.beam_search import beam_search
 from slt_jax.decoding.search import ResolvedSearch, Search
 from slt_jax.decoding.token_rules import is_eos, restrict
-from slt_jax.models.seq2seq import Cache, DecodeStep
+from slt_jax.models.seq2seq import Cache, DecodeStep, FrameMask, Frames, Position
 
 
-def generate_tokens(model: nnx.Module, encoded: Array, encoder_mask: Array | None, search: Search) -> np.ndarray:
-    """Token ids (B, <= max_length) from the decoder's own `generate` if it has one, else from ours."""
+def generate_tokens(
+    model: nnx.Module,
+    encoded: Float[Array | np.ndarray, "b t d_model"],
+    encoder_mask: Shaped[Array | np.ndarray, "b t"] | None,
+    search: Search,
+) -> Int[np.ndarray, "b length"]:
+    """Token ids from the decoder's own `generate` if it has one, else from ours."""
     if hasattr(model, "generate"):
         return np.asarray(model.generate(encoded, encoder_mask, **search.options()))
     return generate(model, encoded, encoder_mask, search)
 
 
-def generate(model: nnx.Module, encoded: Array, encoder_mask: Array | None, search: Search) -> np.ndarray:
-    """Token ids (B, <= max_length), int32, of frames `encoded` (B, T, d_model); the start token is the first.
+def generate(
+    model: nnx.Module,
+    encoded: Float[Array | np.ndarray, "b t d_model"],
+    encoder_mask: Shaped[Array | np.ndarray, "b t"] | None,
+    search: Search,
+) -> Int32[np.ndarray, "b length"]:
+    """Token ids, at most `max_length` a clip; the start token is the first.
 
-    `encoder_mask` (B, T) is True for real frames, or None if all are. See `seq2seq` for what `model` must offer.
-    Without `decode_step`, the whole prefix is run again for every token. Raises ValueError as `Search.resolved` does.
+    See `seq2seq` for what `model` must offer. Without `decode_step`, the whole prefix is run again for every token.
+    Raises ValueError as `Search.resolved` does.
     """
     graph, state = nnx.split(model)
     tokens, length = _generate(graph, search.resolved(getattr(model, "config", {})), state, encoded, encoder_mask)
@@ -37,8 +48,10 @@ def generate(model: nnx.Module, encoded: Array, encoder_mask: Array | None, sear
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _generate(graph, search: ResolvedSearch, state, encoded: Array, encoder_mask: Array | None) -> tuple[Array, Array]:
-    """Tokens (B, max_length) and how many columns of them HuggingFace would return."""
+def _generate(
+    graph, search: ResolvedSearch, state, encoded: Frames, encoder_mask: FrameMask
+) -> tuple[Int32[Array, "b {search.max_length}"], Int32[Array, ""]]:
+    """Tokens, and how many columns of them HuggingFace would return."""
     with jax.default_matmul_precision("highest"):
         model = nnx.merge(graph, state)
         # The last token is never fed back, so it needs no place in the cache.
@@ -47,12 +60,12 @@ def _generate(graph, search: ResolvedSearch, state, encoded: Array, encoder_mask
         return find(step, cache, encoded.shape[0], search)
 
 
-def _stepper(model: nnx.Module, encoded: Array, encoder_mask: Array | None, length: int) -> tuple[DecodeStep, Cache]:
+def _stepper(model: nnx.Module, encoded: Frames, encoder_mask: FrameMask, length: int) -> tuple[DecodeStep, Cache]:
     """The decoder's own step and cache, or a step that runs the whole prefix, with its tokens as the cache."""
-    if hasattr(model, "decode_step"):
+    if hasattr(model, "decode_step") and hasattr(model, "init_cache"):
         return model.decode_step, model.init_cache(encoded, encoder_mask, length)
 
-    def step(tokens: Array, position: Array, cache: Cache) -> tuple[Array, Cache]:
+    def step(tokens: Int[Array, " b"], position: Position, cache: Cache) -> tuple[Float[Array, "b vocab"], Cache]:
         prefix = cache["self"].at[:, position].set(tokens)
         return model(cache["encoded"], cache["encoder_mask"], prefix)[:, position], cache | {"self": prefix}
 
@@ -60,8 +73,10 @@ def _stepper(model: nnx.Module, encoded: Array, encoder_mask: Array | None, leng
     return step, {"self": tokens, "encoded": encoded, "encoder_mask": encoder_mask}
 
 
-def greedy_search(step: DecodeStep, cache: Cache, batch: int, search: ResolvedSearch) -> tuple[Array, Array]:
-    """Tokens (batch, max_length) and how many columns of them HuggingFace would return."""
+def greedy_search(
+    step: DecodeStep, cache: Cache, batch: int, search: ResolvedSearch
+) -> tuple[Int[Array, "{batch} {search.max_length}"], Int[Array, ""]]:
+    """Tokens, and how many columns of them HuggingFace would return."""
 
     def unfinished(carry):
         length, _, finished, _ = carry

@@ -3,17 +3,20 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Int
 
 from slt_jax.decoding.search import ResolvedSearch
 
 
-def is_eos(ids: Array, search: ResolvedSearch) -> Array:
-    """Which of `ids` end a text, bool of the same shape."""
+def is_eos(ids: Int[Array, "*shape"], search: ResolvedSearch) -> Bool[Array, "*shape"]:
+    """Which of `ids` end a text."""
     return jnp.isin(ids, jnp.asarray(search.eos, jnp.int32))
 
 
-def restrict(scores: Array, tokens: Array, length: Array, search: ResolvedSearch) -> Array:
-    """`scores` (N, vocab) of the token after `tokens[:, :length]`, -inf if forbidden, in HuggingFace's order."""
+def restrict(
+    scores: Float[Array, "n vocab"], tokens: Int[Array, "n max_length"], length: Int[Array, ""], search: ResolvedSearch
+) -> Float[Array, "n vocab"]:
+    """`scores` of the token after `tokens[:, :length]`, -inf if forbidden, in HuggingFace's order."""
     vocab = scores.shape[-1]
     if search.no_repeat_ngram_size > 0:
         scores = jnp.where(repeats(tokens, length, search.no_repeat_ngram_size, vocab), -jnp.inf, scores)
@@ -26,13 +29,15 @@ def restrict(scores: Array, tokens: Array, length: Array, search: ResolvedSearch
     return scores
 
 
-def only(ids: tuple[int, ...], vocab: int) -> Array:
-    """Scores (vocab,) that leave no choice but `ids`."""
+def only(ids: tuple[int, ...], vocab: int) -> Float[Array, " {vocab}"]:
+    """Scores that leave no choice but `ids`."""
     return jnp.full(vocab, -jnp.inf).at[jnp.asarray(ids)].set(0.0)
 
 
-def repeats(tokens: Array, length: Array, n: int, vocab: int) -> Array:
-    """Bool (N, vocab): tokens that would complete an n-gram that `tokens[:, :length]` (N, max_length) already has."""
+def repeats(
+    tokens: Int[Array, "rows max_length"], length: Int[Array, ""], n: int, vocab: int
+) -> Bool[Array, "rows {vocab}"]:
+    """Tokens that would complete an n-gram that `tokens[:, :length]` already has."""
     rows, max_length = tokens.shape
     starts = jnp.arange(max(0, max_length - n + 1))
     suffix = jax.lax.dynamic_slice_in_dim(tokens, length - (n - 1), n - 1, axis=1)

@@ -6,7 +6,8 @@ from typing import Any
 from slt_jax.export.decoder_step import DecoderStep, embed, vocabulary_logits
 from slt_jax.export.graph import Graph
 from slt_jax.export.layers import ACTIVATIONS, linear, rms_norm
-from slt_jax.models.t5 import distance_buckets, normalise_t5_config
+from slt_jax.models.t5 import distance_buckets
+from slt_jax.models.t5_config import normalise_t5_config
 
 MODEL = "decoder.model"
 STACK = f"{MODEL}.decoder"

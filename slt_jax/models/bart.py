@@ -8,8 +8,10 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Bool, Float, Int, Key, Shaped
 
 from slt_jax.config import ModelConfig
 from slt_jax.models.layers import Buffer, attention, dropout, layer_norm, linear, mask_bias, normal, residual, split
@@ -17,8 +19,12 @@ from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.seq2seq import (
     AttentionSizes,
     Cache,
+    FrameMask,
+    Frames,
     FrozenConfig,
     KeysValues,
+    Position,
+    States,
     activation,
     causal_keep,
     empty_cache,
@@ -103,22 +109,25 @@ class Bart(nnx.Module):
 
     def __call__(
         self,
-        encoded: Array,
-        encoder_mask: Array | None,
-        decoder_input_ids: Array,
-        decoder_attention_mask: Array | None = None,
+        encoded: Frames,
+        encoder_mask: FrameMask,
+        decoder_input_ids: Int[Array, "b s"],
+        decoder_attention_mask: Shaped[Array, "b s"] | None = None,
         *,
-        key: Array | None = None,
-    ) -> Array:
-        """Logits (B, S, vocab), float32, of frames (B, T, d_model) and tokens (B, S); masks True/1 = real."""
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b s vocab"]:
+        """Logits, float32, of frames and tokens; masks True/1 = real."""
         keep = causal_keep(decoder_input_ids.shape[1], decoder_attention_mask)
-        return self._logits(self.model.decoder(decoder_input_ids, keep, encoded, memory_keep(encoder_mask), key=key))
+        encoded_keep = None if encoder_mask is None else memory_keep(encoder_mask)
+        return self._logits(self.model.decoder(decoder_input_ids, keep, encoded, encoded_keep, key=key))
 
-    def encode(self, input_ids: Array, mask: Array | None = None, *, key: Array | None = None) -> Array:
-        """States (B, T, d_model) of the text `input_ids` (B, T)."""
-        return self.model.encoder(input_ids, memory_keep(mask), key=key)
+    def encode(
+        self, input_ids: Int[Array, "b t"], mask: FrameMask = None, *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b t d_model"]:
+        """States of a text."""
+        return self.model.encoder(input_ids, None if mask is None else memory_keep(mask), key=key)
 
-    def shift_right(self, labels: Array) -> Array:
+    def shift_right(self, labels: Int[Array | np.ndarray, "b s"]) -> Int[Array, "b s"]:
         """Decoder inputs of `labels` (B, S). mBART has no start token: the last label (language) comes first."""
         pad = self.config["pad_token_id"]
         if self.config["model_type"] != "mbart":
@@ -127,7 +136,7 @@ class Bart(nnx.Module):
         last = jnp.maximum((labels != pad).sum(axis=1, keepdims=True) - 1, 0)
         return jnp.concatenate([jnp.take_along_axis(labels, last, axis=1), labels[:, :-1]], axis=1)
 
-    def init_cache(self, encoded: Array, encoder_mask: Array | None, max_length: int) -> Cache:
+    def init_cache(self, encoded: Frames, encoder_mask: FrameMask, max_length: int) -> Cache:
         """A cache for up to `max_length` tokens. Raises ValueError if the decoder has too few positions."""
         if max_length > self.config["max_position_embeddings"]:
             raise ValueError(
@@ -142,12 +151,14 @@ class Bart(nnx.Module):
             "encoder_mask": jnp.ones((batch, frames), bool) if encoder_mask is None else encoder_mask,
         }
 
-    def decode_step(self, tokens: Array, position: Array, cache: Cache) -> tuple[Array, Cache]:
-        """Logits (B, vocab) after `tokens` (B,) at `position`, and the cache with them in it."""
+    def decode_step(
+        self, tokens: Int[Array, " b"], position: Position, cache: Cache
+    ) -> tuple[Float[Array, "b vocab"], Cache]:
+        """Logits after `tokens` at `position`, and the cache with them in it."""
         x, filled = self.model.decoder.step(tokens, position, cache)
         return self._logits(x)[:, 0], cache | {"self": filled}
 
-    def _logits(self, x: Array) -> Array:
+    def _logits(self, x: States) -> Float[Array, "b s vocab"]:
         return vocabulary_logits(x, self.lm_head, self.dtype) + self.final_logits_bias[...]
 
 
@@ -196,14 +207,14 @@ class Stack(nnx.Module):
 
     def __call__(
         self,
-        ids: Array,
-        keep: Array | None,
-        encoded: Array | None = None,
-        encoded_keep: Array | None = None,
+        ids: Int[Array, "b s"],
+        keep: Bool[Array, "#b 1 #s s"] | None,
+        encoded: Frames | None = None,
+        encoded_keep: Bool[Array, "b 1 1 t"] | None = None,
         *,
-        key: Array | None,
-    ) -> Array:
-        """States (B, S, d_model) of `ids` (B, S); `keep` bool, broadcastable to (B, 1, S, S)."""
+        key: Key[Array, ""] | None,
+    ) -> States:
+        """States of `ids`; each sees what `keep` allows, and of the frames what `encoded_keep` does."""
         if ids.shape[1] > self.embed_positions.num_embeddings - POSITION_OFFSET:
             limit = self.embed_positions.num_embeddings - POSITION_OFFSET
             raise ValueError(f"{ids.shape[1]} tokens are more than the {limit} positions of max_position_embeddings")
@@ -220,8 +231,10 @@ class Stack(nnx.Module):
             x = deeper
         return self.layer_norm(x) if self.has_final_norm else x
 
-    def step(self, tokens: Array, position: Array, cache: Cache) -> tuple[Array, list[KeysValues]]:
-        """State (B, 1, d_model) of one token a sentence, and the self-attention caches with it in them."""
+    def step(
+        self, tokens: Int[Array, " b"], position: Position, cache: Cache
+    ) -> tuple[Float[Array, "b 1 d_model"], list[KeysValues]]:
+        """The state of one token a sentence, and the self-attention caches with it in them."""
         length = cache["self"][0][0].shape[1]
         bias, cross_bias = mask_bias(past_keep(length, position)), mask_bias(memory_keep(cache["encoder_mask"]))
 
@@ -232,7 +245,7 @@ class Stack(nnx.Module):
             filled.append(past)
         return self.layer_norm(x) if self.has_final_norm else x, filled
 
-    def _embed(self, ids: Array, positions: Array) -> Array:
+    def _embed(self, ids: Int[Array, "b s"], positions: Int[Array, " s"]) -> States:
         """Normalised sum of token and position embeddings; reading the padding's row sends no gradient to it."""
         tokens = self.embed_tokens(ids)
         tokens = jnp.where((ids == self.pad)[..., None], jax.lax.stop_gradient(tokens), tokens)
@@ -267,16 +280,16 @@ class Layer(nnx.Module):
 
     def __call__(
         self,
-        x: Array,
-        bias: Array | None,
+        x: States,
+        bias: Float[Array, "#b 1 #s k"] | None,
         cross: KeysValues | None,
-        cross_bias: Array | None,
+        cross_bias: Float[Array, "b 1 1 t"] | None,
         *,
         past: KeysValues | None = None,
-        position: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[Array, KeysValues]:
-        """`x` (B, S, d_model) and the self-attention's keys and values; with `past`, that cache with `x` written in."""
+        position: Position | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[States, KeysValues]:
+        """`x` and the self-attention's keys and values; with `past`, that cache with `x` written in."""
         self_key, cross_key, hidden_key, *output_keys = split(key, 6)
 
         inner = self._before(self.self_attn_layer_norm, x)
@@ -296,10 +309,10 @@ class Layer(nnx.Module):
         x = self._after(self.final_layer_norm, x + dropout(self.fc2(hidden), self.rate, output_keys[2]))
         return x, keys_values
 
-    def _before(self, norm: nnx.LayerNorm, x: Array) -> Array:
+    def _before(self, norm: nnx.LayerNorm, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
         return norm(x) if self.norm_first else x
 
-    def _after(self, norm: nnx.LayerNorm, x: Array) -> Array:
+    def _after(self, norm: nnx.LayerNorm, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
         return x if self.norm_first else norm(x)
 
 
@@ -322,12 +335,14 @@ class Attention(nnx.Module):
         self.scale = (width // heads) ** -0.5
         self.rate = config["attention_dropout"]
 
-    def keys_values(self, memory: Array) -> KeysValues:
-        """Of `memory` (B, K, d_model): each (B, K, heads, head_dim)."""
+    def keys_values(self, memory: Float[Array, "b k d_model"]) -> KeysValues:
+        """Of `memory`: each (B, K, heads, head_dim)."""
         return split_heads(self.k_proj(memory), self.heads), split_heads(self.v_proj(memory), self.heads)
 
-    def __call__(self, x: Array, keys_values: KeysValues, bias: Array | None, *, key: Array | None) -> Array:
-        """States (B, S, d_model) to (B, S, d_model), over keys and values (B, T, heads, head_dim)."""
+    def __call__(
+        self, x: States, keys_values: KeysValues, bias: Float[Array, "#b #h #s k"] | None, *, key: Key[Array, ""] | None
+    ) -> States:
+        """What each state reads from `keys_values`."""
         query = split_heads(self.q_proj(x), self.heads)
         mixed = attention(query, *keys_values, bias=bias, scale=self.scale, dropout_rate=self.rate, dropout_key=key)
         return self.out_proj(mixed.reshape(*x.shape[:-1], -1))

@@ -20,8 +20,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Int
 
 from slt_jax.base.hub import huggingface_folder
 from slt_jax.config import ModelConfig
@@ -78,11 +80,12 @@ def build_decoder(settings: Mapping[str, Any], *, dtype, memory: Memory = KEEP_A
     return family_of(settings["model_type"]).build(settings, dtype=dtype, memory=memory, rngs=rngs)
 
 
-def shift_right(model: nnx.Module, labels: Array) -> Array:
-    """Decoder inputs (B, S) for `labels` (B, S), by the decoder's own rule if it has one."""
+def shift_right(model: nnx.Module, labels: Int[Array | np.ndarray, "b s"]) -> Int[Array, "b s"]:
+    """Decoder inputs, by the decoder's own rule if it has one."""
     if hasattr(model, "shift_right"):
         return model.shift_right(labels)
-    return seq2seq.shift_right(labels, model.config["decoder_start_token_id"], model.config["pad_token_id"])
+    config = getattr(model, "config", {})
+    return seq2seq.shift_right(labels, config.get("decoder_start_token_id"), config.get("pad_token_id"))
 
 
 # --- custom classes -----------------------------------------------------------------------------------------------

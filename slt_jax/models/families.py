@@ -13,8 +13,9 @@ from flax import nnx
 
 from slt_jax.config import ModelConfig
 from slt_jax.errors import UserError
-from slt_jax.models import bart, t5
+from slt_jax.models import bart, t5_config
 from slt_jax.models.seq2seq import AttentionSizes
+from slt_jax.models.t5 import T5
 
 PREFIX = "decoder.model."  # of every decoder's keys in a checkpoint
 
@@ -61,9 +62,9 @@ FAMILIES = {
     "t5": Family(
         name="t5",
         model_types=("t5", "mt5"),
-        build=t5.T5,
-        settings_from_flags=t5.settings_from_flags,
-        attention_sizes=t5.attention_sizes,
+        build=T5,
+        settings_from_flags=t5_config.settings_from_flags,
+        attention_sizes=t5_config.attention_sizes,
         layers="decoder.block",
         heads_in="decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
         leftovers=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", "lm_head.bias"),

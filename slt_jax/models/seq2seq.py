@@ -20,15 +20,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Shaped
 
 from slt_jax.models.layers import gelu
 
-KeysValues = tuple[Array, Array]
+Frames = Float[Array, "b t d_model"]
+FrameMask = Shaped[Array, "b t"] | None  # True/1 = real; None where every frame is
+States = Float[Array, "b s d_model"]
+Position = Int[ArrayLike, ""]
+KeysValues = tuple[Float[Array, "b _ heads head_dim"], Float[Array, "b _ heads head_dim"]]
 Cache = dict
-# decode_step(tokens (B,), position (), cache): logits (B, vocab), and the cache with the tokens in it.
-DecodeStep = Callable[[Array, Array, Cache], tuple[Array, Cache]]
+DecodeStep = Callable[[Int[Array, " b"], Position, Cache], tuple[Float[Array, "b vocab"], Cache]]
 
 
 class AttentionSizes(NamedTuple):
@@ -49,24 +55,24 @@ class FrozenConfig(dict):
             if not isinstance(value, Mapping)
         )
 
-    def __hash__(self):
+    def __hash__(self) -> int:  # type: ignore[override]
         return hash(repr(sorted(self.items())))
 
 
 # --- activations, by HuggingFace's names --------------------------------------------------------------------------
 
 
-def gelu_tanh(x: Array) -> Array:
+def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """GELU in the approximation by tanh."""
     return jax.nn.gelu(x, approximate=True)
 
 
-def quick_gelu(x: Array) -> Array:
+def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """GELU in the approximation by a sigmoid."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-def identity(x: Array) -> Array:
+def identity(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`x` as it is."""
     return x
 
@@ -97,8 +103,8 @@ def activation(name: str):
 # --- tokens and masks ---------------------------------------------------------------------------------------------
 
 
-def shift_right(labels: Array, start: int | None, pad: int | None) -> Array:
-    """Decoder inputs (B, S): `start`, then `labels` (B, S) without the last; -100 becomes `pad`."""
+def shift_right(labels: Int[Array | np.ndarray, "b s"], start: int | None, pad: int | None) -> Int[Array, "b s"]:
+    """Decoder inputs: `start`, then `labels` without the last; -100 becomes `pad`."""
     if start is None or pad is None:
         raise ValueError("the decoder config needs decoder_start_token_id and pad_token_id to shift labels")
     labels = jnp.asarray(labels)
@@ -106,41 +112,42 @@ def shift_right(labels: Array, start: int | None, pad: int | None) -> Array:
     return jnp.where(shifted == -100, pad, shifted)
 
 
-def causal_keep(length: int, attention_mask: Array | None) -> Array:
-    """Bool (1 or B, 1, S, S): each position sees itself and the past, as far as `attention_mask` (B, S) allows."""
+def causal_keep(length: int, attention_mask: Shaped[Array, "b s"] | None) -> Bool[Array, "#b 1 s s"]:
+    """Each of `length` positions sees itself and the past, as far as `attention_mask` allows."""
     keep = jnp.tril(jnp.ones((length, length), bool))[None, None]
     return keep if attention_mask is None else keep & jnp.asarray(attention_mask, bool)[:, None, None, :]
 
 
-def past_keep(length: int, position: Array) -> Array:
-    """Bool (1, 1, 1, length): the filled part of a cache, `position` included."""
+def past_keep(length: int, position: Position) -> Bool[Array, "1 1 1 length"]:
+    """The filled part of a cache, `position` included."""
     return (jnp.arange(length) <= position)[None, None, None, :]
 
 
-def memory_keep(encoder_mask: Array | None) -> Array | None:
-    """Bool (B, 1, 1, T), or None if every frame is real."""
-    return None if encoder_mask is None else jnp.asarray(encoder_mask, bool)[:, None, None, :]
+def memory_keep(encoder_mask: Shaped[Array, "b t"]) -> Bool[Array, "b 1 1 t"]:
+    """What queries may look at: the real frames."""
+    return jnp.asarray(encoder_mask, bool)[:, None, None, :]
 
 
 # --- cache and logits ---------------------------------------------------------------------------------------------
 
 
-def split_heads(x: Array, heads: int) -> Array:
-    """(B, S, heads * head_dim) to (B, S, heads, head_dim)."""
+def split_heads(x: Float[Array, "b s d"], heads: int) -> Float[Array, "b s {heads} head_dim"]:
+    """`d` is heads * head_dim."""
     return x.reshape(*x.shape[:-1], heads, -1)
 
 
 def empty_cache(batch: int, length: int, heads: int, head_dim: int, dtype) -> KeysValues:
     """Keys and values (B, length, heads, head_dim), all 0."""
-    return tuple(jnp.zeros((batch, length, heads, head_dim), dtype) for _ in range(2))
+    keys = jnp.zeros((batch, length, heads, head_dim), dtype)
+    return keys, jnp.zeros_like(keys)
 
 
-def write_cache(cache: KeysValues, new: KeysValues, position: Array) -> KeysValues:
+def write_cache(cache: KeysValues, new: KeysValues, position: Position) -> KeysValues:
     """`cache` with `new` (B, 1, heads, head_dim) at `position`."""
     return jax.tree.map(lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, position, axis=1), cache, new)
 
 
-def vocabulary_logits(x: Array, head: nnx.Embed | nnx.Linear, dtype) -> Array:
-    """float32 logits (..., vocab) of states (..., d): sums in float32 whatever `dtype` is."""
+def vocabulary_logits(x: Float[Array, "b s d"], head: nnx.Embed | nnx.Linear, dtype) -> Float[Array, "b s vocab"]:
+    """float32 logits of states: sums in float32 whatever `dtype` is."""
     weight = head.embedding[...] if isinstance(head, nnx.Embed) else head.kernel[...].T
     return jnp.einsum("...d,vd->...v", x.astype(dtype), weight.astype(dtype), preferred_element_type=jnp.float32)

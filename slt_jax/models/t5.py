@@ -12,15 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Bool, Float, Int, Int32, Key, Shaped
 
-from slt_jax.config import ModelConfig
 from slt_jax.models.layers import attention, dropout, linear, mask_bias, normal, residual, split
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.seq2seq import (
-    AttentionSizes,
     Cache,
+    FrameMask,
+    Frames,
     FrozenConfig,
     KeysValues,
+    Position,
+    States,
     activation,
     causal_keep,
     empty_cache,
@@ -31,73 +34,7 @@ from slt_jax.models.seq2seq import (
     vocabulary_logits,
     write_cache,
 )
-
-DEFAULTS = {
-    "model_type": "t5",
-    "vocab_size": 32128,
-    "d_model": 512,
-    "d_kv": 64,
-    "d_ff": 2048,
-    "num_layers": 6,
-    "num_heads": 8,
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "dropout_rate": 0.1,
-    "layer_norm_epsilon": 1e-6,
-    "initializer_factor": 1.0,
-    "feed_forward_proj": "relu",
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "decoder_start_token_id": None,
-}
-MT5_DEFAULTS = {
-    "vocab_size": 250112,
-    "d_ff": 1024,
-    "num_layers": 8,
-    "num_heads": 6,
-    "feed_forward_proj": "gated-gelu",
-    "decoder_start_token_id": 0,
-}
-
-
-def normalise_t5_config(raw: Mapping) -> dict:
-    """Every field the model reads, from a config.json of transformers 4 or 5.
-
-    Up to transformers 4, `tie_word_embeddings: false` (T5 v1.1) meant a separate head and unscaled outputs. Since 5,
-    `scale_decoder_outputs` says the latter and every configuration is tied, though weights may bring a separate head.
-    Here `tie_word_embeddings` alone decides about the head: who reads weights sets it to what they hold.
-    """
-    mt5 = raw.get("model_type") == "mt5"
-    config: dict[str, Any] = DEFAULTS | (MT5_DEFAULTS if mt5 else {}) | dict(raw)
-    config["num_decoder_layers"] = config.get("num_decoder_layers") or config["num_layers"]
-
-    kind, _, name = config["feed_forward_proj"].rpartition("-")
-    if kind not in ("", "gated"):
-        raise ValueError(f"feed_forward_proj {config['feed_forward_proj']!r}: give ACTIVATION or gated-ACTIVATION")
-    config.setdefault("is_gated_act", kind == "gated")
-    config.setdefault("dense_act_fn", "gelu_new" if config["feed_forward_proj"] == "gated-gelu" else name)
-
-    config["tie_word_embeddings"] = raw.get("tie_word_embeddings") is not False
-    config["scale_decoder_outputs"] = not mt5 and raw.get("scale_decoder_outputs", config["tie_word_embeddings"])
-    return config
-
-
-def settings_from_flags(config: ModelConfig) -> dict:
-    """The settings of v9's T5: those that its flags set, beside the ones that all families share."""
-    return {
-        "d_kv": config.d_model // config.decoder_heads,
-        "d_ff": 4 * config.d_model,
-        "num_layers": config.decoder_layers,
-        "num_decoder_layers": config.decoder_layers,
-        "num_heads": config.decoder_heads,
-        "dropout_rate": config.decoder_dropout,
-    }
-
-
-def attention_sizes(settings: Mapping) -> AttentionSizes:
-    """The sizes of the attention of a decoder with these settings."""
-    config = normalise_t5_config(settings)
-    return AttentionSizes(config["num_decoder_layers"], config["num_heads"], config["d_kv"])
+from slt_jax.models.t5_config import normalise_t5_config
 
 
 class T5(nnx.Module):
@@ -122,26 +59,29 @@ class T5(nnx.Module):
 
     def __call__(
         self,
-        encoded: Array,
-        encoder_mask: Array | None,
-        decoder_input_ids: Array,
-        decoder_attention_mask: Array | None = None,
+        encoded: Frames,
+        encoder_mask: FrameMask,
+        decoder_input_ids: Int[Array, "b s"],
+        decoder_attention_mask: Shaped[Array, "b s"] | None = None,
         *,
-        key: Array | None = None,
-    ) -> Array:
-        """Logits (B, S, vocab), float32, of frames (B, T, d_model) and tokens (B, S); masks True/1 = real."""
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b s vocab"]:
+        """Logits, float32, of frames and tokens; masks True/1 = real."""
         keep = causal_keep(decoder_input_ids.shape[1], decoder_attention_mask)
-        return self._logits(self.decoder(decoder_input_ids, keep, encoded, memory_keep(encoder_mask), key=key))
+        encoded_keep = None if encoder_mask is None else memory_keep(encoder_mask)
+        return self._logits(self.decoder(decoder_input_ids, keep, encoded, encoded_keep, key=key))
 
-    def encode(self, input_ids: Array, mask: Array | None = None, *, key: Array | None = None) -> Array:
-        """States (B, T, d_model) of the text `input_ids` (B, T)."""
-        return self.encoder(input_ids, memory_keep(mask), key=key)
+    def encode(
+        self, input_ids: Int[Array, "b t"], mask: FrameMask = None, *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b t d_model"]:
+        """States of a text."""
+        return self.encoder(input_ids, None if mask is None else memory_keep(mask), key=key)
 
-    def shift_right(self, labels: Array) -> Array:
-        """Decoder inputs (B, S) for labels (B, S)."""
+    def shift_right(self, labels: Int[Array | np.ndarray, "b s"]) -> Int[Array, "b s"]:
+        """Decoder inputs of `labels`."""
         return shift_right(labels, self.config["decoder_start_token_id"], self.config["pad_token_id"])
 
-    def init_cache(self, encoded: Array, encoder_mask: Array | None, max_length: int) -> Cache:
+    def init_cache(self, encoded: Frames, encoder_mask: FrameMask, max_length: int) -> Cache:
         """A cache for up to `max_length` tokens, with the keys and values of the encoded frames."""
         batch, frames, _ = encoded.shape
         sizes = batch, max_length, self.config["num_heads"], self.config["d_kv"], self.dtype
@@ -151,12 +91,14 @@ class T5(nnx.Module):
             "encoder_mask": jnp.ones((batch, frames), bool) if encoder_mask is None else encoder_mask,
         }
 
-    def decode_step(self, tokens: Array, position: Array, cache: Cache) -> tuple[Array, Cache]:
-        """Logits (B, vocab) after `tokens` (B,) at `position`, and the cache with them in it."""
+    def decode_step(
+        self, tokens: Int[Array, " b"], position: Position, cache: Cache
+    ) -> tuple[Float[Array, "b vocab"], Cache]:
+        """Logits after `tokens` at `position`, and the cache with them in it."""
         x, filled = self.decoder.step(tokens, position, cache)
         return self._logits(x)[:, 0], cache | {"self": filled}
 
-    def _logits(self, x: Array) -> Array:
+    def _logits(self, x: States) -> Float[Array, "b s vocab"]:
         if self.config["scale_decoder_outputs"]:
             x = x * self.config["d_model"] ** -0.5
         return vocabulary_logits(x, self.lm_head, self.dtype)
@@ -179,14 +121,14 @@ class Stack(nnx.Module):
 
     def __call__(
         self,
-        ids: Array,
-        keep: Array | None,
-        encoded: Array | None = None,
-        encoded_keep: Array | None = None,
+        ids: Int[Array, "b s"],
+        keep: Bool[Array, "#b 1 #s s"] | None,
+        encoded: Frames | None = None,
+        encoded_keep: Bool[Array, "b 1 1 t"] | None = None,
         *,
-        key: Array | None,
-    ) -> Array:
-        """States (B, S, d_model) of `ids` (B, S); `keep` bool, broadcastable to (B, 1, S, S)."""
+        key: Key[Array, ""] | None,
+    ) -> States:
+        """States of `ids`; each sees what `keep` allows, and of the frames what `encoded_keep` does."""
         first_key, last_key, *block_keys = split(key, len(self.block) + 2)
         positions = jnp.arange(ids.shape[1])
         bias = self._bias(positions, positions, keep)
@@ -198,8 +140,10 @@ class Stack(nnx.Module):
             x, _ = self.memory.block(block)(residual(x), bias, cross, cross_bias, key=block_key)
         return dropout(self.final_layer_norm(x), self.rate, last_key)
 
-    def step(self, tokens: Array, position: Array, cache: Cache) -> tuple[Array, list[KeysValues]]:
-        """State (B, 1, d_model) of one token a sentence, and the self-attention caches with it in them."""
+    def step(
+        self, tokens: Int[Array, " b"], position: Position, cache: Cache
+    ) -> tuple[Float[Array, "b 1 d_model"], list[KeysValues]]:
+        """The state of one token a sentence, and the self-attention caches with it in them."""
         length = cache["self"][0][0].shape[1]
         bias = self._bias(jnp.asarray(position)[None], jnp.arange(length), past_keep(length, position))
         cross_bias = mask_bias(memory_keep(cache["encoder_mask"]))
@@ -211,8 +155,10 @@ class Stack(nnx.Module):
             filled.append(past)
         return self.final_layer_norm(x), filled
 
-    def _bias(self, queries: Array, keys: Array, keep: Array | None) -> Array:
-        """What the first block's table says of the distances, for all blocks: (1 or B, heads, Q, K), float32."""
+    def _bias(
+        self, queries: Int[Array, " q"], keys: Int[Array, " k"], keep: Bool[Array, "#b 1 #q k"] | None
+    ) -> Float[Array, "#b h q k"]:
+        """What the first block's table says of the distances, for all blocks; float32."""
         attend = self.block[0].layer[0].SelfAttention
         distance = queries[:, None] - keys[None, :]
         table = jnp.asarray(distance_buckets(len(keys), attend.buckets, attend.max_distance, self.causal))
@@ -224,7 +170,7 @@ class Stack(nnx.Module):
         return bias if keep is None else bias + mask_bias(keep)
 
 
-def distance_buckets(length: int, buckets: int, max_distance: int, causal: bool) -> np.ndarray:
+def distance_buckets(length: int, buckets: int, max_distance: int, causal: bool) -> Int32[np.ndarray, " length"]:
     """The bucket of each distance 0 .. length - 1: exact for near ones, logarithmic up to `max_distance`.
 
     On the host, in float32: the borders fall on powers of two, where a last bit of a device's log would decide.
@@ -250,16 +196,16 @@ class Block(nnx.Module):
 
     def __call__(
         self,
-        x: Array,
-        bias: Array,
+        x: States,
+        bias: Float[Array, "#b h s k"],
         cross: KeysValues | None,
-        cross_bias: Array | None,
+        cross_bias: Float[Array, "b 1 1 t"] | None,
         *,
         past: KeysValues | None = None,
-        position: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[Array, KeysValues]:
-        """`x` (B, S, d_model) and the self-attention's keys and values; with `past`, that cache with `x` written in."""
+        position: Position | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[States, KeysValues]:
+        """`x` and the self-attention's keys and values; with `past`, that cache with `x` written in."""
         self_key, cross_key, ff_key = split(key, 3)
         x, past = self.layer[0](x, bias, past, position, key=self_key)
         if cross is not None:
@@ -276,9 +222,15 @@ class SelfAttentionLayer(nnx.Module):
         self.rate = config["dropout_rate"]
 
     def __call__(
-        self, x: Array, bias: Array, past: KeysValues | None, position: Array | None, *, key: Array | None
-    ) -> tuple[Array, KeysValues]:
-        """States (B, S, d_model) to the next ones, and the keys and values that were read."""
+        self,
+        x: States,
+        bias: Float[Array, "#b h s k"],
+        past: KeysValues | None,
+        position: Position | None,
+        *,
+        key: Key[Array, ""] | None,
+    ) -> tuple[States, KeysValues]:
+        """The next states, and the keys and values that were read."""
         attention_key, output_key = split(key, 2)
         normed = self.layer_norm(x)
         keys_values = self.SelfAttention.keys_values(normed)
@@ -296,8 +248,10 @@ class CrossAttentionLayer(nnx.Module):
         self.layer_norm = RMSNorm(config, dtype=dtype)
         self.rate = config["dropout_rate"]
 
-    def __call__(self, x: Array, keys_values: KeysValues, bias: Array | None, *, key: Array | None) -> Array:
-        """States (B, S, d_model) to (B, S, d_model), over the keys and values of the encoded frames."""
+    def __call__(
+        self, x: States, keys_values: KeysValues, bias: Float[Array, "#b #h #s k"] | None, *, key: Key[Array, ""] | None
+    ) -> States:
+        """The next states; `keys_values` are the encoded frames'."""
         attention_key, output_key = split(key, 2)
         attended = self.EncDecAttention(self.layer_norm(x), keys_values, bias, key=attention_key)
         return x + dropout(attended, self.rate, output_key)
@@ -311,8 +265,8 @@ class FeedForwardLayer(nnx.Module):
         self.layer_norm = RMSNorm(config, dtype=dtype)
         self.rate = config["dropout_rate"]
 
-    def __call__(self, x: Array, *, key: Array | None) -> Array:
-        """States (B, S, d_model) to (B, S, d_model)."""
+    def __call__(self, x: States, *, key: Key[Array, ""] | None) -> States:
+        """The next states."""
         hidden_key, output_key = split(key, 2)
         return x + dropout(self.DenseReluDense(self.layer_norm(x), key=hidden_key), self.rate, output_key)
 
@@ -340,12 +294,14 @@ class Attention(nnx.Module):
         self.heads = heads
         self.rate = config["dropout_rate"]
 
-    def keys_values(self, memory: Array) -> KeysValues:
-        """Of `memory` (B, K, d_model): each (B, K, heads, d_kv)."""
+    def keys_values(self, memory: Float[Array, "b k d_model"]) -> KeysValues:
+        """Of `memory`: each (B, K, heads, d_kv)."""
         return split_heads(self.k(memory), self.heads), split_heads(self.v(memory), self.heads)
 
-    def __call__(self, x: Array, keys_values: KeysValues, bias: Array | None, *, key: Array | None) -> Array:
-        """States (B, S, d_model) to (B, S, d_model), over keys and values (B, T, heads, d_kv)."""
+    def __call__(
+        self, x: States, keys_values: KeysValues, bias: Float[Array, "#b #h #s k"] | None, *, key: Key[Array, ""] | None
+    ) -> States:
+        """What each state reads from `keys_values`."""
         query = split_heads(self.q(x), self.heads)
         mixed = attention(query, *keys_values, bias=bias, dropout_rate=self.rate, dropout_key=key)
         return self.o(mixed.reshape(*x.shape[:-1], -1))
@@ -372,8 +328,8 @@ class FeedForward(nnx.Module):
         self.gated = config["is_gated_act"]
         self.rate = config["dropout_rate"]
 
-    def __call__(self, x: Array, *, key: Array | None) -> Array:
-        """States (B, S, d_model) to (B, S, d_model)."""
+    def __call__(self, x: States, *, key: Key[Array, ""] | None) -> States:
+        """What is added to each state."""
         hidden = self.act(self.wi_0(x)) * self.wi_1(x) if self.gated else self.act(self.wi(x))
         return self.wo(dropout(hidden, self.rate, key))
 
@@ -386,8 +342,8 @@ class RMSNorm(nnx.Module):
         self.epsilon = config["layer_norm_epsilon"]
         self.dtype = dtype
 
-    def __call__(self, x: Array) -> Array:
-        """(..., d_model) to (..., d_model), in the dtype of the computation."""
+    def __call__(self, x: Float[Array, "*rows d_model"]) -> Float[Array, "*rows d_model"]:
+        """In the dtype of the computation."""
         x = x.astype(jnp.float32)
         x = x * (jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon) ** -0.5
         return (self.weight[...] * x).astype(self.dtype)

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from slt_jax.data.loader import Batch
 from slt_jax.decoding import translate as module
@@ -21,12 +22,12 @@ from slt_jax.runtime.sharding import device_mesh
 # --- translations and their times ---------------------------------------------------------------------------------
 
 
-class Echo:
+class Echo(nnx.Module):
     """A decoder that says the numbers it is shown."""
 
     def generate(self, encoded, encoder_mask, **options):
         assert options == {"max_length": 7, "min_length": 2, "num_beams": 1, "early_stopping": False}
-        return encoded
+        return encoded[:, :, 0].astype(int)
 
 
 class Words:
@@ -56,7 +57,7 @@ def batches(monkeypatch) -> BatchDecoder:
     def encode(batch):
         now[0] += 2 if batch["face"].shape in shapes else 30
         shapes.append(batch["face"].shape)
-        return batch["ids"], jnp.ones(2, bool)
+        return batch["ids"][:, :, None].astype(float), jnp.ones((2, 1), bool)
 
     monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
     return BatchDecoder(encode, Echo(), device_mesh(), Search(max_length=7))

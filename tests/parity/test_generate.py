@@ -126,7 +126,8 @@ def random_frames(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def generate(model, encoded, mask=None, **settings) -> np.ndarray:
     """Ours, with HuggingFace's defaults."""
-    search = Search(**{"min_length": 0, "early_stopping": False} | settings)
+    given = {name: value for name, value in settings.items() if value is not None}
+    search = Search(**{"min_length": 0, "early_stopping": False} | given)
     return module.generate(model, encoded, mask, search)
 
 

@@ -11,7 +11,8 @@ from flax import nnx
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from slt_jax.models.t5 import T5, distance_buckets, normalise_t5_config
+from slt_jax.models.t5 import T5, distance_buckets
+from slt_jax.models.t5_config import normalise_t5_config
 from tests.parity.goldens import T5_CASES, Golden, needs_goldens
 from tests.parity.torch_weights import (
     buffers_first,
