@@ -10,7 +10,7 @@ from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.cli.processes import add_process_flags, meeting
 from slt_jax.config import Config
 from slt_jax.errors import UserError
-from slt_jax.runtime.links import together
+from slt_jax.runtime.links import ending_as_one
 
 PROG = "slt-train"
 
@@ -44,7 +44,7 @@ def configure(arguments: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the run failed, 2 a mistake in the input, 128 + N stopped by signal N after saving."""
-    return together(lambda: run(PROG, _train, argv))
+    return ending_as_one(lambda: run(PROG, _train, argv))
 
 
 def _train(argv: Sequence[str] | None) -> int:

@@ -64,10 +64,10 @@ def join(prog: str, where: links.Meeting) -> None:
 
 def _detect(prog: str, timeout: float) -> None:
     def give_up() -> None:
-        found = ", ".join(f"{name}={os.environ[name]}" for name in sorted(os.environ) if KNOWN.fullmatch(name))
+        known = ", ".join(f"{name}={os.environ[name]}" for name in sorted(os.environ) if KNOWN.fullmatch(name))
         print(
             f"{prog}: error: --distributed: not all processes answered within {timeout:g} s; this one, on "
-            f"{socket.gethostname()}, waits for the others ({found or 'nothing about them in the environment'})",
+            f"{socket.gethostname()}, waits for the others ({known or 'nothing about them in the environment'})",
             file=sys.stderr,
             flush=True,
         )
@@ -96,8 +96,8 @@ def introduce(prog: str, where: links.Meeting) -> None:
             logging.getLogger(f"slt_jax.data.{name}").setLevel(logging.ERROR)
     if links.current is None and jax.process_count() > 1:  # they met without us
         listener = links.listen("--distributed", 0) if primary() else None
-        own = f"{_own_address()}:{listener.getsockname()[1]}" if listener else ""
-        host, _, port = gathered([own])[0].rpartition(":")
+        address = f"{_own_address()}:{listener.getsockname()[1]}" if listener else ""
+        host, _, port = gathered([address])[0].rpartition(":")
         shared = jax.process_count(), jax.process_index(), where.timeout
         if listener:
             links.current = links.answer("--distributed", listener, shared[0], where.timeout)
@@ -105,9 +105,9 @@ def introduce(prog: str, where: links.Meeting) -> None:
             links.current = links.call("--distributed", (host, int(port)), *shared)
         links.current.watch(prog)
     devices = Counter(device.device_kind for device in jax.local_devices())
-    own = f"{socket.gethostname()}: {', '.join(f'{number} x {kind}' for kind, number in devices.items())}"
+    description = f"{socket.gethostname()}: {', '.join(f'{number} x {kind}' for kind, number in devices.items())}"
     counts = gathered([len(jax.local_devices())])
-    for index, line in enumerate(gathered([own])):
+    for index, line in enumerate(gathered([description])):
         console.say(f"process {index} of {jax.process_count()} on {line}")
     if len(set(counts)) > 1:
         raise UserError(

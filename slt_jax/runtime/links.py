@@ -117,13 +117,13 @@ def relay(address: tuple[str, int]) -> int:
 
     def accept() -> None:
         while True:
-            own, _ = listener.accept()
+            client, _ = listener.accept()
             try:
                 other = socket.create_connection(address)
             except OSError:
-                own.close()  # JAX's service is not up yet, and its client tries again
+                client.close()  # JAX's service is not up yet, and its client tries again
                 continue
-            for ends in ((own, other), (other, own)):
+            for ends in ((client, other), (other, client)):
                 threading.Thread(target=copy, args=ends, daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
@@ -178,8 +178,8 @@ class Links:
         time.sleep(GRACE_SECONDS)
         if self.ending:
             return
-        said = f"{prog}: {lost} has ended early, so this process ends too; go on with --resume"
-        print(said, file=sys.stderr, flush=True)
+        line = f"{prog}: {lost} has ended early, so this process ends too; go on with --resume"
+        print(line, file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(1)
 
@@ -195,7 +195,7 @@ class Links:
 current: Links | None = None  # those of this process
 
 
-def together(body: Callable[[], int]) -> int:
+def ending_as_one(body: Callable[[], int]) -> int:
     """Run `body()` and return its exit code. If one of several processes ends, all of them do."""
     try:
         code = body()

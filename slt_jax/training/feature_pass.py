@@ -61,8 +61,8 @@ def read_from_cache(
     params |= layout.gather({path: array for path, array in params.items() if path.startswith(prefixes)})
     programs = {stream.name: _program(structure, stream) for stream in IMAGES}
     kinds, settings = _describe(programs, params, config.model.image_size)
-    own, differences = open_folder(folder, settings)
-    features = Features(own, kinds)
+    subfolder, differences = open_folder(folder, settings)
+    features = Features(subfolder, kinds)
 
     wanted: dict[str, tuple[ClipFiles, bool]] = {}
     for loader in loaders:
@@ -101,11 +101,11 @@ def _obstacle(structure: Structure, state: TrainState) -> str | None:
 def _normalises_by_batch(structure: Structure, state: TrainState, stream: Stream) -> bool:
     def look(params: Params) -> None:
         modules = (module for _, module in nnx.iter_modules(structure.merge(params).encoder.backbone(stream)))
-        found.extend(module for module in modules if isinstance(module, nnx.BatchNorm))
+        batch_norms.extend(module for module in modules if isinstance(module, nnx.BatchNorm))
 
-    found: list[nnx.BatchNorm] = []
+    batch_norms: list[nnx.BatchNorm] = []
     jax.eval_shape(look, state.params)
-    return not all(norm.use_running_average for norm in found)
+    return not all(norm.use_running_average for norm in batch_norms)
 
 
 def _program(structure: Structure, stream: Stream) -> jax.stages.Wrapped:

@@ -82,10 +82,10 @@ class StateStore:
             saved, wanted = _shapes(saved_as), _shapes(like)
             wrong = [path for path in sorted(saved.keys() | wanted.keys()) if saved.get(path) != wanted.get(path)]
             if wrong:
-                found, expected = (shapes.get(wrong[0], "absent") for shapes in (saved, wanted))
+                stored, expected = (shapes.get(wrong[0], "absent") for shapes in (saved, wanted))
                 raise UserError(
                     f"--resume {self.folder / str(number)}: does not fit the model and the optimiser that the "
-                    f"configuration describes; {len(wrong)} arrays differ, the first is {wrong[0]}: {found} in the "
+                    f"configuration describes; {len(wrong)} arrays differ, the first is {wrong[0]}: {stored} in the "
                     f"state, {expected} in the model"
                 )
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), notes=ocp.args.JsonRestore())

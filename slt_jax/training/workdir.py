@@ -47,8 +47,8 @@ class WorkDir:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--work-dir {self.path}: is a file; name a folder")
-        own = source is not None and source.absolute().is_relative_to(self.path.absolute())
-        if own and overwrite:
+        goes_on = source is not None and source.absolute().is_relative_to(self.path.absolute())
+        if goes_on and overwrite:
             raise UserError(f"--overwrite would remove the run in {self.path} that --resume is to continue; give one")
         if overwrite:
             for path in (self.last, self.best, self.metrics, self.settings, self.path / "config.merged.json"):
@@ -56,7 +56,7 @@ class WorkDir:
             for folder in (self.checkpoints, self.tokenizer):
                 if keep is None or folder.absolute() != Path(keep).absolute():
                     shutil.rmtree(folder, ignore_errors=True)
-        elif self.holds_run() and not own:
+        elif self.holds_run() and not goes_on:
             raise UserError(f"--work-dir {self.path} holds a run; --resume continues it, --overwrite replaces it")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
