@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -30,7 +31,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 42, 70, 3)).astype(np.float32)
 
 @nnx.jit
 def features(module: nnx.Module) -> jax.Array:
-    return module(IMAGES)
+    return module(jnp.asarray(IMAGES))
 
 
 def hub_weights(sizes: ViTConfig = SIZES, seed: int = 1) -> tuple[dict[str, np.ndarray], VisionTransformer]:
