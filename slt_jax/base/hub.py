@@ -115,6 +115,6 @@ def _not_there(name: str, flag: str, files: str, reason: str) -> UserError:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return UserError(
-        f"{flag}: '{name}' is no folder, not in the cache {HF_HUB_CACHE}, and not to be had from the hub ({reason}); "
-        f"put {files} of https://huggingface.co/{name} into a folder and name that"
+        f"{flag}: '{name}' is not a folder, not in the cache {HF_HUB_CACHE}, and cannot be downloaded from the hub "
+        f"({reason}); put {files} of https://huggingface.co/{name} into a folder and name that"
     )
