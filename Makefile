@@ -17,6 +17,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/mypy
 
 # The site, in site/. A broken link, a missing anchor and a public name without a docstring are errors.
 docs: .venv/installed-docs

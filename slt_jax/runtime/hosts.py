@@ -199,7 +199,8 @@ class Agreement:
     """
 
     def __init__(self, mesh: Mesh):
-        self._mesh, self._pending = mesh, None
+        self._mesh = mesh
+        self._pending: jax.Array | None = None
 
     def ask(self, wish: Wish) -> Wish:
         """Name a wish for this step; what was agreed on at the step before, nothing at the first."""

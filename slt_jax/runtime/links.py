@@ -165,7 +165,8 @@ class Links:
                 selector.register(connection, selectors.EVENT_READ, index)
             while len(self._done) < len(self.peers):
                 for key, _ in selector.select():
-                    message, index = _read(key.fileobj), key.data
+                    index = key.data
+                    message = _read(self.peers[index])
                     if "done" not in message:
                         self._lost = True
                         self._end(prog, message.get("lost") or f"process {index} ({self.hosts[index]})")

@@ -121,7 +121,8 @@ def _describe(
     programs: Mapping[str, jax.stages.Wrapped], params: Params, image_size: int
 ) -> tuple[dict[str, tuple[int, np.dtype]], dict[str, Any]]:
     """Width and dtype of each stream's features, and everything that they depend on except the clip."""
-    kinds, settings = {}, {"format": 1, "image size": image_size}
+    kinds: dict[str, tuple[int, np.dtype]] = {}
+    settings: dict[str, Any] = {"format": 1, "image size": image_size}
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), params)
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
     for stream in IMAGES:
@@ -140,7 +141,7 @@ def _weights_hash(params: Mapping[str, Array], prefix: str) -> str:
     for path in sorted(path for path in params if path.startswith(prefix)):
         array = np.ascontiguousarray(params[path])
         digest.update(f"{path}\0{array.dtype}\0{array.shape}\n".encode())
-        digest.update(array.view(np.uint8))
+        digest.update(array.view(np.uint8).data)
     return digest.hexdigest()
 
 

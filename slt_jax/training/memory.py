@@ -21,7 +21,7 @@ from slt_jax.runtime import hosts
 from slt_jax.training.program import Program
 from slt_jax.training.state import TrainState
 
-Shapes = Mapping[str, jax.ShapeDtypeStruct]
+Shapes = Mapping[str, Any]  # of a batch: anything with shape, dtype and sharding, no array is computed
 
 GIB = 2**30
 CHUNK = 64
@@ -47,6 +47,7 @@ def step_memory(program: Program, state: TrainState, batch: Shapes) -> StepMemor
     """What the training step needs on each device. `state` and `batch` are shapes with their places."""
     try:
         analysis = program.lower(state, batch).compile().memory_analysis()
+        assert analysis is not None  # every backend that XLA compiles for has one
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -108,14 +109,14 @@ def with_memory_rule(program: Program, training: TrainingConfig, batch: Shapes, 
     advice = "lower --batch-size (--grad-accum-steps makes up for it)"
     if on_cpu(program.mesh):
         memory, need = _fits_host(program, shapes, batch, rules, limit)
-        need = f"which takes about {need / GIB:.1f} {of}" if need else f"{limit / GIB:.1f} GiB are free"
-        say(f"memory: {memory}, {need}")
+        reason = f"which takes about {need / GIB:.1f} {of}" if need else f"{limit / GIB:.1f} GiB are free"
+        say(f"memory: {memory}, {reason}")
     else:
         memory, used = first_that_fits(program, shapes, batch, rules, limit)
         if used and not used.fits:
             raise UserError(f"a step takes {used.total / GIB:.1f} {of} even with {memory}; {advice}")
-        need = f"which takes {used.total / GIB:.1f} {of}" if used else f"plainly enough memory: {of[3:]}"
-        say(f"memory: {memory}, {need}" + (f": if it fails, {advice}" if used and used.total > limit else ""))
+        reason = f"which takes {used.total / GIB:.1f} {of}" if used else f"plainly enough memory: {of[3:]}"
+        say(f"memory: {memory}, {reason}" + (f": if it fails, {advice}" if used and used.total > limit else ""))
     return program.under(memory)
 
 

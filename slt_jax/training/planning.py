@@ -146,7 +146,7 @@ class Planner:
         """The verdict for a TPU slice such as v5e:2x2, which need not be at hand."""
         devices = topology_devices(name)
         # Programs that are not kept: only a TPU could read them back.
-        shortest = jax.config.jax_persistent_cache_min_compile_time_secs
+        shortest = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]  # made at run time
         jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
         try:
             return self.verdict(name, devices, usable_bytes(devices[0]))

@@ -146,7 +146,7 @@ class Program:
         state, results = self.jitted.apply(state, grads, metrics, jnp.float32(len(batches)), lr)
         return state, {**results, **{name: [row[name] for row in rows] for name in PER_BATCH}}
 
-    def evaluate(self, params: Mapping[str, Array], batch: Arrays) -> Results:
+    def evaluate(self, params: Mapping[str, Any], batch: Arrays) -> Results:
         """What the objective's `evaluate` reads of one batch."""
         return self.jitted.evaluate(params, batch)
 
@@ -156,7 +156,7 @@ class Program:
 
     def compilations(self) -> int:
         """Programs compiled so far for training and validation: one per function and shape."""
-        return sum(program._cache_size() for program in self.jitted)
+        return sum(compiled_shapes(function) for function in self.jitted)
 
 
 class Jitted(NamedTuple):
@@ -178,6 +178,11 @@ def jitted(functions: StepFunctions) -> Jitted:
         apply=jit(functions.apply, donate_argnums=0),
         evaluate=jit(functions.evaluate),
     )
+
+
+def compiled_shapes(function: Any) -> int:
+    """For how many shapes a jitted function has been compiled in this process."""
+    return function._cache_size()
 
 
 def compiler_options(mesh: Mesh) -> dict[str, bool] | None:

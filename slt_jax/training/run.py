@@ -119,13 +119,17 @@ class Run:
         if agreed.signal:
             raise Interrupted(agreed.signal)
 
-    def stopped(self) -> int:
+    def agreed_signal(self) -> int:
         """The signal that any process got, or 0. Every process must ask."""
         return self.agreement.now(hosts.Wish(self.stop.number or 0)).signal
 
+    def stopped(self) -> bool:
+        """Whether any process got a signal. Every process must ask."""
+        return self.agreed_signal() != 0
+
     def leave_if_asked(self, *, after_saving: bool = False) -> None:
         """Raise Interrupted if a signal came, perhaps after saving."""
-        if number := self.stopped():
+        if number := self.agreed_signal():
             if after_saving:
                 self.save()
             raise Interrupted(number)

@@ -1,4 +1,7 @@
-"""The state of training: all arrays that a step reads and writes."""
+"""The state of training: all arrays that a step reads and writes.
+
+The same trees hold JAX's arrays, NumPy's on the host, only their shapes, or their places.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax import Array
 
-from slt_jax.models.params import Params
-
-ScalerState = dict[str, Array]  # see scaler.py
+Leaf = Any  # an array, its shape or its place
+Leaves = dict[str, Leaf]  # by path, as `Params`
+ScalerState = dict[str, Leaf]  # see scaler.py
 
 
 @jax.tree_util.register_dataclass
@@ -19,8 +21,8 @@ class OptState:
     """`slots` are the arrays kept per trained parameter, by torch's names; `step` (parameters,) counts the updates of
     each, in the order of sorted paths."""
 
-    slots: dict[str, Params]
-    step: Array
+    slots: dict[str, Leaves]
+    step: Leaf
 
     def to_tree(self) -> dict[str, Any]:
         """Nested mappings, as states are stored: `{slot: {path: array}, "step": array}`."""
@@ -41,15 +43,15 @@ class TrainState:
     moving average or a centre: any tree of arrays, None for most.
     """
 
-    trained: Params
-    frozen: Params
+    trained: Leaves
+    frozen: Leaves
     optimizer: OptState
     scaler: ScalerState
-    step: Array
+    step: Leaf
     teacher: Any = None
 
     @property
-    def params(self) -> Params:
+    def params(self) -> Leaves:
         """All parameters by path."""
         return self.trained | self.frozen
 

@@ -116,11 +116,11 @@ def resume_states(folder: Path, program: Program) -> tuple[TrainState, Position,
 
 def _shapes(tree: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[int, ...]]:
     """{dotted path: shape} of arrays, or of what only describes them, in nested mappings."""
-    found = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, value in tree.items():
         below = _shapes(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value.shape}
-        found |= {path: tuple(shape) for path, shape in below.items()}
-    return found
+        shapes |= {path: tuple(shape) for path, shape in below.items()}
+    return shapes
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -139,7 +139,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"{path}: is neither a work-dir nor a folder of saved states")
     state, notes, plan = saved_model(folder)
     _, entries = plan.structure()
-    rest = {name: notes[name] for name in ("config", "architecture") if name in notes}
+    rest: dict[str, Any] = {name: notes[name] for name in ("config", "architecture") if name in notes}
     return Checkpoint(folder, to_state(state.params, entries), rest)
 
 

@@ -16,7 +16,7 @@ from slt_jax.training.optim import Optimizer, clip, global_norm
 from slt_jax.training.scaler import keep_where, unscale, update
 from slt_jax.training.state import OptState, TrainState
 
-Arrays = Mapping[str, Array]  # a batch on its devices, as it was loaded
+Arrays = Mapping[str, Any]  # a batch on its devices as it was loaded, or only its shapes
 Results = dict[str, Any]
 MOVED = ("trained", "optimizer", "teacher")  # what a step that overflows leaves unchanged
 

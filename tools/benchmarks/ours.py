@@ -72,7 +72,7 @@ class Training:
 
     @property
     def vocabulary(self) -> int:
-        return self.plan.decoder["vocab_size"]
+        return self.plan.vocabulary
 
     def facts(self) -> dict[str, Any]:
         """The device and the work: `flops` are forward and backward of one clip."""
@@ -157,7 +157,7 @@ class Generation:
         self.config = config
         plan = plan_of(config)
         self.translator = Translator(plan, split_model(plan.build(seed=config.data.seed))[1])
-        raw = raw_batch(config, plan.decoder["vocab_size"], config.data.batch_size)
+        raw = raw_batch(config, plan.vocabulary, config.data.batch_size)
         self.batch = {name: array for name, array in raw.items() if name != "labels"}
         structure, self.entries = plan.structure()
         self.decoder = structure.merge(self.translator.params).decoder.model
