@@ -4,6 +4,8 @@ Three Dinov2Model with SDPA, projectors, fusion, torch.nn.TransformerEncoder and
 and AdamW are torch's, mixed precision is autocast's. Nothing here is used by the library or its tests.
 """
 
+import functools
+import operator
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -14,13 +16,10 @@ import numpy as np
 
 from slt_jax.config import Config
 from slt_jax.errors import UserError
+from slt_jax.streams import IMAGES, STREAMS, Stream
 from tools.benchmarks.problem import raw_batch
 from tools.benchmarks.processes import resident
 from tools.benchmarks.timing import Seconds, timed
-
-STREAMS = {"face": "face_backbone", "hand_l": "hand_backbone_left", "hand_r": "hand_backbone_right"}
-PROJECTORS = {"face": "face_projector", "hand_l": "hand_left_projector", "hand_r": "hand_right_projector"}
-
 
 # --- the model ----------------------------------------------------------------------------------------------------
 
@@ -41,17 +40,17 @@ def build(config: Config, architecture: Mapping[str, Any], weights: Mapping[str,
         return nn.ModuleDict({"layers": nn.Sequential(*layers, nn.Linear(model.projector_dim, model.projector_dim))})
 
     parts = {}
-    for (stream, name), sizes in zip(STREAMS.items(), architecture["backbones"], strict=True):
-        parts[name] = dinov2(sizes)
-        parts[PROJECTORS[stream]] = projector(PROJECTORS[stream], sizes["embed_dim"])
+    for stream, sizes in zip(IMAGES, architecture["backbones"], strict=True):
+        parts[stream.backbone] = dinov2(sizes)
+        parts[stream.projector] = projector(stream.projector, sizes["embed_dim"])
     layer = nn.TransformerEncoderLayer(
         model.d_model, model.temporal_nhead, model.temporal_dim_feedforward, model.temporal_dropout, batch_first=True
     )
     encoder = nn.ModuleDict(parts | {
         "pose_projector": projector("pose_projector", 3 * model.pose_landmarks),
         "fusion": nn.ModuleDict({
-            "norm": nn.LayerNorm(4 * model.projector_dim), "dropout": nn.Dropout(model.fusion_dropout),
-            "proj": nn.Linear(4 * model.projector_dim, model.d_model),
+            "norm": nn.LayerNorm(len(STREAMS) * model.projector_dim), "dropout": nn.Dropout(model.fusion_dropout),
+            "proj": nn.Linear(len(STREAMS) * model.projector_dim, model.d_model),
         }),
         "positional": nn.ModuleDict({"embedding": nn.Embedding(model.sequence_length, model.d_model)}),
         "temporal": nn.ModuleDict({
@@ -141,22 +140,21 @@ def encode(net, batch: Mapping[str, Any]):
 
     encoder = net["encoder"]
 
-    def seen(stream: str):
-        frames = batch[stream]
-        tokens = encoder[STREAMS[stream]](frames.flatten(0, 1)).last_hidden_state
-        return tokens[:, 0].reshape(*frames.shape[:2], -1)
+    def features(stream: Stream):
+        if not stream.images:
+            return batch[stream.name] * batch[stream.mask].repeat_interleave(3, dim=-1)
+        frames = batch[stream.name]
+        tokens = encoder[stream.backbone](frames.flatten(0, 1)).last_hidden_state
+        rows = tokens[:, 0].reshape(*frames.shape[:2], -1)
+        return rows.masked_fill(batch[stream.mask][..., None], 0) if stream.mask else rows
 
-    def projected(name: str, features):
-        return encoder[name]["layers"](features)
+    def shown(stream: Stream):
+        rows = encoder[stream.projector]["layers"](features(stream))
+        masks = [batch[mask][..., None] for mask in stream.hiding_masks]
+        return rows.masked_fill(functools.reduce(operator.or_, masks), 0) if masks else rows
 
-    missing_left, missing_right = batch["miss_mask_hl"][..., None], batch["miss_mask_hr"][..., None]
-    either = missing_left | missing_right
-    face = projected("face_projector", seen("face"))
-    left = projected("hand_left_projector", seen("hand_l").masked_fill(missing_left, 0)).masked_fill(either, 0)
-    right = projected("hand_right_projector", seen("hand_r").masked_fill(missing_right, 0)).masked_fill(either, 0)
-    pose = projected("pose_projector", batch["pose"] * batch["pose_conf_mask"].repeat_interleave(3, dim=-1))
     fusion = encoder["fusion"]
-    fused = fusion["proj"](fusion["dropout"](fusion["norm"](torch.cat([face, left, right, pose], dim=-1))))
+    fused = fusion["proj"](fusion["dropout"](fusion["norm"](torch.cat([shown(stream) for stream in STREAMS], dim=-1))))
     places = torch.arange(fused.shape[1], device=fused.device)
     frames = fused + encoder["positional"]["embedding"](places)
     return encoder["temporal"]["encoder"](frames, src_key_padding_mask=~batch["pad_mask"])
@@ -224,7 +222,7 @@ class Training:
         tensor = torch.from_numpy(array).to(self.device)
         if name == "labels":
             return tensor.long()
-        if name not in STREAMS:
+        if name not in {stream.name for stream in IMAGES}:
             return tensor
         mean, std = (torch.tensor(v, device=self.device) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         return ((tensor / 255 - mean) / std).permute(0, 1, 4, 2, 3).contiguous()
