@@ -111,21 +111,23 @@ class Bart(nnx.Module):
         self,
         encoded: Frames,
         encoder_mask: FrameMask,
-        decoder_input_ids: Int[Array, "b s"],
-        decoder_attention_mask: Shaped[Array, "b s"] | None = None,
+        decoder_input_ids: Int[Array | np.ndarray, "b s"],
+        decoder_attention_mask: Shaped[Array | np.ndarray, "b s"] | None = None,
         *,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b s vocab"]:
         """Logits, float32, of frames and tokens; masks True/1 = real."""
         keep = causal_keep(decoder_input_ids.shape[1], decoder_attention_mask)
         encoded_keep = None if encoder_mask is None else memory_keep(encoder_mask)
-        return self._logits(self.model.decoder(decoder_input_ids, keep, encoded, encoded_keep, key=key))
+        return self._logits(
+            self.model.decoder(jnp.asarray(decoder_input_ids), keep, jnp.asarray(encoded), encoded_keep, key=key)
+        )
 
     def encode(
-        self, input_ids: Int[Array, "b t"], mask: FrameMask = None, *, key: Key[Array, ""] | None = None
+        self, input_ids: Int[Array | np.ndarray, "b t"], mask: FrameMask = None, *, key: Key[Array, ""] | None = None
     ) -> Float[Array, "b t d_model"]:
         """States of a text."""
-        return self.model.encoder(input_ids, None if mask is None else memory_keep(mask), key=key)
+        return self.model.encoder(jnp.asarray(input_ids), None if mask is None else memory_keep(mask), key=key)
 
     def shift_right(self, labels: Int[Array | np.ndarray, "b s"]) -> Int[Array, "b s"]:
         """Decoder inputs of `labels` (B, S). mBART has no start token: the last label (language) comes first."""
@@ -147,7 +149,7 @@ class Bart(nnx.Module):
         layers, heads = self.model.decoder.layers, self.config["decoder_attention_heads"]
         return {
             "self": [empty_cache(batch, max_length, heads, width // heads, self.dtype) for _ in layers],
-            "cross": [layer.encoder_attn.keys_values(encoded) for layer in layers],
+            "cross": [layer.encoder_attn.keys_values(jnp.asarray(encoded)) for layer in layers],
             "encoder_mask": jnp.ones((batch, frames), bool) if encoder_mask is None else encoder_mask,
         }
 
@@ -209,7 +211,7 @@ class Stack(nnx.Module):
         self,
         ids: Int[Array, "b s"],
         keep: Bool[Array, "#b 1 #s s"] | None,
-        encoded: Frames | None = None,
+        encoded: Float[Array, "b t d_model"] | None = None,
         encoded_keep: Bool[Array, "b 1 1 t"] | None = None,
         *,
         key: Key[Array, ""] | None,

@@ -28,8 +28,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from slt_jax.models.layers import gelu
 
-Frames = Float[Array, "b t d_model"]
-FrameMask = Shaped[Array, "b t"] | None  # True/1 = real; None where every frame is
+Frames = Float[Array | np.ndarray, "b t d_model"]
+FrameMask = Shaped[Array | np.ndarray, "b t"] | None  # True/1 = real; None where every frame is
 States = Float[Array, "b s d_model"]
 Position = Int[ArrayLike, ""]
 KeysValues = tuple[Float[Array, "b _ heads head_dim"], Float[Array, "b _ heads head_dim"]]
@@ -112,7 +112,7 @@ def shift_right(labels: Int[Array | np.ndarray, "b s"], start: int | None, pad: 
     return jnp.where(shifted == -100, pad, shifted)
 
 
-def causal_keep(length: int, attention_mask: Shaped[Array, "b s"] | None) -> Bool[Array, "#b 1 s s"]:
+def causal_keep(length: int, attention_mask: Shaped[Array | np.ndarray, "b s"] | None) -> Bool[Array, "#b 1 s s"]:
     """Each of `length` positions sees itself and the past, as far as `attention_mask` allows."""
     keep = jnp.tril(jnp.ones((length, length), bool))[None, None]
     return keep if attention_mask is None else keep & jnp.asarray(attention_mask, bool)[:, None, None, :]
@@ -123,7 +123,7 @@ def past_keep(length: int, position: Position) -> Bool[Array, "1 1 1 length"]:
     return (jnp.arange(length) <= position)[None, None, None, :]
 
 
-def memory_keep(encoder_mask: Shaped[Array, "b t"]) -> Bool[Array, "b 1 1 t"]:
+def memory_keep(encoder_mask: Shaped[Array | np.ndarray, "b t"]) -> Bool[Array, "b 1 1 t"]:
     """What queries may look at: the real frames."""
     return jnp.asarray(encoder_mask, bool)[:, None, None, :]
 

@@ -20,7 +20,8 @@ from slt_jax.data.loader import Batch
 from slt_jax.data.splits import Splits, open_splits
 from slt_jax.decoding.results import Prediction
 from slt_jax.decoding.scores import corpus_scores
-from slt_jax.decoding.translate import BatchDecoder, Search, translate
+from slt_jax.decoding.search import Search
+from slt_jax.decoding.translate import BatchDecoder, translate
 from slt_jax.errors import UserError
 from slt_jax.models.freeze import training_table
 from slt_jax.models.params import Structure
