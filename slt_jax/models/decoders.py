@@ -104,11 +104,11 @@ def _custom_settings(config: ModelConfig) -> dict[str, Any]:
     } | config.decoder_kwargs
     settings = {"decoder_class": config.decoder_class, "kwargs": kwargs}
     flag = f"--decoder-class {config.decoder_class}"
-    found = {}
+    built = {}
 
     def call() -> Array:
         model = build_decoder(settings, dtype=jnp.float32, rngs=nnx.Rngs(0))
-        found["d_model"] = getattr(model, "d_model", kwargs["d_model"])
+        built["d_model"] = getattr(model, "d_model", kwargs["d_model"])
         frames, tokens = (2, 3), (2, 5)
         return model(
             jnp.zeros((*frames, config.d_model)),
@@ -128,10 +128,10 @@ def _custom_settings(config: ModelConfig) -> dict[str, Any]:
         raise
     except Exception as error:  # whatever foreign code raises
         problem = f"calling it fails: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    if found.get("d_model", config.d_model) != config.d_model:
+    if built.get("d_model", config.d_model) != config.d_model:
         raise UserError(
-            f"{flag}: the decoder's d_model is {found['d_model']} but model.d_model is {config.d_model}; "
-            f"set --d-model {found['d_model']}"
+            f"{flag}: the decoder's d_model is {built['d_model']} but model.d_model is {config.d_model}; "
+            f"set --d-model {built['d_model']}"
         )
     if problem:
         raise UserError(f"{flag}: {problem} (the protocol is in slt_jax/models/decoders.py)")

@@ -55,7 +55,7 @@ class FrozenConfig(dict):
             if not isinstance(value, Mapping)
         )
 
-    def __hash__(self) -> int:  # type: ignore[override]
+    def __hash__(self) -> int:  # type: ignore[override]  # a dict has none
         return hash(repr(sorted(self.items())))
 
 
