@@ -22,4 +22,5 @@ CHECKED = ["models.cnn", "models.fusion", "models.images", "models.layers", "mod
 CHECKED += ["models.translator", "models.vit", "models.t5", "models.t5_config", "models.bart", "models.seq2seq"]
 CHECKED += ["models.decoders", "models.families", "decoding.inference", "decoding.generate", "decoding.search"]
 CHECKED += ["decoding.beam_search", "decoding.token_rules"]
+CHECKED += ["training.loss", "training.optim", "training.step"]
 install_import_hook([f"slt_jax.{name}" for name in CHECKED], "beartype.beartype")

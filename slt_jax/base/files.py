@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -53,6 +54,24 @@ def _try_lock(file: IO) -> bool:
     return True
 
 
+@contextmanager
+def holding(path: str | os.PathLike[str]) -> Iterator[bool]:
+    """Hold the file `path` for as long as the block runs; False where somebody else holds it.
+
+    The kernel lets go of it when the process ends, however it ends. The file stays. On a file system without locks
+    nobody ever holds anything.
+    """
+    with open(path, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except BlockingIOError:
+            held = False
+        except OSError:
+            held = True
+        yield held
+
+
 def _remove_abandoned(folder: Path, prefix: str) -> None:
     """Delete the unfinished files of writers that are no longer running."""
     pattern = re.compile(re.escape(prefix) + r"\.[0-9a-f]{8}\.tmp")
@@ -73,6 +92,19 @@ def write_json_lines(path: str | Path, records: list[dict]) -> None:
     """Write one JSON object per line, complete or not at all."""
     with replacing(path) as file:
         file.writelines((json.dumps(record, ensure_ascii=False) + "\n").encode() for record in records)
+
+
+def checksums(folder: Path, *, without: str) -> dict[str, str]:
+    """The SHA-256 of every file under `folder` by its relative path, but for the one named `without`."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != without)
+
+    def checksum(path: Path) -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor(4) as pool:  # hashing leaves Python's lock to others
+        values = list(pool.map(checksum, paths))
+    return {path.relative_to(folder).as_posix(): value for path, value in zip(paths, values, strict=True)}
 
 
 def copy_file(source: str | Path, target: str | Path) -> None:

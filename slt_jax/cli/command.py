@@ -21,6 +21,9 @@ def run(prog: str, body: Callable[[Sequence[str] | None], int], argv: Sequence[s
     except UserError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
 
 
 def choose_device(name: str) -> None:

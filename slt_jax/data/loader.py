@@ -79,9 +79,15 @@ class LoaderSettings:
         return BatchSizes(self.rows, frames, self.image_size, self.num_landmarks)
 
 
+Taken = Sequence[Sequence[int]]  # (batch size, batches): what was taken from an epoch, from its beginning on
+
+
 @dataclass(frozen=True)
 class _Batches:
-    """All batches of all epochs by number. All of this is sent to the workers."""
+    """All batches of all epochs by number. All of this is sent to the workers.
+
+    With `taken`, they begin within `epoch`: with the clips that those batches left.
+    """
 
     settings: LoaderSettings
     files: Sequence[ClipFiles]
@@ -89,25 +95,27 @@ class _Batches:
     lengths: np.ndarray  # frames to which each clip is padded; all clips of a batch have the same
     threads: int = 1
     features: Features | None = None  # what is read instead of images
+    epoch: int = 0
+    taken: Taken = ()
 
     @functools.cached_property
-    def spans(self) -> np.ndarray:
-        """Where each batch starts and where the clips of its length end, (batches, 2), with clips sorted by length."""
-        _, counts = np.unique(self.lengths, return_counts=True)
-        ends = np.cumsum(counts)
-        starts = [
-            np.arange(end - count, end, self.settings.batch_size) for end, count in zip(ends, counts, strict=True)
-        ]
-        return np.stack([np.concatenate(starts), np.repeat(ends, [len(s) for s in starts])], axis=1)
-
-    @property
     def batches(self) -> int:
-        """Batches in an epoch."""
-        return len(self.spans)
+        """Batches in a whole epoch."""
+        return len(self._batched(np.arange(len(self.files)), self.settings.batch_size)[1])
+
+    @functools.cached_property
+    def left(self) -> int:
+        """Batches in what is left of the epoch that these begin with."""
+        return len(self.order(self.epoch, self.taken)[1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        epoch, number = divmod(int(index), self.batches)
-        clips, real = self._rows(epoch, number)
+        number, taken = int(index), self.taken
+        if number < self.left:
+            epoch = self.epoch
+        else:
+            epoch, number = divmod(number - self.left, self.batches)
+            epoch, taken = epoch + self.epoch + 1, ()
+        clips, real = self._rows(epoch, number, taken)
         size = len(clips)
         arrays = empty(
             self.settings.sizes(int(self.lengths[clips[0]])),
@@ -129,25 +137,39 @@ class _Batches:
         arrays["labels"][~arrays["valid"]] = IGNORE
         return {"arrays": arrays, "clips": clips, "bad": [p for p in problems if p is not None]}
 
-    def _rows(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def _rows(self, epoch: int, number: int, taken: Taken) -> tuple[np.ndarray, np.ndarray]:
         """The clips in this process's rows, and which rows are real. Filler rows have the batch's first clip."""
-        order, spans = self.order(epoch)
+        order, spans = self.order(epoch, taken)
         start, end = spans[number]
         size = self.settings.rows
         places = start + self.settings.shard_index * size + np.arange(size)
         real = places < end
         return order[np.where(real, places, start)], real
 
-    def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The clips of an epoch, those of one length side by side, and the spans of its batches in them.
-
-        Batches come in the order of their first clips, which mixes the lengths evenly over the epoch.
-        """
+    def order(self, epoch: int, taken: Taken = ()) -> tuple[np.ndarray, np.ndarray]:
+        """The clips of an epoch that are left after `taken`, and the spans of their batches, see `_batched`."""
         order = np.arange(len(self.files))
         if self.settings.train:
             order = _generator(self.settings.seed, epoch, 0).permutation(len(order))
+        for size, count in taken:
+            clips, spans = self._batched(order, size)
+            seen = [clips[start : min(start + size, end)] for start, end in spans[:count]]
+            order = order[~np.isin(order, np.concatenate(seen))] if seen else order
+        return self._batched(order, self.settings.batch_size)
+
+    def _batched(self, order: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Clips in batches of `size`: those of one length side by side, and the spans (batches, 2) of the batches.
+
+        A span is where a batch starts and where the clips of its length end. Batches come in the order of their first
+        clips, which mixes the lengths evenly over the epoch.
+        """
         places = np.argsort(self.lengths[order], kind="stable")
-        return order[places], self.spans[np.argsort(places[self.spans[:, 0]])]
+        _, counts = np.unique(self.lengths[order], return_counts=True)
+        ends = np.cumsum(counts)
+        groups = [np.arange(end - count, end, size) for end, count in zip(ends, counts, strict=True)]
+        starts = np.concatenate([np.zeros(0, int), *groups])
+        spans = np.stack([starts, np.repeat(ends, [len(group) for group in groups])], axis=1)
+        return order[places], spans[np.argsort(places[starts])]
 
     def _read(self, epoch: int, arrays: dict[str, np.ndarray], clips: np.ndarray, row: int) -> tuple[int, str] | None:
         """Fill one row. Returns the clip and what is wrong with it, if bad clips are skipped."""
@@ -221,7 +243,7 @@ class Loader:
         )
         if settings.num_workers:
             workers.close_at_exit(self)
-        self._idle: tuple[tuple[int, int], Any] | None = None  # (next epoch, batch) and its waiting iterator
+        self._idle: tuple[int, Any] | None = None  # the next epoch, and the iterator that waits for it
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -261,29 +283,41 @@ class Loader:
         self.close()
         self._source = dataclasses.replace(self._source, features=features)
 
-    def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
-        """Yield the batches `start_batch`, `start_batch` + 1, ... of an epoch. Only training has different epochs.
+    def left(self, epoch: int, taken: Taken = ()) -> int:
+        """Batches of an epoch that are left after those `taken`."""
+        return self._starting(epoch, taken).left
+
+    def epoch(self, epoch: int = 0, taken: Taken = ()) -> Iterator[Batch]:
+        """Yield the batches of an epoch that are left after those `taken`. Only training has different epochs.
+
+        `taken` holds (batch size, batches), in the order in which they were taken from the epoch: what is left is
+        every clip that none of them had, whatever the size of batches now.
 
         At the end of an epoch the workers stay and decode the first batches of the next one, until `close`. An iterator
         that is closed or dropped before its end takes its workers with it.
         """
-        batches = self._epoch(epoch, start_batch)
+        batches = self._epoch(epoch, taken)
         if self.settings.num_workers:
             workers.close_at_exit(batches)
         return batches
 
-    def _epoch(self, epoch: int, start_batch: int) -> Iterator[Batch]:
-        if start_batch >= len(self):
+    def _epoch(self, epoch: int, taken: Taken) -> Iterator[Batch]:
+        source = self._starting(epoch, taken)
+        if not source.left:
             return
-        iterator = self._iterator(epoch if self.settings.train else 0, start_batch)
+        iterator = self._iterator(source)
         try:
-            for _ in range(start_batch, len(self)):
+            for _ in range(source.left):
                 yield self._batch(next(iterator))
         except BaseException:
             iterator.close()
             raise
         self.close()
-        self._idle = ((epoch + 1 if self.settings.train else 0, 0), iterator)
+        self._idle = (source.epoch + 1 if self.settings.train else 0, iterator)
+
+    def _starting(self, epoch: int, taken: Taken) -> _Batches:
+        epoch = epoch if self.settings.train else 0
+        return dataclasses.replace(self._source, epoch=epoch, taken=tuple(taken))
 
     def close(self) -> None:
         """End the workers that are waiting for the next epoch."""
@@ -297,13 +331,13 @@ class Loader:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _iterator(self, epoch: int, start_batch: int):
-        """The batches from here on, through this and all following epochs."""
-        if self._idle is not None and self._idle[0] == (epoch, start_batch):
+    def _iterator(self, source: _Batches):
+        """The batches of `source`, through all following epochs."""
+        if self._idle is not None and not source.taken and self._idle[0] == source.epoch:
             iterator, self._idle = self._idle[1], None
             return iterator
         self.close()
-        return workers.Ahead(self._source, epoch * len(self) + start_batch, self.settings.num_workers, self.batch_bytes)
+        return workers.Ahead(source, 0, self.settings.num_workers, self.batch_bytes)
 
     def _batch(self, element: dict[str, Any]) -> Batch:
         clips = [self.clips[n] for n in element["clips"]]

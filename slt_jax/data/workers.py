@@ -173,13 +173,14 @@ def allocate(shape: tuple[int, ...], dtype) -> np.ndarray:
 
 
 def _start(source, memory: _Memory) -> None:
-    """Set up a new process: leave the accelerator alone, leave Ctrl-C to the parent, and never outlive it."""
+    """Set up a new process: leave the accelerator alone, leave signals to the parent, and never outlive it."""
     global _source, _memory
     _source, _memory = source, memory
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_platforms", "cpu")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a job's end reaches all of its processes
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     assert parent is not None

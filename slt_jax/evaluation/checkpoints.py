@@ -68,7 +68,7 @@ class Candidate:
             try:
                 if records := WorkDir(folder).read_metrics():
                     return records
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, UserError) as error:
                 logger.warning("%s: is left aside (%s)", WorkDir(folder).metrics, error)
         return []
 

@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Int
 
 from slt_jax.data.text import IGNORE
 
 
-def token_loss(logits: Array, labels: Array, label_smoothing: float) -> tuple[Array, Array]:
+def token_loss(
+    logits: Float[Array, "b s vocab"], labels: Int[Array, "b s"], label_smoothing: float
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """The sum of the losses of all tokens, and their number. `labels` (B, S), -100 = ignore; `logits` (B, S, vocab).
 
     As in `torch.nn.CrossEntropyLoss(label_smoothing=...)`, the smoothing mass is spread over all classes, including

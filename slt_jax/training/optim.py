@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 from slt_jax.config import OptimConfig
 from slt_jax.training.state import OptState
@@ -98,12 +99,12 @@ def build_optimizer(config: OptimConfig) -> Optimizer:
     return Optimizer(config.optimizer, config.weight_decay, config.momentum if config.optimizer == "sgd" else 0.0)
 
 
-def global_norm(grads: dict[str, Array]) -> Array:
+def global_norm(grads: dict[str, Array]) -> Float[Array, ""]:
     """The L2 norm of all gradients together, as `torch.nn.utils.clip_grad_norm_` returns it."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in grads.values()))
 
 
-def clip(grads: dict[str, Array], norm: Array, limit: float | None) -> dict[str, Array]:
+def clip(grads: dict[str, Array], norm: Float[Array, ""], limit: float | None) -> dict[str, Array]:
     """torch's clipping: scale by limit / (norm + 1e-6) if that is below 1."""
     if limit is None:
         return grads

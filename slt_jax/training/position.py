@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+Taken = list[list[int]]  # (batch size, batches), in the order in which they were taken from an epoch
 
 
 @dataclass(frozen=True)
@@ -11,7 +13,7 @@ class Position:
     """How far a run has come."""
 
     epoch: int = 0  # finished epochs
-    batch: int = 0  # batches taken from the epoch under way
+    taken: Taken = field(default_factory=list)  # from the epoch under way
     totals: dict[str, Any] = field(default_factory=dict)  # its running sums
     best_val: float = math.inf  # the lowest validation loss
     best_scores: dict[str, float] = field(default_factory=dict)  # the highest of each score, such as BLEU and chrF
@@ -21,8 +23,22 @@ class Position:
 
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any]) -> "Position":
-        """The position in the JSON beside a saved state."""
-        return cls(**notes["position"])
+        """From what lies beside a saved state."""
+        position = dict(notes["position"])
+        if batches := position.pop("batch", 0):  # of a state that counted batches of one size
+            position["taken"] = [[notes["config"]["data"]["batch_size"], batches]]
+        return cls(**position)
+
+    @property
+    def batches(self) -> int:
+        """Batches taken from the epoch under way."""
+        return sum(count for _, count in self.taken)
+
+    def after_batches(self, size: int, count: int) -> "Position":
+        """The position once `count` more batches of `size` clips, over all processes, are taken."""
+        *before, last = self.taken or [[size, 0]]
+        taken = [*before, [size, last[1] + count]] if last[0] == size else [*before, last, [size, count]]
+        return replace(self, taken=taken)
 
     @classmethod
     def from_checkpoint(cls, rest: Mapping[str, Any]) -> "Position":

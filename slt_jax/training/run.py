@@ -79,12 +79,13 @@ class Run:
             return None if last is None else self.position.record
 
     def train_epoch(self, epoch: int) -> tuple[Ledger, Progress]:
-        """Take the remaining steps of an epoch and return their results."""
-        task, done = self.task, self.position.batch
+        """All steps of an epoch that are left, with their results."""
+        task, taken = self.task, self.position.taken
         ledger = Ledger(Totals(**self.position.totals), scaled=self.program.functions.scaled)
         title = f"epoch {epoch + 1}/{task.training.epochs}"
-        with Progress(title, task.batches_per_epoch(), done) as progress:
-            batches = progress.wait(task.batches(epoch, done))
+        done = self.position.batches
+        with Progress(title, done + task.batches_left(epoch, taken), done) as progress:
+            batches = progress.wait(task.batches(epoch, taken))
             for group in grouped(batches, task.training.grad_accum_steps):
                 self.take_step(group, task.learning_rate(epoch), ledger, progress)
                 self.save_if_due(ledger)
@@ -99,7 +100,7 @@ class Run:
         self.step += 1
         ledger.add(self.step, results, group)
         ledger.settle(keep=1)
-        self.position = dataclasses.replace(self.position, batch=self.position.batch + len(group))
+        self.position = self.position.after_batches(self.task.batch_size, len(group))
         for batch in group:
             progress.update(hosts.count() * batch.count, ledger.newest.get("loss"))
         if self.tracker and ledger.newest:
@@ -173,8 +174,8 @@ class Run:
             self.workdir.write_metrics(self.position.record)
 
     def publish_what_was_committed(self) -> None:
-        """Write an epoch's files if an earlier process was killed between committing the epoch and writing them."""
-        record, at_an_end = self.position.record, self.position.batch == 0
+        """Where an earlier process was killed between the state that ends an epoch and the epoch's files."""
+        record, at_an_end = self.position.record, not self.position.taken
         if not (record and at_an_end and self.store.latest()):
             return
         if not any(line["epoch"] == record["epoch"] for line in self.workdir.read_metrics()):

@@ -1,5 +1,6 @@
 """Training states on disk: Orbax to resume exactly, `.pt` to exchange with v9."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from convert.checkpoint import Blueprint, Checkpoint, plan_model, read_checkpoin
 from convert.optimizer import to_torch
 from convert.state_dict import Entry, to_state
 from convert.torch_file import write_pt
+from slt_jax.base.files import checksums, write_json
 from slt_jax.config import Config, build_config
 from slt_jax.errors import UserError
 from slt_jax.runtime import hosts
@@ -27,6 +29,7 @@ from slt_jax.training.workdir import state_folder
 logger = logging.getLogger(__name__)
 
 
+CHECKSUMS = "checksums.json"
 Tree = Mapping[str, Any]  # a state as nested mappings of arrays, see `TrainState.to_tree`
 
 
@@ -38,13 +41,35 @@ class StateStore:
         options = ocp.CheckpointManagerOptions(max_to_keep=2, read_only=read_only, create=not read_only)
         self.folder = folder
         handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
+        self._unsealed: int | None = None
+        self._checked: set[int] = set()
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
     def save(self, state: Tree, notes: Mapping[str, Any]) -> None:
-        """Write `state` in the background and `notes` (JSON) beside it. Waits for a save in progress."""
-        number = (self.latest() or 0) + 1
+        """Write `state` in the background and `notes` (JSON) beside it; waits for a save still under way."""
+        self._seal()
+        number = self._unsealed = (self.latest() or 0) + 1
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(dict(notes)))
         self._manager.save(number, args=items)
+
+    def _seal(self) -> None:
+        """Write checksums beside the newest state, once it is whole."""
+        self._manager.wait_until_finished()
+        if self._unsealed is not None and hosts.primary():
+            folder = self.folder / str(self._unsealed)
+            write_json(folder / CHECKSUMS, checksums(folder, without=CHECKSUMS))
+        self._unsealed = None
+
+    def _check(self, number: int) -> None:
+        """Raise ValueError where a file of a state is not what was written; a state may have no checksums."""
+        folder = self.folder / str(number)
+        if number in self._checked or not (folder / CHECKSUMS).exists():
+            return
+        written = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        present = checksums(folder, without=CHECKSUMS)
+        if changed := [name for name in written.keys() | present.keys() if written.get(name) != present.get(name)]:
+            raise ValueError(f"{min(changed)} is not what was written")
+        self._checked.add(number)
 
     def latest(self) -> int | None:
         """The number of the newest complete state, or None."""
@@ -66,6 +91,7 @@ class StateStore:
         """What `read` makes of the newest state or, if that is damaged, of the one before."""
         for number in sorted(self._manager.all_steps(), reverse=True):
             try:
+                self._check(number)
                 return read(number)
             except UserError:
                 raise
@@ -93,8 +119,8 @@ class StateStore:
         return restored["state"], restored["notes"]
 
     def wait(self) -> None:
-        """Wait until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Return once all states are whole on disk."""
+        self._seal()
 
     def __enter__(self) -> "StateStore":
         return self
@@ -103,7 +129,8 @@ class StateStore:
         self.close()
 
     def close(self) -> None:
-        """Wait, and end the threads that write."""
+        """Finish what is being saved, and let go of the folder."""
+        self._seal()
         self._manager.close()
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Int
 
 from slt_jax.models.params import Params, Structure
 from slt_jax.runtime.sharding import Layout
@@ -37,13 +38,15 @@ class StepFunctions:
     seed: int = 0
     scaled: bool = False
 
-    def train_step(self, state: TrainState, batch: Arrays, lr: Array) -> tuple[TrainState, Results]:
+    def train_step(self, state: TrainState, batch: Arrays, lr: Float[Array, ""]) -> tuple[TrainState, Results]:
         """A whole optimiser step on one batch: new state, and the results of `accumulate` and `apply`."""
         grads, results = self._gradients(state, batch, jnp.int32(0))
         state, applied = self._apply(state, grads, results["metrics"], lr)
         return state, {**results, **applied}
 
-    def accumulate(self, state: TrainState, grads: Params, batch: Arrays, index: Array) -> tuple[Params, Results]:
+    def accumulate(
+        self, state: TrainState, grads: Params, batch: Arrays, index: Int[Array, ""]
+    ) -> tuple[Params, Results]:
         """Add one micro-batch's gradients to `grads`; `index` is its number within the step.
 
         Its results are `loss` (a mean), `weight` and `metrics`.
@@ -52,7 +55,7 @@ class StepFunctions:
         return self.layout.keep(jax.tree.map(jnp.add, grads, new)), results
 
     def apply(
-        self, state: TrainState, grads: Params, metrics: Arrays, count: Array, lr: Array
+        self, state: TrainState, grads: Params, metrics: Arrays, count: Float[Array, ""], lr: Float[Array, ""]
     ) -> tuple[TrainState, Results]:
         """Finish a step of `count` micro-batches, whose mean `metrics` are given.
 
@@ -69,11 +72,13 @@ class StepFunctions:
         """The arrays that the backward pass keeps of the forward pass, as a tree."""
         return jax.vjp(self._loss(state, batch, jnp.int32(0)), state.trained, has_aux=True)[1]
 
-    def _gradients(self, state: TrainState, batch: Arrays, index: Array) -> tuple[Params, Results]:
+    def _gradients(self, state: TrainState, batch: Arrays, index: Int[Array, ""]) -> tuple[Params, Results]:
         (_, results), grads = jax.value_and_grad(self._loss(state, batch, index), has_aux=True)(state.trained)
         return self.layout.keep(grads), results
 
-    def _loss(self, state: TrainState, batch: Arrays, index: Array) -> Callable[[Params], tuple[Array, Results]]:
+    def _loss(
+        self, state: TrainState, batch: Arrays, index: Int[Array, ""]
+    ) -> Callable[[Params], tuple[Array, Results]]:
         """The trained parameters to what is differentiated, and the results of the batch."""
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), state.step), index)
         prepare_key, dropout_key = jax.random.split(key)
@@ -88,7 +93,9 @@ class StepFunctions:
 
         return mean_loss
 
-    def _apply(self, state: TrainState, grads: Params, metrics: Arrays, lr: Array) -> tuple[TrainState, Results]:
+    def _apply(
+        self, state: TrainState, grads: Params, metrics: Arrays, lr: Float[Array, ""]
+    ) -> tuple[TrainState, Results]:
         if self.scaled:
             grads, finite = unscale(grads, state.scaler)
         norm = global_norm(grads)

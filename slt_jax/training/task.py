@@ -8,7 +8,7 @@ import numpy as np
 
 from slt_jax.config import TrainingConfig
 from slt_jax.training.metrics import Totals
-from slt_jax.training.position import Position
+from slt_jax.training.position import Position, Taken
 from slt_jax.training.program import Program
 from slt_jax.training.state import TrainState
 from slt_jax.training.workdir import WorkDir
@@ -52,17 +52,21 @@ class Task(Protocol):
 
     program: Program
     training: TrainingConfig  # epochs, micro-batches, early stop, what the best is chosen by
+    batch_size: int  # samples of a batch, over all processes
 
     def begin(self, state: TrainState, stopped: Callable[[], bool]) -> None:
         """Compute what is needed once, before the first epoch."""
         return None
 
-    def batches_per_epoch(self) -> int:
-        """How many batches each epoch has."""
+    def batches_left(self, epoch: int, taken: Taken) -> int:
+        """How many `batches` there are."""
         ...
 
-    def batches(self, epoch: int, start: int) -> Iterator[TaskBatch]:
-        """Yield the batches of an epoch (counted from 0), from number `start` on; the same for the same arguments."""
+    def batches(self, epoch: int, taken: Taken) -> Iterator[TaskBatch]:
+        """The batches of an epoch (counted from 0) that are left, the same for the same arguments.
+
+        `taken` holds (batch size, batches) of those before: what is left is each sample that none of them had.
+        """
         ...
 
     def learning_rate(self, epoch: int) -> float:

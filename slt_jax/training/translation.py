@@ -1,5 +1,6 @@
 """Translation, the first task: from streams of a signer to text."""
 
+import contextlib
 import dataclasses
 import math
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from convert.checkpoint import Blueprint, plan_model
 from convert.compatibility import v9_notes
@@ -33,7 +35,7 @@ from slt_jax.training.memory import with_memory_rule
 from slt_jax.training.metrics import Totals
 from slt_jax.training.optim import learning_rate
 from slt_jax.training.poses import knows_poses, standardised_poses
-from slt_jax.training.position import Position
+from slt_jax.training.position import Position, Taken
 from slt_jax.training.program import Program
 from slt_jax.training.run import Run
 from slt_jax.training.start import (
@@ -72,9 +74,17 @@ def train(
     mesh = device_mesh(config.training.model_parallel)
     check_batch_size("--batch-size", config.data.batch_size, mesh)
     check_batch_size("--val-batch-size", config.data.val_batch_size or config.data.batch_size, mesh)
-    if hosts.primary():
-        workdir.claim(source, overwrite=overwrite, keep=config.data.tokenizer)
-    hosts.barrier("work-dir")
+    with contextlib.ExitStack() as claim:
+        if hosts.primary():
+            claim.enter_context(workdir.claimed(source, overwrite=overwrite, keep=config.data.tokenizer))
+        hosts.barrier("work-dir")
+        return _train(config, merged, workdir, source, mesh)
+
+
+def _train(
+    config: Config, merged: Mapping[str, Any], workdir: WorkDir, source: Path | None, mesh: Mesh
+) -> dict[str, Any] | None:
+    """Train in a folder that is this run's, from `source` or from the beginning."""
     origin = source or config.training.init_checkpoint
     with tempfile.TemporaryDirectory() as scratch:  # for the other processes' tokenizers, which are the same
         tokenizer = workdir.tokenizer if hosts.primary() else Path(scratch, "tokenizer")
@@ -104,7 +114,8 @@ def train(
 
         # --- epochs -------------------------------------------------------------------------------------------------
         exporter = exporter_of(config, plan, entries)
-        task = Translation(program, config.training, config, splits, exporter, workdir.features)
+        size = config.data.batch_size
+        task = Translation(program, config.training, size, config, splits, exporter, workdir.features)
         return Run(task, state, position, workdir, config.data.tensorboard).to_the_end()
     finally:
         splits.train.close()
@@ -167,7 +178,7 @@ def announce(
     devices = f"{program.mesh.size} x {jax.devices()[0].device_kind}"
     say(f"{train_clips} training and {val_clips} validation clips on {devices}")
     if source:
-        say(f"resuming from {source}: {position.epoch} epochs and {position.batch} batches are done")
+        say(f"resuming from {source}: {position.epoch} epochs and {position.batches} batches are done")
     if config.data.buckets:
         say(f"training clips by the frames they are padded to: {splits.train.lengths}")
 
@@ -178,6 +189,7 @@ class Translation(Task):
 
     program: Program
     training: TrainingConfig
+    batch_size: int
     config: Config
     splits: Splits
     exporter: Exporter
@@ -193,13 +205,13 @@ class Translation(Task):
         loaders = (self.splits.train, self.splits.val)
         read_from_cache(self.config, self.features, self.structure, state, self.program.layout, loaders, stopped)
 
-    def batches_per_epoch(self) -> int:
-        """The batches of the training split."""
-        return len(self.splits.train)
+    def batches_left(self, epoch: int, taken: Taken) -> int:
+        """How many `batches` there are."""
+        return self.splits.train.left(epoch, taken)
 
-    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """The batches of an epoch of the training split, from number `start` on."""
-        return self.splits.train.epoch(epoch, start)
+    def batches(self, epoch: int, taken: Taken) -> Iterator[Batch]:
+        """The batches of the training split that are left."""
+        return self.splits.train.epoch(epoch, taken)
 
     def learning_rate(self, epoch: int) -> float:
         """The rate of an epoch, by the schedule."""

@@ -2,12 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from slt_jax.base.files import write_json, write_json_lines
+from slt_jax.base.files import holding, write_json, write_json_lines
 from slt_jax.errors import UserError
+
+LOCK = ".lock"
 
 
 def state_folder(path: Path) -> Path | None:
@@ -16,6 +19,14 @@ def state_folder(path: Path) -> Path | None:
         if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
             return folder
     return None
+
+
+def _record(line: str) -> dict[str, Any]:
+    """A line of metrics.jsonl. Raises ValueError where it is none."""
+    record = json.loads(line)
+    if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+        raise ValueError("it is not the record of an epoch")
+    return record
 
 
 class WorkDir:
@@ -40,28 +51,39 @@ class WorkDir:
         files = (self.last, self.best, self.metrics)
         return any(path.exists() for path in files) or state_folder(self.checkpoints) is not None
 
-    def claim(self, source: Path | None, *, overwrite: bool, keep: str | None = None) -> None:
-        """Refuse a folder that holds another run than the one resumed from `source`.
+    @contextmanager
+    def claimed(self, source: Path | None, *, overwrite: bool, keep: str | None = None) -> Iterator[None]:
+        """Have the folder for this run alone, as long as the block runs; another process that asks is refused.
 
-        With `overwrite` that run is removed, except for the folder `keep` (a tokenizer that is still wanted).
+        Refused too is a folder that holds a run other than the one that is resumed from `source`. With `overwrite`
+        that run is removed, except for the folder `keep` (a tokenizer that is still wanted).
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--work-dir {self.path}: is a file; name a folder")
-        goes_on = source is not None and source.absolute().is_relative_to(self.path.absolute())
-        if goes_on and overwrite:
+        resumed = source is not None and source.absolute().is_relative_to(self.path.absolute())
+        if resumed and overwrite:
             raise UserError(f"--overwrite would remove the run in {self.path} that --resume is to continue; give one")
-        if overwrite:
-            for path in (self.last, self.best, self.metrics, self.settings, self.path / "config.merged.json"):
-                path.unlink(missing_ok=True)
-            for folder in (self.checkpoints, self.tokenizer):
-                if keep is None or folder.absolute() != Path(keep).absolute():
-                    shutil.rmtree(folder, ignore_errors=True)
-        elif self.holds_run() and not goes_on:
+        if self.holds_run() and not (resumed or overwrite):
             raise UserError(f"--work-dir {self.path} holds a run; --resume continues it, --overwrite replaces it")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / LOCK).touch()
         except OSError as error:
-            raise UserError(f"--work-dir {self.path}: cannot be made ({error.strerror})") from None
+            raise UserError(f"--work-dir {self.path}: cannot be written ({error.strerror})") from None
+        with holding(self.path / LOCK) as alone:
+            if not alone:
+                raise UserError(f"--work-dir {self.path}: another run is writing there; wait for it or name another")
+            if overwrite:
+                self._remove_run(keep)
+            self.read_metrics()  # damage is said before an epoch is trained
+            yield
+
+    def _remove_run(self, keep: str | None) -> None:
+        for path in (self.last, self.best, self.metrics, self.settings, self.path / "config.merged.json"):
+            path.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.tokenizer):
+            if keep is None or folder.absolute() != Path(keep).absolute():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def write_settings(self, effective: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
         """`config.json`: every value in force. `config.merged.json`: what file, flags and --set asked for."""
@@ -69,10 +91,21 @@ class WorkDir:
         write_json(self.path / "config.merged.json", merged)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The records in metrics.jsonl, one per epoch."""
+        """The records of the epochs. A last line that was cut off is left out, other damage is a UserError."""
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = self.metrics.read_bytes().decode(errors="replace")
+        records, lines = [], text.splitlines()
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                records.append(_record(line))
+            except ValueError as error:
+                if number == len(lines) and not text.endswith("\n"):
+                    break
+                raise UserError(f"{self.metrics}: line {number} is damaged ({error}); mend or remove it") from None
+        return records
 
     def write_metrics(self, record: Mapping[str, Any]) -> None:
         """Add an epoch's record. It replaces records of the same or later epochs from before a resume."""

@@ -14,6 +14,7 @@ import pytest
 from convert import read_pt
 from slt_jax.cli.train import main
 from slt_jax.training.program import Program
+from slt_jax.training.run import Run
 from slt_jax.training.state_store import StateStore
 from slt_jax.training.workdir import state_folder
 from tests.cli.conftest import SCRIPT, metrics, start
@@ -212,14 +213,24 @@ def test_a_state_of_another_model_is_refused(corpus, finished, tmp_path, capsys)
         assert len(error.splitlines()) == 1, error
 
 
-@pytest.mark.parametrize("part", ["state", "notes"])
-def test_a_damaged_state_gives_way_to_the_one_before(corpus, finished, tmp_path, capsys, caplog, part):
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(("part", "damage"), [("state", cut), ("notes", cut), ("state", flip_a_bit)])
+def test_a_damaged_state_gives_way_to_the_one_before(corpus, finished, tmp_path, capsys, caplog, part, damage):
     work_dir = tmp_path / "run"
     shutil.copytree(finished, work_dir)
     damaged = work_dir / "checkpoints" / "2"
-    for path in (damaged / part).rglob("*"):
-        if path.is_file():
-            os.truncate(path, path.stat().st_size // 2)
+    files = sorted((p for p in (damaged / part).rglob("*") if p.is_file()), key=lambda path: path.stat().st_size)
+    for path in files[-1:] if damage is flip_a_bit else files:
+        damage(path)
     assert main(corpus.flags(work_dir, "--resume")) == 0
     said = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
     assert len(said) == 1
@@ -255,3 +266,53 @@ def test_overwrite_begins_anew(corpus, finished, tmp_path):
     tokenizer = str(work_dir / "tokenizer")  # still wanted, though it lies where the old run is removed
     assert main(corpus.flags(work_dir, "--overwrite", "--tokenizer", tokenizer)) == 0
     assert_same_run(work_dir, finished)
+
+
+def test_another_batch_size_goes_on_with_the_clips_that_are_left(corpus, tmp_path, monkeypatch):
+    work_dir, clips = tmp_path / "run", []
+    original = Run.take_step
+
+    def note(self, group, *rest):
+        for batch in group:
+            clips.extend(name for name, valid in zip(batch.names, batch.arrays["valid"], strict=True) if valid)
+        return original(self, group, *rest)
+
+    monkeypatch.setattr(Run, "take_step", note)
+    with monkeypatch.context() as patch:
+        signal_when(patch, "step", 2, signal.SIGTERM)
+        assert main(corpus.flags(work_dir, epochs=1, grad_accum_steps=1)) == 128 + signal.SIGTERM
+    assert len(clips) == 4
+    assert main(corpus.flags(work_dir, "--resume", epochs=1, batch_size=3, grad_accum_steps=2)) == 0
+    assert sorted(clips) == sorted(set(clips))
+    assert len(clips) == 11
+
+
+# --- the folder of a run ------------------------------------------------------------------------------------------
+
+
+def test_two_runs_do_not_share_a_folder(corpus, tmp_path, capsys):
+    work_dir = tmp_path / "run"
+    with start([SCRIPT], corpus.flags(work_dir, epochs=200)) as process:
+        try:
+            wait_for((work_dir / "last.pt").exists, process)
+            assert main(corpus.flags(work_dir, "--resume")) == 2
+            assert f"--work-dir {work_dir}: another run is writing there" in capsys.readouterr().err
+            assert main(corpus.flags(work_dir, "--overwrite")) == 2
+            assert (work_dir / "last.pt").exists()
+        finally:
+            process.kill()
+    process.wait()
+    assert main(corpus.flags(work_dir, "--overwrite", epochs=1)) == 0  # the kernel let go of it
+
+
+def test_a_torn_line_of_metrics_is_left_out_and_other_damage_is_said(corpus, finished, tmp_path, capsys):
+    work_dir = tmp_path / "run"
+    shutil.copytree(finished, work_dir)
+    lines = (work_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (work_dir / "metrics.jsonl").write_text(lines[0] + lines[1][:40])
+    assert main(corpus.flags(work_dir, "--resume", epochs=3)) == 0
+    assert [record["epoch"] for record in metrics(work_dir)] == [1, 2, 3]
+    (work_dir / "metrics.jsonl").write_text(lines[0][:40] + "\n" + lines[1])
+    capsys.readouterr()
+    assert main(corpus.flags(work_dir, "--resume", epochs=4)) == 2
+    assert f"{work_dir / 'metrics.jsonl'}: line 1 is damaged" in capsys.readouterr().err

@@ -91,7 +91,7 @@ def test_resuming_processes_and_workers(split):
     options = {"train": True, "seed": 5}
     whole = list(loader(split, **options).epoch(1))
     for start in range(len(whole)):
-        assert_equal(whole[start:], loader(split, **options).epoch(1, start))
+        assert_equal(whole[start:], loader(split, **options).epoch(1, [(2, start)]))
     with loader(split, num_workers=1, **options) as working:
         assert_equal(list(loader(split, **options).epoch(0)), working.epoch(0))
         assert_equal(whole, working.epoch(1))
@@ -100,6 +100,24 @@ def test_resuming_processes_and_workers(split):
         assert {length(batch)} == {length(part) for part in parts}
         for name, array in batch.arrays.items():
             np.testing.assert_array_equal(array, np.concatenate([part.arrays[name] for part in parts]), err_msg=name)
+
+
+@pytest.mark.parametrize("taken", [[(2, 3)], [(4, 1), (3, 2)], [(1, 5), (2, 1), (1, 1)], [(5, 9)], [(2, 0), (3, 1)]])
+def test_an_epoch_goes_on_with_other_batches(split, taken):
+    """Whatever sizes the batches before had, every clip comes once; the next epoch is whole."""
+    options, had = {"train": True, "seed": 5}, []
+    for number, (size, count) in enumerate(taken):
+        batches = list(loader(split, batch_size=size, **options).epoch(1, taken[:number]))
+        had += seen(batches[:count])
+    ours = loader(split, batch_size=3, **options)
+    rest = list(ours.epoch(1, taken))
+    assert sorted(had + seen(rest)) == sorted(f"c{n}" for n in range(len(FRAMES)))
+    assert ours.left(1, taken) == len(rest)
+    assert all(len({length(batch)}) == 1 for batch in rest)
+    assert_equal(list(ours.epoch(2)), loader(split, batch_size=3, **options).epoch(2))
+    with loader(split, batch_size=3, num_workers=1, **options) as working:
+        assert_equal(rest, working.epoch(1, taken))
+        assert_equal(list(ours.epoch(2)), working.epoch(2))
 
 
 def test_one_bucket_is_none(split):

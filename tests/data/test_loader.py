@@ -114,15 +114,15 @@ def test_random_draws_belong_to_the_clip(split):
 def test_resuming_in_the_middle(split, train):
     whole = list(loader(split, train=train, batch_size=2).epoch(2))
     for start in range(5):
-        assert_equal(whole[start:], loader(split, train=train, batch_size=2).epoch(2, start))
-    assert_equal(whole[1:], loader(split, train=train, batch_size=2).epoch(2, 1))
+        assert_equal(whole[start:], loader(split, train=train, batch_size=2).epoch(2, [(2, start)]))
+    assert_equal(whole[1:], loader(split, train=train, batch_size=2).epoch(2, [(2, 1)]))
 
 
 def test_an_abandoned_epoch_leaves_the_next_one_whole(split):
     training = loader(split, train=True)
     next(iter(training.epoch(0)))
     assert_equal(training.epoch(1), loader(split, train=True).epoch(1))
-    assert_equal(training.epoch(0, 2), list(loader(split, train=True).epoch(0))[2:])
+    assert_equal(training.epoch(0, [(3, 2)]), list(loader(split, train=True).epoch(0))[2:])
 
 
 @pytest.mark.parametrize("batch_size", [4, 6])
@@ -147,7 +147,7 @@ def test_workers_change_nothing(split):
             assert_equal(expected[epoch], batches)
             assert all(type(array) is np.ndarray for batch in batches for array in batch.arrays.values())
     with loader(split, train=True, batch_size=2, num_workers=1) as training:
-        iterator = training.epoch(1, 2)
+        iterator = training.epoch(1, [(2, 2)])
         assert_equal([expected[1][2]], [next(iterator)])
         iterator.close()
     wait_for(lambda: not children(os.getpid()))
