@@ -13,4 +13,4 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 def normalise(images: UInt8[Array | np.ndarray, "*n h w 3"], dtype=jnp.float32) -> Float[Array, "*n h w 3"]:
     """uint8 to ImageNet's mean 0 and deviation 1."""
     mean, std = jnp.array(IMAGE_MEAN, jnp.float32), jnp.array(IMAGE_STD, jnp.float32)
-    return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+    return ((jnp.asarray(images, jnp.float32) / 255 - mean) / std).astype(dtype)
