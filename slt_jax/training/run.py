@@ -178,7 +178,8 @@ class Run:
         record, at_an_end = self.position.record, not self.position.taken
         if not (record and at_an_end and self.store.latest()):
             return
-        if not any(line["epoch"] == record["epoch"] for line in self.workdir.read_metrics()):
+        missing = all(line["epoch"] != record["epoch"] for line in self.workdir.read_metrics())
+        if hosts.gathered([missing])[0]:  # as process 0 sees it: all of them take part
             self.publish()
 
 
