@@ -1,7 +1,7 @@
 """What training minimises, as the step knows it."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from flax import nnx
 from jax import Array
@@ -22,6 +22,7 @@ class Loss(NamedTuple):
     metrics: Mapping[str, Array] = {}
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What training minimises. Inherit from it in a frozen dataclass: it must be hashable, as it is compiled in."""
 

@@ -148,6 +148,21 @@ def test_the_command_stops_on_sigterm(corpus, tmp_path):
     assert state_folder(work_dir)
 
 
+def test_sigterm_to_all_processes_saves_as_sigterm_to_the_first(corpus, tmp_path):
+    """As SLURM and `docker stop` send it: the data workers get it too, and must not end before the run has saved."""
+    work_dir = tmp_path / "run"
+    with start([SCRIPT], corpus.flags(work_dir, epochs=200, num_workers=2), start_new_session=True) as process:
+        try:
+            wait_for((work_dir / "last.pt").exists, process)
+            os.killpg(process.pid, signal.SIGTERM)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert errors.splitlines()[-1].startswith("slt-train: SIGTERM: the state is saved")
+    assert state_folder(work_dir)
+
+
 # Writes a state and a .pt, all their numbers equal, again and again.
 WRITER = """
 import sys
