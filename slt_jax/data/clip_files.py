@@ -7,22 +7,20 @@ frame is missing and no other moves.
 import io
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from slt_jax.data.corpus_folder import StreamFolders, check_folders
+from slt_jax.data.decode import IMAGE_ERRORS, decode_into
+from slt_jax.data.npz import NPZ_ERRORS, read_arrays
+from slt_jax.data.regular import open_regular, read_regular
 from slt_jax.errors import UserError
 from slt_jax.streams import IMAGES, MASKED, POSE
 
 FRAME = re.compile(r"(.+)_f(\d+)(\.(?:jpe?g|png))", re.IGNORECASE | re.DOTALL)
-POSE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 class BadClip(UserError):
@@ -95,7 +93,7 @@ class ClipFiles:
         """Open the pose file, which the clip must have. Raises OSError."""
         if self.pose_data is not None:
             return io.BytesIO(self.pose_data)
-        return open(str(self.pose), "rb")
+        return open_regular(str(self.pose))
 
     def last_frame(self) -> int:
         """The highest frame number of the image streams; -1 without images."""
@@ -148,16 +146,19 @@ def load_pose(files: ClipFiles) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
     Raises BadClip if the file cannot be used.
     """
-    missing = {}
     try:
-        # Opened here, because np.load does not close a file that it cannot read.
-        with files.open_pose() as file, np.load(file, allow_pickle=False) as archive:
-            pose = np.asarray(archive["pose"], np.float32)
-            for stream in MASKED:
-                if stream.missing_key in archive.files and (flags := archive[stream.missing_key]).size:
-                    missing[stream.name] = flags.reshape(-1).astype(bool)
-    except POSE_ERRORS as error:
+        with files.open_pose() as file:
+            arrays = read_arrays(file, (POSE.name, *(str(stream.missing_key) for stream in MASKED)))
+    except NPZ_ERRORS as error:
         raise BadClip(f"{files.pose}: cannot be read as an npz file with a key pose ({_one_line(error)})") from None
+    if POSE.name not in arrays:
+        raise BadClip(f"{files.pose}: cannot be read as an npz file with a key pose (it has no such key)")
+    pose = np.array(arrays[POSE.name], np.float32)  # a copy, as what was read cannot be written to
+    missing = {
+        stream.name: flags.reshape(-1).astype(bool)
+        for stream in MASKED
+        if (flags := arrays.get(str(stream.missing_key))) is not None and flags.size
+    }
     if pose.ndim != 2:
         raise BadClip(f"{files.pose}: pose has the shape {pose.shape}, expected (frames, 3 x landmarks)")
     if pose.shape[1] % 3:
@@ -173,30 +174,10 @@ def check_landmarks(path: str, columns: int, num_landmarks: int) -> None:
 
 
 def decode_image(path: str, out: np.ndarray, data: memoryview | None = None) -> None:
-    """Decode an image, or `data` read from it, into `out` (H, W, 3) uint8, resized to fit.
-
-    Pillow's bicubic (its own default for resize, antialiased, and what DINOv2 was prepared with) resizes; it only runs
-    for crops that were not stored at the model's size, or are no plain JPEG.
-    """
-    import simplejpeg  # imported here, because preparing batches on the device needs no decoder
-
+    """Decode an image, or `data` read from it, into `out` (H, W, 3) uint8, resized to fit. Raises BadClip."""
     try:
-        content = Path(path).read_bytes() if data is None else data
-        try:
-            height, width, colour, _ = simplejpeg.decode_jpeg_header(content)
-            if (height, width, 3) == out.shape and colour in ("YCbCr", "RGB", "Gray"):
-                simplejpeg.decode_jpeg(content, "RGB", buffer=out)
-                return
-        except ValueError:
-            pass  # a PNG, a CMYK or a slightly damaged JPEG; Pillow decides
-        with Image.open(io.BytesIO(content)) as file:
-            image = file.convert("RGB")
-            if image.size != (out.shape[1], out.shape[0]):
-                image = image.resize((out.shape[1], out.shape[0]), Image.Resampling.BICUBIC)
-            out[:] = np.asarray(image)
-    except UnidentifiedImageError:  # whose own message contains a memory address
-        raise BadClip(f"{path}: cannot be read as an image (no jpg or png)") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        decode_into(read_regular(path) if data is None else data, out)
+    except IMAGE_ERRORS as error:
         raise BadClip(f"{path}: cannot be read as an image ({_one_line(error)})") from None
 
 

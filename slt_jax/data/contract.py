@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
-from PIL import Image
 
-from slt_jax.data.clip_files import POSE_ERRORS, BadClip, ClipFiles, Frames, decode_image, scan
+from slt_jax.data.clip_files import BadClip, ClipFiles, Frames, decode_image, scan
 from slt_jax.data.corpus_folder import StreamFolders, check_folders
+from slt_jax.data.decode import IMAGE_ERRORS, jpeg_header, looks_plain, open_image
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata
+from slt_jax.data.npz import NPZ_ERRORS, read_arrays
 from slt_jax.data.quality import WHOLE, check_clip, gaps_kind
+from slt_jax.data.regular import open_regular, read_regular
 from slt_jax.errors import UserError
 from slt_jax.streams import BY_NAME, IMAGES, MASKED
 
@@ -225,36 +226,32 @@ def _check_images(video_id: str, stream: str, frames: Frames) -> Iterator[Findin
 def _look(path: str) -> tuple[tuple[int, int], bool]:
     """The (width, height) of an image, and whether it is in colour. Raises BadClip if it is not complete."""
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise BadClip(f"{path}: {error.strerror}") from None
-    if not any(data.startswith(start) and data.endswith(end) for start, end in WHOLE):
-        decode_image(
-            path, np.empty((8, 8, 3), np.uint8)
-        )  # bytes after the end are harmless, as the decoder stops there
+    if not looks_plain(data[:26]) or not any(data.startswith(start) and data.endswith(end) for start, end in WHOLE):
+        # Bytes after the end are harmless, as the decoder stops there.
+        decode_image(path, np.empty((8, 8, 3), np.uint8), memoryview(data))
     try:
-        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
-        return (width, height), colour in ("YCbCr", "RGB")
-    except ValueError:
-        pass
-    try:
-        with Image.open(path) as image:
+        if header := jpeg_header(data):
+            height, width, colour = header
+            return (width, height), colour in ("YCbCr", "RGB")
+        with open_image(data) as image:
             return image.size, image.mode == "RGB"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise BadClip(f"{path}: cannot be read as an image") from None
+    except IMAGE_ERRORS as error:
+        raise BadClip(f"{path}: cannot be read as an image ({error})") from None
 
 
 def _check_pose(path: str, add: Callable[..., None]) -> tuple[int, int, dict[str, np.ndarray]]:
     """Frames and landmarks of a pose file, and in which frames streams are missing. Raises BadClip."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            pose = archive["pose"]
-            missing = {
-                stream.name: archive[stream.missing_key].reshape(-1)
-                for stream in MASKED
-                if stream.missing_key in archive.files
-            }
-    except (*POSE_ERRORS, TypeError) as error:
+        with open_regular(path) as file:
+            arrays = read_arrays(file, ("pose", *(str(stream.missing_key) for stream in MASKED)))
+        pose = arrays.pop("pose")
+        missing = {
+            stream.name: arrays[key].reshape(-1) for stream in MASKED if (key := str(stream.missing_key)) in arrays
+        }
+    except NPZ_ERRORS as error:
         raise BadClip(f"{path}: {' '.join(str(error).split())}") from None
     if pose.dtype != np.float32:
         add(WARNING, "pose type", f"{pose.dtype}, the contract says float32")

@@ -13,6 +13,7 @@ from slt_jax.data.clip_files import BadClip, ClipFiles, load_pose
 from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packs import FORMAT, INDEX, VERSION, Pack, pack_record, to_runs, unpack
 from slt_jax.data.quality import check_images
+from slt_jax.data.regular import read_regular
 from slt_jax.data.shards import Shard, array_record
 from slt_jax.errors import UserError
 from slt_jax.streams import IMAGES
@@ -102,7 +103,7 @@ def _pack_clip(clip: ClipRow, files: ClipFiles) -> tuple[dict[str, Any], bytes |
 
 def _bytes(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise BadClip(f"{path}: cannot be read ({error.strerror})") from None
 

@@ -2,13 +2,15 @@
 
 import logging
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from slt_jax.data.clip_files import BadClip, ClipFiles, decode_image
+from slt_jax.data.decode import looks_plain
 from slt_jax.data.metadata import ClipRow
+from slt_jax.data.npz import NPZ_ERRORS, declared_shape
+from slt_jax.data.regular import open_regular
 from slt_jax.errors import UserError
 from slt_jax.streams import HANDS, IMAGES, Stream
 
@@ -36,13 +38,13 @@ def check_images(files: ClipFiles) -> int:
 
 def _looks_whole(path: str) -> bool:
     try:
-        with open(path, "rb") as file:
-            first = file.read(2)
+        with open_regular(path) as file:
+            first = file.read(26)
             file.seek(-3, os.SEEK_END)
             last = file.read(3)
     except OSError:
         return False
-    return any(first == start and last.endswith(end) for start, end in WHOLE)
+    return looks_plain(first) and any(first.startswith(start) and last.endswith(end) for start, end in WHOLE)
 
 
 def gaps_kind(stream: Stream) -> str:
@@ -117,9 +119,7 @@ def _rate(clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], stream: str)
 def _pose_frames(path: str) -> int:
     """The length of the pose array, from its header alone, as there may be many thousand files."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("pose.npy") as member:
-            version = np.lib.format.read_magic(member)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            return read(member)[0][0]
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        with open_regular(path) as file:
+            return declared_shape(file, "pose")[0]
+    except (*NPZ_ERRORS, IndexError) as error:
         raise BadClip(f"{path}: {' '.join(str(error).split())}") from None

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slt_jax.data.clip_files import POSE_ERRORS, BadClip, ClipFiles, Frames, read_pose
+from slt_jax.data.clip_files import BadClip, ClipFiles, Frames, read_pose
+from slt_jax.data.npz import NPZ_ERRORS, NUMBERS, TEXTS, read_arrays
 from slt_jax.pictures.skeleton import Figure, usual_names
 from slt_jax.streams import MASKED
 
@@ -80,12 +81,12 @@ def open_clip(files: ClipFiles) -> ClipView:
 
 
 def _arrays(files: ClipFiles) -> dict[str, np.ndarray]:
-    """All arrays of the pose file that can be read. `read_pose` reports what is wrong with the others."""
-    arrays = {}
-    with suppress(*POSE_ERRORS), files.open_pose() as file, np.load(file, allow_pickle=False) as archive:
-        for name in archive.files:
+    """The arrays of the pose file that are shown and can be read. `read_pose` reports what is wrong with the others."""
+    arrays: dict[str, np.ndarray] = {}
+    with suppress(*NPZ_ERRORS), files.open_pose() as file:
+        for name in ("pose", "landmarks", "fps", *(f"source_{stream.name}" for stream in MASKED)):
             with suppress(ValueError):  # an array of Python objects, which only its writer can read
-                arrays[name] = archive[name]
+                arrays |= read_arrays(file, (name,), kinds=NUMBERS + TEXTS)
     return arrays
 
 

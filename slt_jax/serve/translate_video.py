@@ -17,7 +17,9 @@ from slt_jax.data.clip_files import ClipFiles, Frames, scan
 from slt_jax.data.clips import read_clip
 from slt_jax.data.corpus_folder import folders_under
 from slt_jax.data.landmarks import BY_NUMBER, SETS
+from slt_jax.data.npz import NPZ_ERRORS, NUMBERS, TEXTS, read_arrays
 from slt_jax.data.packs import open_pack
+from slt_jax.data.regular import open_regular
 from slt_jax.data.text import decode
 from slt_jax.decoding.inference import Translator
 from slt_jax.decoding.search import Search
@@ -156,11 +158,12 @@ def training_streams(pose_dir: str | None, packs: str | None = None) -> Training
         first = _first_pose(pose_dir, packs)
         if first is None:
             return TrainingStreams(None, None, None)
-        with first, np.load(first, allow_pickle=False) as archive:
-            if "landmark_set" not in archive.files:
-                return TrainingStreams(None, "raw", None)
-            return TrainingStreams(str(archive["landmark_set"]), str(archive["pose_space"]), float(archive["fps"]))
-    except (OSError, ValueError, KeyError):
+        with first:
+            arrays = read_arrays(first, ("landmark_set", "pose_space", "fps"), kinds=NUMBERS + TEXTS)
+        if "landmark_set" not in arrays:
+            return TrainingStreams(None, "raw", None)
+        return TrainingStreams(str(arrays["landmark_set"]), str(arrays["pose_space"]), float(arrays["fps"]))
+    except (*NPZ_ERRORS, TypeError):
         return TrainingStreams(None, None, None)
 
 
@@ -170,7 +173,7 @@ def _first_pose(pose_dir: str | None, packs: str | None) -> BinaryIO | None:
         first = next((files for files in pack.files(pack.clips).values() if files.pose), None)
         return first.loaded().open_pose() if first else None
     with os.scandir(pose_dir or "") as entries:
-        return next((open(entry.path, "rb") for entry in entries if entry.name.endswith(".npz")), None)
+        return next((open_regular(entry.path) for entry in entries if entry.name.endswith(".npz")), None)
 
 
 def part_of(files: ClipFiles, arrays: Mapping[str, np.ndarray], first: int, end: int, folder: Path) -> ClipFiles:

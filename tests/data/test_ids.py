@@ -28,7 +28,7 @@ def test_names_are_names(video_id):
     ],
 )
 def test_what_could_be_a_path_is_refused_in_one_line(video_id, why):
-    with pytest.raises(UserError, match="^meta.csv, line 3: id ") as error:
+    with pytest.raises(UserError, match=r"^meta\.csv, line 3: id ") as error:
         check_id(video_id, "meta.csv, line 3")
     message = str(error.value)
     assert why in message
