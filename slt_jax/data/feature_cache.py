@@ -23,6 +23,7 @@ import numpy as np
 
 from slt_jax.base.files import replacing, write_json
 from slt_jax.data.clip_files import BadClip, ClipFiles
+from slt_jax.data.ids import check_id
 from slt_jax.errors import UserError
 from slt_jax.streams import BY_NAME, IMAGES
 
@@ -43,7 +44,8 @@ class Features:
     problems: dict[str, str] = field(default_factory=dict)  # clips whose frames cannot be read
 
     def path(self, video_id: str, mirrored: bool) -> Path:
-        """Where the features of a clip, or of its mirror image, are kept."""
+        """Where the features of a clip, or of its mirror image, are kept. Raises UserError for an id that is a path."""
+        check_id(video_id, f"--feature-cache {self.folder.parent}")
         # Some hundred folders, since a write lists its folder.
         part = hashlib.sha256(video_id.encode()).hexdigest()[:2]
         return self.folder / ("mirrored" if mirrored else "plain") / part / video_id

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from slt_jax.data.clip_files import BadClip, ClipFiles, Frames, check_landmarks
+from slt_jax.data.ids import check_id
+from slt_jax.data.npz import MAX_LENGTH
 from slt_jax.data.shards import PACK_AGAIN, Shard, Store, array_record, open_store, read_record
 from slt_jax.errors import UserError
 from slt_jax.streams import IMAGES
@@ -61,13 +63,20 @@ class PackedClip:
 
     def load(self, files: ClipFiles) -> ClipFiles:
         """`files` with the bytes of all its files."""
-        header, parts = unpack(self.read(files.video_id))
-        if header["id"] != files.video_id:
-            raise BadClip(f"{self.store.path}: where clip {files.video_id} should be is {header['id']}; {PACK_AGAIN}")
-        frames = {}
-        for name, listed in files.frames.items():
-            names = header[name].get("names")
-            frames[name] = replace(listed, names=names and tuple(names), data=parts[name])
+        record = self.read(files.video_id)
+        try:
+            header, parts = unpack(record)
+            found = header["id"]
+            frames = {}
+            for name, listed in files.frames.items():
+                names = header[name].get("names")
+                frames[name] = replace(listed, names=names and tuple(names), data=parts[name])
+                if found == files.video_id and header[name]["numbers"] != listed.numbers.tolist():
+                    raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise BadClip(f"{self.store.path}: the record of clip {files.video_id} is damaged; {PACK_AGAIN}") from None
+        if found != files.video_id:
+            raise BadClip(f"{self.store.path}: where clip {files.video_id} should be is {found!r:.60}; {PACK_AGAIN}")
         return ClipFiles(files.video_id, frames, files.pose, pose_data=parts["pose"])
 
 
@@ -105,10 +114,16 @@ def open_pack(path: str) -> Pack:
         index = json.loads(raw)
         if (index["format"], index["version"]) != (FORMAT, VERSION):
             raise UserError(f"--packs {path}: {INDEX} is of another version; write the pack again")
-        pack = Pack(
-            store, tuple(Shard(**shard) for shard in index["shards"]), {entry["id"]: entry for entry in index["clips"]}
-        )
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
+        shards = tuple(Shard(**shard) for shard in index["shards"])
+        for shard in shards:
+            check_id(shard.name, f"--packs {path}: {INDEX}", what="shard")
+        pack = Pack(store, shards, {entry["id"]: entry for entry in index["clips"]})
+        for entry in index["clips"]:
+            check_id(entry["id"], f"--packs {path}: {INDEX}")
+            _check_entry(entry, len(shards))
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise UserError(f"--packs {path}: {INDEX} is damaged; write the pack again") from None
     readable = next((entry for entry in pack.clips.values() if "bad" not in entry), {})
     if lacking := [stream.name for stream in IMAGES if readable and stream.name not in readable]:
@@ -116,6 +131,23 @@ def open_pack(path: str) -> Pack:
     for shard in pack.shards:
         store.check(shard)
     return pack
+
+
+def _check_entry(entry: Mapping[str, Any], shards: int) -> None:
+    """Raise TypeError, KeyError or ValueError if an entry of the index is none, or claims more than a clip can have."""
+    if "bad" in entry:
+        return
+    runs = [run for stream in IMAGES for run in entry.get(stream.name, [])]
+    sound = (
+        0 <= entry["shard"] < shards
+        and entry["record"] >= 0
+        and len(bytes.fromhex(entry["sha256"])) == 32
+        and (not entry["pose"] or (len(entry["pose"]) == 2 and min(entry["pose"]) >= 0))
+        and max(entry["pose"] or (0,)) <= MAX_LENGTH
+        and all(first >= 0 and count > 0 and first + count <= MAX_LENGTH for first, count in runs)
+    )
+    if not sound:
+        raise ValueError
 
 
 # --- layouts ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 from slt_jax.cli.pack_dataset import main
 from slt_jax.config import DataConfig
 from slt_jax.data.clip_files import BadClip, scan
-from slt_jax.data.feature_cache import fingerprint
+from slt_jax.data.feature_cache import Features, fingerprint
 from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packs import from_runs, open_pack, to_runs
 from slt_jax.data.quality import report_quality
@@ -292,6 +292,62 @@ def test_shards_of_another_pack_are_not_mistaken(folders):
     assert second.exists()
     with pytest.raises(BadClip, match=r"the index says|should be is|cannot be read"):
         list(loader(open_pack(str(other)).files(IDS)).epoch())
+
+
+def edit_index(pack: Path, change) -> None:
+    index = json.loads((pack / "index.json").read_text())
+    change(index)
+    (pack / "index.json").write_text(json.dumps(index))
+
+
+def put(what: str, **values):
+    return lambda index: index[what][0].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("clips", id="/etc/cron.d/job"), r"id '/etc/cron\.d/job' has a / "),
+        (put("clips", id="../../elsewhere"), r"id '\.\./\.\./elsewhere' has a / "),
+        (put("clips", id=".."), "id '..' is the name of a folder"),
+        (put("clips", id="a\0b"), "NUL"),
+        (put("clips", id="\udcff"), "not UTF-8"),
+        (put("clips", id="x" * 5000), "5000 bytes"),
+        (put("clips", id=7), "is damaged"),
+        (put("shards", name="/etc/passwd"), "shard '/etc/passwd' has a / "),
+        (put("shards", name="../clips-00000.array_record"), "shard .* has a / "),
+        (put("clips", face=[[0, 10**12]]), "is damaged"),
+        (put("clips", face=[[0, -5]]), "is damaged"),
+        (put("clips", face=7), "is damaged"),
+        (put("clips", pose=[10**12, 39]), "is damaged"),
+        (put("clips", shard=99), "is damaged"),
+        (put("clips", sha256="zz"), "is damaged"),
+        (lambda index: index.update(clips=[[]]), "is damaged"),
+        (lambda index: index.update(clips={"a": 1}), "is damaged"),
+    ],
+)
+def test_an_index_is_not_believed(folders, change, message):
+    pack = Path(pack_of(folders))
+    edit_index(pack, change)
+    with pytest.raises(UserError, match=message) as error:
+        open_pack(str(pack))
+    assert str(error.value).startswith(f"--packs {pack}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_deeply_nested_index_is_damaged(folders):
+    pack = Path(pack_of(folders))
+    (pack / "index.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match=r"index\.json is damaged"):
+        open_pack(str(pack))
+
+
+def test_features_of_an_id_that_is_a_path_have_no_place(tmp_path):
+    features = Features(tmp_path / "key", {})
+    for video_id in (str(tmp_path / "outside"), "../../../outside", ".."):
+        with pytest.raises(UserError, match=r"--feature-cache .* cannot be part of a file name"):
+            features.path(video_id, mirrored=False)
+    assert features.path("a", mirrored=False).is_relative_to(tmp_path)
 
 
 def test_without_the_package_the_extra_is_named(folders, monkeypatch):
