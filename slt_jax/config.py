@@ -4,17 +4,17 @@ Keys are v9's. Unknown keys and values of the wrong kind are errors that name th
 """
 
 import dataclasses
-import difflib
 import json
-import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slt_jax.errors import UserError
+from slt_jax.base.json_text import DEEPEST, parse_json
+from slt_jax.config_rules import check_plain, check_values, with_home
+from slt_jax.errors import UserError, nearest, shortened, shown
 from slt_jax.streams import IMAGES, STREAMS, Stream, parse_mix_stream
 
 FreezeSpec = bool | int | str | list | dict | None
@@ -202,6 +202,7 @@ def load_config(
         merged.setdefault(section, {}).update(values)
     for setting in settings:
         apply_setting(merged, setting)
+    merged = {name: with_home(name, v) if isinstance(v, Mapping) else v for name, v in merged.items()}
     return build_config(merged), merged
 
 
@@ -209,7 +210,7 @@ def build_config(tree: Mapping[str, Mapping]) -> Config:
     """A `Config` from nested mappings, every key and value checked."""
     for name in tree:
         if name not in SECTIONS:
-            raise UserError(f"unknown configuration section '{name}'{nearest(name, SECTIONS)}")
+            raise UserError(f"unknown configuration section {shown(name)}{nearest(str(name), SECTIONS)}")
     config = Config(**{name: build_section(name, tree.get(name) or {}) for name in SECTIONS})
     longest = config.model.sequence_length
     if config.data.buckets and max(config.data.buckets) > longest:
@@ -228,31 +229,26 @@ def build_section(name: str, values: Mapping) -> Any:
     hints = typing.get_type_hints(section)
     for key in values:
         if key not in hints:
-            raise UserError(f"unknown configuration key '{name}.{key}'{nearest(str(key), hints)}")
+            raise UserError(f"unknown configuration key '{name}.{shortened(str(key))}'{nearest(str(key), hints)}")
+    values = with_home(name, values)
     checked = section(**{key: _coerce(f"{name}.{key}", value, hints[key]) for key, value in values.items()})
     if name == "data" and checked.mix_streams:
         pairs = (parse_mix_stream(f"{stream}:{p}") for stream, p in checked.mix_streams.items())
         checked = dataclasses.replace(checked, mix_streams=dict(pairs))
-    _check_values(name, checked)
+    check_values(name, checked)
     return checked
 
 
 def read_config_file(path: str | Path) -> dict:
     """The mapping in a YAML or JSON file."""
-    import yaml  # a third of the time of `import slt_jax`, were it at the top
+    from slt_jax.base.yaml_text import read_yaml  # PyYAML would be a third of the time of `import slt_jax`
 
-    path = Path(path)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: is not YAML or JSON ({' '.join(str(error).split())})") from None
+    tree = read_yaml(path, "--config")
     if not isinstance(tree or {}, dict):
         raise UserError(f"--config {path}: must hold the sections {', '.join(SECTIONS)}")
     for section, values in (tree or {}).items():
         if values is not None and not isinstance(values, dict):
-            raise UserError(f"--config {path}: section '{section}' must be a mapping")
+            raise UserError(f"--config {path}: section {shown(section)} must be a mapping")
     return {section: dict(values or {}) for section, values in (tree or {}).items()}
 
 
@@ -261,11 +257,15 @@ def apply_setting(tree: dict, setting: str) -> None:
     key, separator, text = setting.partition("=")
     parts = key.strip().split(".")
     if not separator or len(parts) < 2:
-        raise UserError(f"--set {setting}: expected SECTION.KEY=VALUE, for example optim.lr=0.0003")
+        raise UserError(f"--set {shortened(setting)}: expected SECTION.KEY=VALUE, for example optim.lr=0.0003")
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except json.JSONDecodeError:
         value = text
+    except UserError as error:
+        raise UserError(f"--set {shortened(key)}: {error}") from None
+    if len(parts) > DEEPEST:
+        raise UserError(f"--set {shortened(key)}: has {len(parts)} parts; a key has at most {DEEPEST}")
     for part in parts[:-1]:
         child = tree.get(part)
         tree[part] = dict(child) if isinstance(child, Mapping) else {}
@@ -273,16 +273,9 @@ def apply_setting(tree: dict, setting: str) -> None:
     tree[parts[-1]] = value
 
 
-def nearest(name: str, known: Iterable[str], *, listed: bool = True) -> str:
-    """The end of an error about an unknown name: the one probably meant, else (`listed`) all of them."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    if match:
-        return f"; did you mean '{match[0]}'?"
-    return f"; known: {', '.join(known)}" if listed else ""
-
-
 def _coerce(key: str, value: Any, hint: Any) -> Any:
     """`value` as one of the kinds in `hint`; numbers may come as text, since YAML reads 1e-3 as a string."""
+    check_plain(key, value)
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in kinds:
         return None
@@ -299,88 +292,6 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
             except ValueError:
                 continue
     names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-    raise UserError(f"{key} must be {names}, not {value!r}")
-
-
-CHOICES = {
-    "data.precision": ("amp", "fp16", "fp32", "float32"),
-    "optim.optimizer": ("adamw", "adam", "sgd"),
-    "training.remat": ("auto", "none", "block", "stream"),
-    "optim.scheduler": ("none", "steplr", "cosine"),
-    "training.sharding": ("replicated", "fsdp"),
-    "training.best_metric": ("loss", "bleu", "chrf"),
-}
-PROJECTORS = ("auto", "mlp", "identity")
-AT_LEAST_ONE = {
-    "data": ("batch_size", "val_batch_size", "max_target_length"),
-    "model": ("image_size", "projector_dim", "d_model", "pose_landmarks", "sequence_length", "temporal_nhead",
-              "temporal_layers", "temporal_dim_feedforward", "decoder_layers", "decoder_heads", "vocab_size"),
-    "optim": ("scheduler_step_size", "scheduler_tmax"),
-    "training": ("epochs", "grad_accum_steps", "frame_chunk", "model_parallel", "eval_bleu_clips",
-                 "early_stop_patience"),
-}  # fmt: skip
-NOT_NEGATIVE = {
-    "data": ("num_workers", "seed"),
-    "model": (),
-    "optim": ("lr", "weight_decay", "momentum"),
-    "training": ("eval_bleu_every",),
-}
-FRACTIONS = {
-    "data": ("flip_probability",),
-    "model": ("projector_dropout", "fusion_dropout", "temporal_dropout", "decoder_dropout"),
-    "optim": ("label_smoothing",),
-    "training": (),
-}
-
-
-def _check_values(name: str, section: Any) -> None:
-    for key, choices in CHOICES.items():
-        where, _, attribute = key.partition(".")
-        if where == name and getattr(section, attribute) not in choices:
-            value = getattr(section, attribute)
-            raise UserError(f"{key} must be one of {', '.join(choices)}, not {value!r}{nearest(str(value), choices)}")
-    for part in dataclasses.fields(section):
-        value = getattr(section, part.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{name}.{part.name} must be a finite number, not {value!r}")
-    for rule, allowed, text in (
-        (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
-        (NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
-        (FRACTIONS, lambda value: 0.0 <= value < 1.0 or (value == 1.0 and name == "data"), "between 0 and 1"),
-    ):
-        for attribute in rule[name]:
-            value = getattr(section, attribute)
-            if value is not None and not allowed(value):
-                raise UserError(f"{name}.{attribute} must be {text}, not {value!r}")
-    if name == "optim" and section.grad_clip_norm is not None and section.grad_clip_norm <= 0:
-        raise UserError(f"optim.grad_clip_norm must be above 0, not {section.grad_clip_norm!r}; leave it out for none")
-    if name == "training" and section.best_metric != "loss" and not section.eval_bleu_every:
-        raise UserError(f"--best-metric {section.best_metric} needs translations to score: give --eval-bleu-every 1")
-    if name == "data" and any(type(length) is not int or length < 1 for length in section.buckets or ()):
-        raise UserError(f"data.buckets must be whole numbers from 1 on, not {section.buckets!r}")
-    if name == "model":
-        _check_model(section)
-
-
-def _check_model(model: ModelConfig) -> None:
-    for heads in ("temporal_nhead", "decoder_heads"):
-        built_elsewhere = heads == "decoder_heads" and (
-            model.decoder_model or model.decoder_config or model.decoder_class
-        )
-        if not built_elsewhere and model.d_model % getattr(model, heads):
-            raise UserError(
-                f"model.d_model {model.d_model} is not divisible by model.{heads} {getattr(model, heads)}; "
-                f"choose a multiple"
-            )
-    given, keys = model.projector, [stream.key for stream in IMAGES]
-    streams = given if isinstance(given, dict) else {"face": given}
-    for stream, kind in streams.items():
-        if stream not in keys or kind not in PROJECTORS:
-            raise UserError(
-                f"model.projector must be one of {', '.join(PROJECTORS)}, or a mapping of {', '.join(keys)} "
-                f"to these, not {given!r}{nearest(str(kind), PROJECTORS)}"
-            )
-    if model.decoder_model and model.decoder_config:
-        raise UserError("--decoder-model and --decoder-config exclude each other; give one")
-    if model.decoder_class and (model.decoder_model or model.decoder_config):
-        raise UserError("--decoder-class excludes --decoder-model and --decoder-config; give one")
+    if isinstance(value, bool) and str in kinds:
+        names += " (in quotes where it is yes, no, on or off)"
+    raise UserError(f"{key} must be {names}, not {shown(value)}")

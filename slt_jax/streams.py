@@ -7,7 +7,7 @@ Another stream of pictures is another row. The only landmarks are those of the p
 from dataclasses import dataclass
 from typing import Any
 
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, shortened, shown
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,11 @@ def parse_mix_stream(text: str) -> tuple[str, float]:
     wanted = name.strip().lower()
     stream = next((stream for stream in STREAMS if wanted in stream.aliases), None)
     if stream is None:
-        raise UserError(f"--mix-stream {text}: unknown stream {name!r}; choose {MIXABLE}")
+        raise UserError(f"--mix-stream {shortened(text)}: unknown stream {shown(name)}; choose {MIXABLE}")
     try:
         p = float(number) if colon else 1.0
     except ValueError:
         p = 0.0
     if not 0 < p <= 1:
-        raise UserError(f"--mix-stream {text}: the probability must be in (0, 1]")
+        raise UserError(f"--mix-stream {shortened(text)}: the probability must be in (0, 1]")
     return stream.name, p

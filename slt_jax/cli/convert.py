@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, shortened
 
 LARGE = 64 << 20  # bytes; a larger file shows a progress bar
 
@@ -134,6 +134,7 @@ def convert_command(arguments: argparse.Namespace) -> int:
 
 def model_section(arguments: argparse.Namespace) -> dict[str, Any] | None:
     """The model that --model or --config describes."""
+    from slt_jax.base.json_text import parse_json
     from slt_jax.config import read_config_file
 
     if arguments.config:
@@ -141,11 +142,13 @@ def model_section(arguments: argparse.Namespace) -> dict[str, Any] | None:
     if arguments.model is None:
         return None
     try:
-        section = json.loads(arguments.model)
-    except ValueError:
+        section = parse_json(arguments.model)
+    except json.JSONDecodeError:
         section = None
+    except UserError as error:
+        raise UserError(f"--model: {error}") from None
     if not isinstance(section, dict):
-        raise UserError(f"--model {arguments.model}: is not a JSON object of model keys")
+        raise UserError(f"--model {shortened(arguments.model)}: is not a JSON object of model keys")
     return section
 
 

@@ -4,13 +4,15 @@ import argparse
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from slt_jax.config import SECTIONS, Config, load_config, nearest
+from slt_jax.base.json_text import parse_json
+from slt_jax.config import SECTIONS, Config, load_config
 from slt_jax.data.corpus_folder import FOLDERS, PLACES
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, nearest, shortened, shown
 from slt_jax.streams import MIXABLE, parse_mix_stream
 
 # Keys whose flag differs from the key, or that have none (they are set in the file or by --set).
@@ -25,10 +27,20 @@ WITHOUT_FLAG = {("model", "backbone"), ("model", "vocab_size"), ("model", "pad_t
 
 
 class Parser(argparse.ArgumentParser):
-    """Its complaints are one line, without the page of usage."""
+    """Its complaints are one line, without the page of usage. It takes `--flag=~/a` as a shell takes `--flag ~/a`."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+        raise UserError(shortened(message, 400))
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's."""
+        return super().parse_known_args([_with_home(a) for a in (sys.argv[1:] if args is None else args)], namespace)
+
+
+def _with_home(argument: str) -> str:
+    flag, sign, path = argument.partition("=")
+    home = sign and path.startswith("~") and flag.startswith("--")
+    return f"{flag}={os.path.expanduser(path)}" if home else argument
 
 
 def command_parser(prog: str, description: str) -> Parser:
@@ -130,18 +142,17 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
 
 def _json_or_text(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text)
+    except json.JSONDecodeError:
         return text
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
+    value = _json_or_text(text)
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a JSON object")
     return value
 
 
@@ -174,5 +185,5 @@ def parse(top: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     arguments, unknown = top.parse_known_args(argv)
     if unknown:
         flag = unknown[0].partition("=")[0]
-        raise UserError(f"unknown argument {flag}{nearest(flag, top._option_string_actions, listed=False)}")
+        raise UserError(f"unknown argument {shortened(flag)}{nearest(flag, top._option_string_actions, listed=False)}")
     return arguments

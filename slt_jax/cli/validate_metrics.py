@@ -20,8 +20,7 @@ from typing import Any
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
-from slt_jax.config import nearest
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, nearest
 from slt_jax.pictures.curves import Records, read_records
 
 PROG = "slt-check-metrics"

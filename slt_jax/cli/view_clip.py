@@ -9,10 +9,9 @@ from pathlib import Path
 from slt_jax.base.files import replacing
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
-from slt_jax.config import nearest
 from slt_jax.data.clip_files import ClipFiles, scan
 from slt_jax.data.corpus_folder import FOLDERS, StreamFolders, by_stream
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, nearest
 from slt_jax.pictures.clip import open_clip
 from slt_jax.pictures.film import write_gif, write_mp4
 from slt_jax.pictures.sheet import clip_sheet, describe

@@ -16,7 +16,7 @@ from slt_jax.errors import UserError
 from slt_jax.evaluation.request import ModelWish
 from slt_jax.models.backbones import free_vit, parse_backbone
 from slt_jax.models.decoders import decoder_settings
-from slt_jax.models.vit import ViTConfig
+from slt_jax.models.vit import REGISTER_RESIZE, ViTConfig
 from slt_jax.streams import IMAGES
 
 DECODER_KEYS = ("decoder_model", "decoder_config", "decoder_class")
@@ -92,6 +92,8 @@ def _backbone_is_new(checkpoint: Checkpoint, key: str, value: Any, wish: ModelWi
             continue
         asked = dataclasses.asdict(sizes)
         for name, size in known.items():
+            if key == "backbone" and name in REGISTER_RESIZE and name not in value:
+                continue  # whoever does not say how positions are resized wants what the weights were trained with
             if asked.get(name) != size:
                 _contradiction(checkpoint, wish.name(key), f"{value} ({name} {asked.get(name)})", f"{name} {size}")
     return record is None

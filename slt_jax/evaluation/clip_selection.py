@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slt_jax.config import DataConfig, ModelConfig, nearest
+from slt_jax.config import DataConfig, ModelConfig
 from slt_jax.data.clip_files import ClipFiles
 from slt_jax.data.corpus_folder import FOLDERS
 from slt_jax.data.loader import Loader, LoaderSettings
@@ -16,7 +16,7 @@ from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
 from slt_jax.data.quality import report_quality
 from slt_jax.data.splits import find_files, usable
 from slt_jax.data.text import IGNORE
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, nearest
 
 SOURCES = (*FOLDERS, "packs", "metadata_csv")
 NO_GROUP = "(empty)"

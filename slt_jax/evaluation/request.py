@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slt_jax.config import apply_setting, load_config, read_config_file
+from slt_jax.config_rules import with_home
 from slt_jax.errors import UserError
 
 REPORTS = ("report.json", "report.csv", "report.html")  # written beside the predictions
@@ -70,7 +71,7 @@ def merge_settings(
     tree = read_config_file(file) if file else {}
     for section, values in flags.items():
         tree.setdefault(section, {}).update(values)
-    model = tree.pop("model", {})
+    model = with_home("model", tree.pop("model", {}))
     ours = tuple(setting for setting in settings if setting.startswith("model."))
     wish = ModelWish(model, frozenset(flags.get("model", {})), ours)
     _, merged = load_config(None, tree, [setting for setting in settings if setting not in ours])

@@ -6,9 +6,8 @@ import json
 import math
 from dataclasses import dataclass
 
-from slt_jax.config import nearest
 from slt_jax.data.landmarks import SETS
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, nearest
 
 DEFAULT_FPS = 25.0
 POSES = ("signing", "raw")

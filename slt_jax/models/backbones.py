@@ -25,10 +25,10 @@ from jax import Array
 
 from slt_jax.base.hub import huggingface_file, huggingface_folder, torchhub_file
 from slt_jax.config import BackboneSpec, FreezeSpec, ModelConfig
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, shortened, shown
 from slt_jax.models.custom import build_custom, import_class
 from slt_jax.models.remat import KEEP_ALL, Memory
-from slt_jax.models.vit import VIT_SIZES, VisionTransformer, ViTConfig
+from slt_jax.models.vit import REGISTER_RESIZE, VIT_SIZES, VisionTransformer, ViTConfig
 from slt_jax.streams import IMAGES
 
 DEFAULT_SPEC = "torchhub::facebookresearch/dinov2:dinov2_vits14:pretrained"
@@ -115,13 +115,20 @@ def backbone_width(sizes: BackboneSizes) -> int:
 
 
 def free_vit(sizes: dict) -> ViTConfig:
-    """A ViT from a mapping such as `{"embed_dim": 96, "depth": 4, "num_heads": 3, "patch_size": 14}`."""
-    known = [field.name for field in dataclasses.fields(ViTConfig)]
-    for key in sizes:
+    """A ViT from a mapping such as `{"embed_dim": 96, "depth": 4, "num_heads": 3, "patch_size": 14}`.
+
+    With registers it resizes its positions as DINOv2's register models do, unless the mapping says otherwise.
+    """
+    known: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(ViTConfig)}
+    for key, value in sizes.items():
         if key not in known:
-            raise UserError(f"unknown key 'model.backbone.{key}'; known: {', '.join(known)}")
+            raise UserError(f"unknown key 'model.backbone.{shortened(str(key))}'; known: {', '.join(known)}")
+        kind = type(known[key])
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise UserError(f"model.backbone: {key} must be {kind.__name__}, not {shown(value)}")
+    resize = REGISTER_RESIZE if sizes.get("num_register_tokens") else {}
     try:
-        return ViTConfig(**sizes)
+        return ViTConfig(**resize | {key: type(known[key])(value) for key, value in sizes.items()})
     except (TypeError, ValueError) as error:
         raise UserError(f"model.backbone: {error}") from None
 
@@ -142,7 +149,7 @@ def parse_backbone(spec: BackboneSpec, key: str) -> Backbone:
     if source == "hf" and rest:
         repo, *more = rest.split(":")
         if len(more) > 2:
-            raise UserError(f"{key}: '{spec}' has too many parts; use hf::repo_id[:filename[:model]]")
+            raise UserError(f"{key}: {shown(spec)} has too many parts; use hf::repo_id[:filename[:model]]")
         filename, model = [*more, None, None][:2]
         return Backbone(None, _hub_name(model, key), repo=repo, filename=filename or None)
     if source == "file" and rest:
@@ -156,7 +163,7 @@ def parse_backbone(spec: BackboneSpec, key: str) -> Backbone:
             f"slt_jax.models.cnn:SmallCNN, or a Flax class of your own as package.module:Class"
         )
     raise UserError(
-        f"{key}: '{spec}' is not a backbone; use torchhub::[repo:]model[:pretrained|random], "
+        f"{key}: {shown(spec)} is not a backbone; use torchhub::[repo:]model[:pretrained|random], "
         f"hf::repo_id[:filename[:model]], file::path[:model], package.module:Class, "
         f"or set model.backbone to a mapping of sizes"
     )
@@ -179,7 +186,12 @@ def _parse_torchhub(rest: str, key: str) -> Backbone:
 def _parse_mapping(spec: Mapping[str, Any], key: str) -> Backbone:
     for name in spec:
         if name not in MAPPING_KEYS:
-            raise UserError(f"unknown key '{name}' in {key}; known: {', '.join(MAPPING_KEYS)}")
+            raise UserError(f"unknown key '{shortened(str(name))}' in {key}; known: {', '.join(MAPPING_KEYS)}")
+    for name in ("type", "model", "path", "repo", "filename"):
+        if not isinstance(spec.get(name), str | None):
+            raise UserError(f"{key}: {name} must be text, not {shown(spec[name])}")
+    if not isinstance(spec.get("kwargs"), Mapping | None):
+        raise UserError(f"{key}: kwargs must be a mapping, not {shown(spec['kwargs'])}")
     kind, model, path = spec.get("type"), spec.get("model"), spec.get("path")
     kind = kind or ("file" if path else "torchhub" if model else None)
     if kind == "torchhub" and model:
@@ -195,7 +207,7 @@ def _parse_mapping(spec: Mapping[str, Any], key: str) -> Backbone:
     else:
         raise UserError(
             f"{key}: a mapping needs type torchhub with model, file or hf with path, or class with model; "
-            f"not {dict(spec)!r}"
+            f"not {shown(dict(spec))}"
         )
     return dataclasses.replace(backbone, freeze=spec.get("freeze", False))
 
@@ -205,4 +217,4 @@ def _hub_name(model: str | None, key: str) -> str | None:
         return model
     if model in VIT_SIZES:
         return f"dinov2_{model}"
-    raise UserError(f"{key}: unknown DINOv2 model '{model}'; known: {', '.join(HUB_MODELS)}")
+    raise UserError(f"{key}: unknown DINOv2 model {shown(model)}; known: {', '.join(HUB_MODELS)}")

@@ -13,7 +13,6 @@ The user's own class, `--decoder-class package.module:Class`, is a Flax NNX modu
 Its attribute paths are its torch keys, under `decoder.model.`. docs/custom_decoders.md has an example.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,9 @@ from jax import Array
 from jaxtyping import Int
 
 from slt_jax.base.hub import huggingface_folder
+from slt_jax.base.json_text import read_json
 from slt_jax.config import ModelConfig
+from slt_jax.config_rules import check_plain
 from slt_jax.errors import UserError
 from slt_jax.models import seq2seq
 from slt_jax.models.custom import build_custom
@@ -174,12 +175,11 @@ def _read_settings(config: ModelConfig) -> dict[str, Any]:
     else:
         flag, path = "--decoder-model", decoder_folder(config)
     path = path / "config.json" if path.is_dir() else path
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{flag} {path}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise UserError(f"{flag} {path}: is not JSON") from None
+    settings = read_json(path, flag)
+    if not isinstance(settings, dict):
+        raise UserError(f"{flag} {path}: is not a JSON object")
+    check_plain(f"{flag} {path}", settings)
+    return settings
 
 
 def _with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The same attribute names as the DINOv2 hub models, so `dinov2_vits14_pretrain.pt
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
+from slt_jax.errors import shown
 from slt_jax.models.layers import (
     attention,
     flash_attention,
@@ -38,6 +40,11 @@ def weights(width: int):
     return normal(0.02 if width >= 384 else width**-0.5)
 
 
+# Far above any ViT, and far below what would fill a machine before a message does.
+MOST = {"embed_dim": 65536, "depth": 1000, "num_heads": 4096, "patch_size": 4096, "image_size": 65536}
+MOST |= {"num_register_tokens": 4096}
+
+
 @dataclass(frozen=True)
 class ViTConfig:
     """The sizes of a DINOv2 ViT. `image_size` is that of pre-training and sets the position grid (518 / 14 = 37)."""
@@ -50,15 +57,20 @@ class ViTConfig:
     num_register_tokens: int = 0
     mlp_ratio: float = 4.0
     ffn: str = "mlp"
-    # The register variants were trained with an antialiased resize and without the 0.1 offset.
     interpolate_antialias: bool = False
     interpolate_offset: float = 0.1
 
     def __post_init__(self):
-        for name in ("embed_dim", "depth", "num_heads", "patch_size", "image_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number above 0, not {value!r}")
+        for name, most in MOST.items():
+            value, least = getattr(self, name), 0 if name == "num_register_tokens" else 1
+            if not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(f"{name} must be a whole number from {least} to {most}, not {shown(value)}")
+        if not 0 < self.mlp_ratio <= 1000:
+            raise ValueError(f"mlp_ratio must be above 0 and at most 1000, not {shown(self.mlp_ratio)}")
+        if self.ffn not in ("mlp", "swiglu"):
+            raise ValueError(f"ffn must be mlp or swiglu, not {shown(self.ffn)}")
+        if not 0 <= self.interpolate_offset < 1:
+            raise ValueError(f"interpolate_offset must be from 0 to below 1, not {shown(self.interpolate_offset)}")
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
         if self.image_size % self.patch_size:
@@ -76,8 +88,10 @@ VIT_SIZES = {
     "vitl14": ViTConfig(embed_dim=1024, depth=24, num_heads=16),
     "vitg14": ViTConfig(embed_dim=1536, depth=40, num_heads=24, ffn="swiglu"),
 }
+# The register variants were trained with an antialiased resize and without the 0.1 offset.
+REGISTER_RESIZE: dict[str, Any] = {"interpolate_antialias": True, "interpolate_offset": 0.0}
 VIT_SIZES |= {
-    f"{name}_reg": dataclasses.replace(size, num_register_tokens=4, interpolate_antialias=True, interpolate_offset=0.0)
+    f"{name}_reg": dataclasses.replace(size, num_register_tokens=4, **REGISTER_RESIZE)
     for name, size in VIT_SIZES.items()
 }
 

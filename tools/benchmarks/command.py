@@ -14,8 +14,7 @@ from typing import Any
 from slt_jax.base.files import write_json
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
-from slt_jax.config import nearest
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, nearest
 from tools.benchmarks.problem import positive
 
 COMMANDS = ("data", "packs", "step", "features", "generate", "memory", "compile", "attention", "learning")

@@ -1,0 +1,151 @@
+"""What the values of a configuration may be: choices, bounds, and what excludes what."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from slt_jax.base.json_text import DEEPEST
+from slt_jax.errors import UserError, nearest, shown
+from slt_jax.streams import IMAGES, STREAMS
+
+CHOICES = {
+    "data.precision": ("amp", "fp16", "fp32", "float32"),
+    "optim.optimizer": ("adamw", "adam", "sgd"),
+    "training.remat": ("auto", "none", "block", "stream"),
+    "optim.scheduler": ("none", "steplr", "cosine"),
+    "training.sharding": ("replicated", "fsdp"),
+    "training.best_metric": ("loss", "bleu", "chrf"),
+}
+PROJECTORS = ("auto", "mlp", "identity")
+AT_LEAST_ONE = {
+    "data": ("batch_size", "val_batch_size", "max_target_length"),
+    "model": ("image_size", "projector_dim", "d_model", "pose_landmarks", "sequence_length", "temporal_nhead",
+              "temporal_layers", "temporal_dim_feedforward", "decoder_layers", "decoder_heads", "vocab_size"),
+    "optim": ("scheduler_step_size", "scheduler_tmax"),
+    "training": ("epochs", "grad_accum_steps", "frame_chunk", "model_parallel", "eval_bleu_clips",
+                 "early_stop_patience"),
+}  # fmt: skip
+NOT_NEGATIVE = {
+    "data": ("num_workers", "seed"),
+    "model": (),
+    "optim": ("lr", "weight_decay", "momentum"),
+    "training": ("eval_bleu_every",),
+}
+FRACTIONS = {
+    "data": ("flip_probability",),
+    "model": ("projector_dropout", "fusion_dropout", "temporal_dropout", "decoder_dropout"),
+    "optim": ("label_smoothing",),
+    "training": (),
+}
+
+
+# Far above what anybody trains, and far below what would fill a machine before the first step says so.
+AT_MOST = {
+    "data": {"batch_size": 10**6, "val_batch_size": 10**6, "max_target_length": 10**5, "num_workers": 4096,
+             "seed": 2**63 - 1},
+    "model": {"image_size": 16384, "projector_dim": 65536, "d_model": 65536, "pose_landmarks": 10**4,
+              "sequence_length": 10**5, "temporal_nhead": 4096, "temporal_layers": 1000,
+              "temporal_dim_feedforward": 2**20, "decoder_layers": 1000, "decoder_heads": 4096, "vocab_size": 10**7,
+              "pad_token_id": 2**31 - 1, "eos_token_id": 2**31 - 1},
+    "optim": {"scheduler_step_size": 10**9, "scheduler_tmax": 10**9},
+    "training": {"epochs": 10**9, "grad_accum_steps": 10**6, "frame_chunk": 10**9, "model_parallel": 10**6,
+                 "eval_bleu_every": 10**9, "eval_bleu_clips": 10**9, "early_stop_patience": 10**9},
+}  # fmt: skip
+PATHS = {
+    "data": (*(stream.folder_key for stream in STREAMS), "packs", "metadata_csv", "train_index", "val_index",
+             "work_dir", "tensorboard", "tokenizer", "feature_cache"),
+    "model": ("decoder_model", "decoder_config"),
+    "training": ("init_checkpoint",),
+}  # fmt: skip
+
+
+def with_home(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of section `name` with the home folder for a `~` that begins a path, as in a shell."""
+    expanded = dict(values)
+    for key in PATHS.get(name, ()):
+        if isinstance(path := values.get(key), str) and path.startswith("~"):
+            expanded[key] = os.path.expanduser(path)
+            if expanded[key].startswith("~"):
+                raise UserError(
+                    f"{name}.{key}: {shown(path)} names no user's home; write ./~ for a name that begins so"
+                )
+    return expanded
+
+
+def check_plain(key: str, value: Any) -> None:
+    """Refuse what no setting holds, however deep inside of `value`: endless numbers and nesting, broken text."""
+    level = [value]
+    for depth in range(DEEPEST + 1):
+        for part in level:
+            if isinstance(part, int) and part.bit_length() > 63:
+                raise UserError(f"{key}: {shown(part, 40)} is too large; a whole number has at most 63 bits")
+            if isinstance(part, float) and depth and not math.isfinite(part):
+                raise UserError(f"{key} must hold finite numbers, not {part!r}")
+            if isinstance(part, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in part):
+                raise UserError(f"{key}: {shown(part)} has characters that no text or file name can hold")
+        inner = [part for part in level if isinstance(part, Mapping | list | tuple)]
+        if not inner:
+            return
+        level = [x for part in inner for x in ((*part.keys(), *part.values()) if isinstance(part, Mapping) else part)]
+    raise UserError(f"{key} is nested more than {DEEPEST} deep")
+
+
+def check_values(name: str, section: Any) -> None:
+    """Check the values of one section, whose kinds are right. Raises UserError that names the key."""
+    for key, choices in CHOICES.items():
+        where, _, attribute = key.partition(".")
+        if where == name and getattr(section, attribute) not in choices:
+            value = getattr(section, attribute)
+            wrong = f"{shown(value)}{nearest(str(value), choices)}"
+            raise UserError(f"{key} must be one of {', '.join(choices)}, not {wrong}")
+    for part in dataclasses.fields(section):
+        value = getattr(section, part.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name}.{part.name} must be a finite number, not {value!r}")
+    for rule, allowed, text in (
+        (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
+        (NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
+        (FRACTIONS, lambda value: 0.0 <= value < 1.0 or (value == 1.0 and name == "data"), "between 0 and 1"),
+    ):
+        for attribute in rule[name]:
+            value = getattr(section, attribute)
+            if value is not None and not allowed(value):
+                raise UserError(f"{name}.{attribute} must be {text}, not {value!r}")
+    for attribute, most in AT_MOST[name].items():
+        value = getattr(section, attribute)
+        if value is not None and value > most:
+            raise UserError(f"{name}.{attribute} must be at most {most}, not {shown(value, 40)}")
+    if name == "optim" and section.grad_clip_norm is not None and section.grad_clip_norm <= 0:
+        raise UserError(f"optim.grad_clip_norm must be above 0, not {section.grad_clip_norm!r}; leave it out for none")
+    if name == "training" and section.best_metric != "loss" and not section.eval_bleu_every:
+        raise UserError(f"--best-metric {section.best_metric} needs translations to score: give --eval-bleu-every 1")
+    if name == "data" and any(type(length) is not int or length < 1 for length in section.buckets or ()):
+        raise UserError(f"data.buckets must be whole numbers from 1 on, not {shown(section.buckets)}")
+    if name == "model":
+        _check_model(section)
+
+
+def _check_model(model: Any) -> None:
+    for heads in ("temporal_nhead", "decoder_heads"):
+        built_elsewhere = heads == "decoder_heads" and (
+            model.decoder_model or model.decoder_config or model.decoder_class
+        )
+        if not built_elsewhere and model.d_model % getattr(model, heads):
+            raise UserError(
+                f"model.d_model {model.d_model} is not divisible by model.{heads} {getattr(model, heads)}; "
+                f"choose a multiple"
+            )
+    given, keys = model.projector, [stream.key for stream in IMAGES]
+    streams = given if isinstance(given, dict) else {"face": given}
+    for stream, kind in streams.items():
+        if stream not in keys or kind not in PROJECTORS:
+            raise UserError(
+                f"model.projector must be one of {', '.join(PROJECTORS)}, or a mapping of {', '.join(keys)} "
+                f"to these, not {shown(given)}{nearest(str(kind), PROJECTORS)}"
+            )
+    if model.decoder_model and model.decoder_config:
+        raise UserError("--decoder-model and --decoder-config exclude each other; give one")
+    if model.decoder_class and (model.decoder_model or model.decoder_config):
+        raise UserError("--decoder-class excludes --decoder-model and --decoder-config; give one")
