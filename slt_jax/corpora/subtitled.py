@@ -7,18 +7,21 @@ Nothing is guessed: a row that still has no text or no times is dropped, with it
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slt_jax.data import metadata
+from slt_jax.base.console import say
+from slt_jax.data import tables
+from slt_jax.data.metadata import parse_number
 from slt_jax.errors import UserError
 
 SHORTEST, LONGEST = 0.2, 300.0  # seconds that a clip may last
 VIDEO_COLUMNS = ("video", "video_name", "source_video")
+SENTENCE_COLUMNS = ("sentence_name", "sentence_id", "clip_name", "clip_id", "segment_name", "segment_id")
 CLOSE = 0.01  # seconds; durations that differ by more are different
 # Columns read here, or (the gaps between clips) damaged beyond use and known from the times anyway.
-USED_COLUMNS = {*metadata.ID_COLUMNS, *metadata.TEXT_COLUMNS, *VIDEO_COLUMNS, "start", "end", "duration", "split",
+USED_COLUMNS = {*tables.ID_COLUMNS, *tables.TEXT_COLUMNS, *VIDEO_COLUMNS, "start", "end", "duration", "split",
                 "prev_delta", "post_delta", "fps", "frame_count"}  # fmt: skip
 _SPREADSHEET_ERROR = re.compile(r"#\s?[¡¿]?(NOMBRE|NAME|REF|VALUE|VALOR|DIV/0|NUM|NULL|NULO|N/A|N/D|CALC)[?!]?")
 
@@ -81,34 +84,31 @@ class _Unusable(Exception):
 def read_corpus(path: str | Path) -> Corpus:
     """Read every row of a corpus CSV, as a clip or as dropped. Columns and separators are those of `read_metadata`.
 
-    Without a column `video`, the id names the video. Raises UserError for a file that is not such a table.
+    Without a column `video`, the id names the video. Where more than a tenth of the ids repeat, and a sentence column
+    (`sentence_name` and the like) repeats none, the latter has the ids, which is told. Raises UserError for a file that
+    is not such a table, or whose ids repeat in most rows.
     """
-    delimiter = metadata.find_delimiter(path, metadata.ID_COLUMNS)
-    rows = metadata.read_rows(path, delimiter)
-    _, header = next(rows, (0, []))
-    columns = metadata.ID_COLUMNS, metadata.TEXT_COLUMNS
-    id_column, text_column = (metadata.find_column(header, names) for names in columns)
-    if id_column is None or text_column is None:
-        wanted = "id or video_id" if id_column is None else "texto or text"
-        raise UserError(f"{path}: the header has no column {wanted} (found: {', '.join(header) or 'an empty file'})")
-
-    corpus = Corpus()
+    table = tables.read_table(path)
+    rows = list(table.rows)
+    if not rows:
+        raise UserError(f"{path}: the file has a header and no rows")
+    id_column = _id_column(table, rows)
+    if id_column != table.id_column:
+        given, taken = (table.header[column].strip() for column in (table.id_column, id_column))
+        say(f"{path}: the column {given} repeats, so {taken} names the clips")
+    corpus = Corpus(rows=len(rows))
     first: dict[str, CorpusClip] = {}
+    repeats: list[tuple[int, CorpusClip]] = []
     for line, cells in rows:
-        corpus.rows += 1
         video_id = cells[id_column].strip() if id_column < len(cells) else ""
         try:
             if not video_id:
                 raise _Unusable("no id")
-            try:
-                cells = metadata.fit_cells(path, line, cells, len(header), text_column, delimiter)
-            except UserError:
-                detail = f"{len(cells)} cells where the header has {len(header)}"
-                raise _Unusable("more cells than columns", detail) from None
-            named = {name.strip().lower(): cell.strip() for name, cell in zip(header, cells, strict=True)}
-            clip, repairs = _clip(line, video_id, cells[text_column], named)
+            clip, repairs = _clip(line, video_id, *_named(table, line, cells))
             if (known := first.setdefault(video_id, clip)) is not clip:
                 same = (known.text, known.video, known.start) == (clip.text, clip.video, clip.start)
+                if not same:
+                    repeats.append((line, known))
                 values = "the same values" if same else "other values"
                 raise _Unusable("id used before", f"on line {known.line}, with {values}")
         except _Unusable as reason:
@@ -116,12 +116,47 @@ def read_corpus(path: str | Path) -> Corpus:
         else:
             corpus.clips.append(clip)
             corpus.repairs += repairs
-    if not corpus.rows:
-        raise UserError(f"{path}: the file has a header and no rows")
+    short = {line for line, cells in rows if len(cells) < len(table.header)} - {drop.line for drop in corpus.drops}
+    tables.tell_lines(path, sorted(short), tables.FILLED)
+    if 2 * len(repeats) > len(rows):
+        line, known = repeats[0]
+        problem = (
+            f"id {tables.shown(known.video_id)} is on line {known.line} too, and {len(repeats)} of {len(rows)} rows"
+        )
+        advice = f"give each row its own in the column {table.header[id_column].strip()}"
+        raise UserError(f"{path}, line {line}: {problem} repeat an id so; {advice}")
     return corpus
 
 
-def _clip(line: int, video_id: str, text: str, named: Mapping[str, str]) -> tuple[CorpusClip, list[Repair]]:
+def _id_column(table: tables.Table, rows: Sequence[tuple[int, list[str]]]) -> int:
+    """The column that names the rows: the table's ids or, if more than a tenth repeat, a sentence column."""
+    values = [cells[table.id_column].strip() for _, cells in rows if table.id_column < len(cells)]
+    if len(set(values)) >= 0.9 * len(values):
+        return table.id_column
+    for name in SENTENCE_COLUMNS:
+        column = tables.find_column(table.header, (name,))
+        if column is not None:
+            names = [cells[column].strip() for _, cells in rows if column < len(cells)]
+            if len(names) == len(rows) == len(set(names)) and all(names):
+                return column
+    return table.id_column
+
+
+def _named(table: tables.Table, line: int, cells: list[str]) -> tuple[str, str, dict[str, str]]:
+    """The text of a row, its id in the table, and its cells by the name of their column in lower case."""
+    try:
+        cells = table.fit(line, cells)
+    except UserError:
+        width = len(table.header)
+        more = "more" if len(cells) > width else "fewer"
+        raise _Unusable(f"{more} cells than columns", f"{tables.count(cells)} where the header has {width}") from None
+    named = {name.strip().lower(): cell.strip() for name, cell in zip(table.header, cells, strict=True)}
+    return cells[table.text_column], cells[table.id_column].strip(), named
+
+
+def _clip(
+    line: int, video_id: str, text: str, default_video: str, named: Mapping[str, str]
+) -> tuple[CorpusClip, list[Repair]]:
     repairs = []
     lines = _subtitles(named.get("split", ""))
 
@@ -137,22 +172,22 @@ def _clip(line: int, video_id: str, text: str, named: Mapping[str, str]) -> tupl
     if not text:
         raise _Unusable("no text")
     video_column = next((name for name in VIDEO_COLUMNS if name in named), None)
-    video = named[video_column] if video_column else video_id
+    video = named[video_column] if video_column else default_video
 
     if not {"start", "end"} & named.keys():
         start = end = None
     else:
         given = {column: named.get(column, "") for column in ("start", "end")}
-        start, end = (metadata.parse_number(given[column]) for column in given)
+        start, end = (parse_number(given[column]) for column in given)
         if None in (start, end) and lines:
             start = lines[0][1] if start is None else start
             end = lines[-1][2] if end is None else end
             for column, value in (("start", start), ("end", end)):
-                if metadata.parse_number(given[column]) is None:
+                if parse_number(given[column]) is None:
                     repair(column, given[column], f"{value:.3f}", "subtitle lines")
         start, end = _checked_times(given, start, end)
         cell = named.get("duration", "")
-        written = metadata.parse_number(cell)
+        written = parse_number(cell)
         if "duration" in named and (written is None or abs(written - (end - start)) > CLOSE):
             repair("duration", cell, f"{end - start:.3f}", "end - start")
     if not video:
@@ -184,5 +219,5 @@ def _subtitles(cell: str) -> list[tuple[str, float, float]]:
     try:
         lines = ast.literal_eval(cell)
         return [(str(text), float(start), float(end)) for text, start, end in lines]
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError):
         return []

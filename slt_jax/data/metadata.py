@@ -5,19 +5,29 @@ Real files are dirty, so everything the corpora in circulation contain is read: 
 `UserError` that names the file and the line.
 """
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slt_jax.data.tables import (
+    FILLED,
+    ID_COLUMNS,
+    TEXT_COLUMNS,
+    checked_id,
+    count,
+    find_column,
+    find_delimiter,
+    read_rows,
+    read_table,
+    tell_lines,
+)
 from slt_jax.errors import UserError
 
-ID_COLUMNS = ("video_id", "id")
-TEXT_COLUMNS = ("texto", "text")
 INDEX_COLUMNS = (*ID_COLUMNS, "0")  # pandas writes an unnamed Series under the header 0
-DELIMITERS = (";", "\t", ",")
+# First cells that are a header, whatever follows; `id` and `video_id` have their meaning above.
+HEADER_NAMES = {"clip", "clip_id", "file", "file_name", "filename", "name", "path", "sentence_id", "sentence_name",
+                "signer", "split", "text", "texto", "video", "video_name"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,53 +48,71 @@ class ClipRow:
 
 
 def read_metadata(path: str | Path) -> dict[str, ClipRow]:
-    """All clips of a metadata CSV by id, in the order of the file."""
-    delimiter = find_delimiter(path, ID_COLUMNS)
-    rows = read_rows(path, delimiter)
-    _, header = next(rows, (0, []))
-    id_column, text_column = find_column(header, ID_COLUMNS), find_column(header, TEXT_COLUMNS)
-    if id_column is None or text_column is None:
-        wanted = "id or video_id" if id_column is None else "texto or text"
-        raise UserError(f"{path}: the header has no column {wanted} (found: {', '.join(header) or 'an empty file'})")
+    """All clips of a metadata CSV by id, in the order of the file.
 
+    Rows that are there twice become one, and short rows are filled up; both are told. Raises UserError for an id with
+    two different rows, and for an id that cannot be part of a file name.
+    """
+    table = read_table(path)
     clips: dict[str, ClipRow] = {}
-    for line, cells in rows:
-        cells = fit_cells(path, line, cells, len(header), text_column, delimiter)
-        video_id = cells[id_column].strip()
-        if not video_id:
-            raise UserError(f"{path}, line {line}: the id is empty")
-        named = {name.strip().lower(): value.strip() for name, value in zip(header, cells, strict=True)}
-        clip = _clip(video_id, cells[text_column].strip(), named)
+    first_line: dict[str, int] = {}
+    filled, repeated = [], []
+    for line, found in table.rows:
+        cells = table.fit(line, found)
+        if len(found) < len(cells):
+            filled.append(line)
+        video_id = checked_id(path, line, cells[table.id_column])
+        named = {name.strip().lower(): value.strip() for name, value in zip(table.header, cells, strict=True)}
+        clip = _clip(video_id, cells[table.text_column].strip(), named)
         known = clips.setdefault(video_id, clip)
-        if known is not clip and (known != clip or known.extra != clip.extra):
-            raise UserError(f"{path}, line {line}: id {video_id} occurs twice with different values")
+        first = first_line.setdefault(video_id, line)
+        if known is not clip:
+            if known != clip or known.extra != clip.extra:
+                problem = f"id {video_id} occurs twice with different values (first on line {first})"
+                raise UserError(f"{path}, line {line}: {problem}")
+            repeated.append(line)
+    tell_lines(path, filled, FILLED)
+    tell_lines(path, repeated, "the same as an earlier one, read once")
     return clips
 
 
 def read_index(path: str | Path) -> list[str]:
     """The video ids of a split, in the order of the file, which may have a header and pandas' row numbers."""
-    rows = list(read_rows(path, find_delimiter(path, INDEX_COLUMNS)))
+    rows = list(read_rows(path, find_delimiter(path, INDEX_COLUMNS), INDEX_COLUMNS))
     if not rows:
         raise UserError(f"{path}: the index names no clips")
-    column = find_column(rows[0][1], INDEX_COLUMNS)
-    if len(rows[0][1]) > 1 and [cells[0].strip() for _, cells in rows] == [str(n) for n in range(len(rows))]:
-        column = 1  # pandas' row numbers, without a header
-    elif column is not None:
-        rows = rows[1:]
-    else:
-        column = 0
+    width = len(rows[0][1])
+    column, has_header = _index_column(path, rows)
 
     first_line: dict[str, int] = {}
-    for line, cells in rows:
-        video_id = cells[column].strip() if column < len(cells) else ""
-        if not video_id:
-            raise UserError(f"{path}, line {line}: the id is empty")
+    for line, cells in rows[has_header:]:
+        if len(cells) != width and (len(cells) < width or any(cell.strip() for cell in cells[width:])):
+            raise UserError(f"{path}, line {line}: {count(cells)} where the first row has {width}")
+        video_id = checked_id(path, line, cells[column])
         if video_id in first_line:
             raise UserError(f"{path}, line {line}: {video_id} is listed twice (first on line {first_line[video_id]})")
         first_line[video_id] = line
     if not first_line:
         raise UserError(f"{path}: the index names no clips")
     return list(first_line)
+
+
+def _index_column(path: str | Path, rows: list[tuple[int, list[str]]]) -> tuple[int, bool]:
+    """The column of an index that holds the ids, and whether its first row is a header."""
+    line, first = rows[0][0], [cell.strip().lower() for cell in rows[0][1]]
+    numbers = [cells[0].strip() for _, cells in rows]
+    counted = numbers == [str(n) for n in range(len(rows))]
+    if len(first) > 1 and counted:
+        return 1, False  # pandas' row numbers, without a header
+    if len(rows) > 1 and counted:
+        raise UserError(f"{path}, line {line}: 0 may be a header or an id; write video_id above the ids")
+    column = find_column(first, INDEX_COLUMNS)
+    names = first[1:] if not first[0] else first
+    if column is not None and (first[column] != "0" or names == [str(n) for n in range(len(names))]):
+        return column, True
+    if header := [name for name in first if name in HEADER_NAMES]:
+        raise UserError(f"{path}, line {line}: a header ({header[0]}) without a column video_id; name the ids so")
+    return 0, False
 
 
 def select(index_ids: Iterable[str], metadata: dict[str, ClipRow], split_name: str) -> list[ClipRow]:
@@ -127,63 +155,3 @@ def parse_number(cell: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-
-
-def find_column(header: list[str], names: tuple[str, ...]) -> int | None:
-    """The column with the first of `names`; of several columns with one name, the last."""
-    lowered = [cell.strip().lower() for cell in header]
-    for name in names:
-        if name in lowered:
-            return len(lowered) - 1 - lowered[::-1].index(name)
-    return None
-
-
-def fit_cells(path: str | Path, line: int, cells: list[str], width: int, text_column: int, delimiter: str) -> list[str]:
-    """As many cells as the header. Short rows are filled up; an unquoted `;` in a last text column is put back."""
-    while len(cells) > width and not cells[-1].strip():
-        cells = cells[:-1]
-    if len(cells) > width and text_column == width - 1:
-        return [*cells[:text_column], delimiter.join(cells[text_column:])]
-    if len(cells) > width:
-        problem = f"{len(cells)} cells where the header has {width}"
-        raise UserError(f"{path}, line {line}: {problem}; quote the texts that contain a separator")
-    return [*cells, *[""] * (width - len(cells))]
-
-
-def find_delimiter(path: str | Path, columns: tuple[str, ...]) -> str:
-    """The separator with which the first line is a header with one of `columns`; without a header, the one in use."""
-    first = next((line for line in _text(path).splitlines() if line.strip()), "")
-    for delimiter in DELIMITERS:
-        cells = next(csv.reader([first], delimiter=delimiter), [])
-        if len(cells) > 1 and find_column(cells, columns) is not None:
-            return delimiter
-    return next((d for d in DELIMITERS if d in first), ";")
-
-
-def read_rows(path: str | Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, cells) of every row that is not empty, with the number of its first line."""
-    text = _text(path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    width, before = None, 0
-    try:
-        for cells in reader:
-            line, before = before + 1, reader.line_num
-            if not any(cell.strip() for cell in cells):
-                continue
-            width = width or len(cells)
-            runs_to_the_end = "\n" in cells[-1] and before >= text.count("\n") and not text.rstrip().endswith('"')
-            if before > line and (len(cells) != width or runs_to_the_end):
-                raise UserError(f"{path}, line {line}: a quotation mark opens here and is not closed in its row")
-            yield line, cells
-    except csv.Error as error:
-        raise UserError(f"{path}, line {before + 1}: {error}") from None
-
-
-def _text(path: str | Path) -> str:
-    try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None

@@ -1,6 +1,5 @@
 """Contact sheets: generated clips as one picture to look at, with Pillow only."""
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from slt_jax.data.metadata import read_metadata
 from slt_jax.errors import UserError
 from slt_jax.pictures.lettering import draw_text
 from slt_jax.pictures.skeleton import Figure, draw_skeleton, usual_names
@@ -67,12 +67,13 @@ def _read_clips(directory: Path, video_ids: Sequence[str] | None) -> Iterator[Re
     meta = directory / "meta.csv"
     if not meta.is_file():
         raise UserError(f"{meta} is missing: give the directory of a generated corpus")
-    with meta.open(encoding="utf-8", newline="") as file:
-        rows = {row["id"]: row for row in csv.DictReader(file, delimiter=";")}
+    rows = read_metadata(meta)
     for video_id in video_ids or list(rows)[:3]:
         if video_id not in rows:
             raise UserError(f"{video_id} is not in {meta}")
         row = rows[video_id]
+        if not {"glosses", "signer"} <= row.extra.keys():
+            raise UserError(f"{meta} has no columns glosses and signer: give the directory of a generated corpus")
         with np.load(directory / "pose" / f"{video_id}.npz") as arrays:
             pose = arrays["pose"]
         streams, missing = {}, {}
@@ -84,6 +85,6 @@ def _read_clips(directory: Path, video_ids: Sequence[str] | None) -> Iterator[Re
             blank = np.zeros_like(seen[0]) if seen else np.zeros((64, 64, 3), np.uint8)
             streams[stream] = np.stack([blank if image is None else image for image in images])
         yield RenderedClip(
-            row["texto"], row["glosses"], row["signer"], **streams,
+            row.text, row.extra["glosses"], row.extra["signer"], **streams,
             miss_hand_l=missing["hand_l"], miss_hand_r=missing["hand_r"], pose=pose,
         )  # fmt: skip

@@ -4,6 +4,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from slt_jax.corpora.partition import partition, same_footage
 from slt_jax.corpora.subtitled import read_corpus
@@ -33,6 +35,7 @@ needs_lsa_t = pytest.mark.skipif(not LSA_T.exists(), reason="LSA-T's metadata is
         ("a;hola;v;1;1001;1", "absurd duration", "1000 s"),
         ("a;hola;;1;2;1", "no video", ""),
         ("a;hola; chau;v;1;2;1", "more cells than columns", "7 cells"),
+        ("a", "fewer cells than columns", "1 cell "),
         ("good;hola;v;0;2;2", "id used before", "on line 2, with the same values"),
         ("good;chau;v;0;2;2", "id used before", "other values"),
     ],
@@ -82,6 +85,70 @@ def test_the_id_names_the_video_where_no_column_does(tmp_path):
 def test_a_table_without_id_or_text_is_refused(tmp_path, header):
     with pytest.raises(UserError, match=r"c\.csv: the header has no column"):
         read_corpus(write_csv(tmp_path / "c.csv", ["a;b;1;2"], header))
+
+
+HOW2SIGN = "VIDEO_ID\tVIDEO_NAME\tSENTENCE_ID\tSENTENCE_NAME\tSTART\tEND\tTEXT"
+
+
+def how2sign_rows(videos="abc", sentences=4):
+    return [
+        f"{v}\t{v}-rgb\t{v}_{s}\t{v}_{s}-rgb\t{s}0.5\t{s}6.25\tsentence {s}" for v in videos for s in range(sentences)
+    ]
+
+
+def test_sentences_of_a_video_are_named_by_the_column_that_tells_them_apart(tmp_path, capsys):
+    corpus = read_corpus(write_csv(tmp_path / "c.csv", how2sign_rows(), HOW2SIGN))
+    assert len(corpus.clips) == corpus.rows == 12
+    assert (corpus.clips[1].video_id, corpus.clips[1].video) == ("a_1-rgb", "a-rgb")
+    assert "the column VIDEO_ID repeats, so SENTENCE_NAME names the clips" in capsys.readouterr().out
+
+
+def test_the_video_is_still_named_where_only_its_id_names_it(tmp_path):
+    rows = ["a;a_0;uno;0;2", "a;a_1;dos;2;4", "b;b_0;tres;0;2"]
+    corpus = read_corpus(write_csv(tmp_path / "c.csv", rows, "video_id;sentence_id;text;start;end"))
+    assert [(clip.video_id, clip.video) for clip in corpus.clips] == [("a_0", "a"), ("a_1", "a"), ("b_0", "b")]
+
+
+def test_losing_most_rows_to_a_repeated_id_is_an_error(tmp_path):
+    rows = [f"a;frase {n};v;{n};{n + 1};1" for n in range(4)]
+    with pytest.raises(UserError, match=r"line 3: id a is on line 2 too, and 3 of 4 rows repeat an id") as error:
+        read_corpus(write_csv(tmp_path / "c.csv", rows))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (['a;"uno;v;0;2;2', "b;dos;v;2;4;2", 'c;tres";v;4;6;2'], "line 2: a quotation mark opens here"),
+        (["a;uno", "dos;v;0;2;2", "c;tres;v;4;6;2"], "line 2: the row ends after 2 of 6 cells, and line 3 has"),
+        (["a;uno;v;0;2;2", "b;d\0s;v;2;4;2"], "line 3: a NUL character"),
+    ],
+)
+def test_rows_that_run_into_each_other_are_refused(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message):
+        read_corpus(write_csv(tmp_path / "c.csv", rows))
+
+
+@settings(
+    max_examples=200, deadline=5000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    tail=st.lists(
+        st.sampled_from(["a", "b", "0", "9", "1e999", "#N/A", "[('x',1,", ")]", '"', ";", ";", ";", "\n", "\n", " "]),
+        max_size=80,
+    ).map("".join)
+)
+def test_every_row_of_any_table_is_a_clip_or_a_drop(tmp_path, tail):
+    path = tmp_path / "c.csv"
+    path.write_text("id;text;video;start;end;split\n" + tail, encoding="utf-8")
+    try:
+        corpus = read_corpus(path)
+    except UserError as error:
+        problem = str(error)
+    else:
+        assert len(corpus.clips) + len(corpus.drops) == corpus.rows
+        problem = ""
+    assert len(problem.splitlines()) <= 1
 
 
 @needs_lsa_t

@@ -1,0 +1,229 @@
+"""CSV tables with ids, row by row: every row of the file is given, or refused with the number of its line.
+
+Real files are dirty, so what the corpora in circulation contain is read: `;`, `,` or tab, with or without BOM, rows
+whose last cells are missing. Lines are read one at a time and are bounded, so that no file fills the memory.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from slt_jax.base.console import say
+from slt_jax.data.ids import check_id, shown_id
+from slt_jax.data.regular import open_regular
+from slt_jax.errors import UserError
+
+ID_COLUMNS = ("video_id", "id")
+TEXT_COLUMNS = ("texto", "text")
+DELIMITERS = (";", "\t", ",")
+FILLED = "shorter than the header: the missing cells are taken as empty"
+LONGEST_ROW = 1_000_000  # characters
+_NEWLINE = re.compile(r"\r\n|\r|\n")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_STRAY = "a quotation mark opens here and is not closed in its row; remove it, or write it twice inside quotes"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts. `rows` gives (line number, cells); `fit` makes the cells of a row as many as the header's."""
+
+    path: str | Path
+    header: list[str]
+    id_column: int
+    text_column: int
+    delimiter: str
+    rows: Iterator[tuple[int, list[str]]]
+
+    def fit(self, line: int, cells: list[str]) -> list[str]:
+        """As many cells as the header. Missing last cells are empty; an unquoted `;` in a last text is put back.
+
+        Raises UserError if cells are missing or left over in another way.
+        """
+        width, text_column = len(self.header), self.text_column
+        while len(cells) > width and not cells[-1].strip():
+            cells = cells[:-1]
+        if len(cells) > width and text_column == width - 1:
+            return [*cells[:text_column], self.delimiter.join(cells[text_column:])]
+        problem = f"{self.path}, line {line}: {count(cells)} where the header has {width}"
+        if len(cells) > width:
+            raise UserError(f"{problem}; quote the texts that contain a separator")
+        if len(cells) < width:
+            if len(cells) <= max(self.id_column, text_column):
+                raise UserError(f"{problem}; quote the texts that contain a line break, and leave no cell out")
+            if any(self.delimiter in cell for cell in cells):
+                raise UserError(f"{problem}; a quotation mark spans several of them")
+        return [*cells, *[""] * (width - len(cells))]
+
+
+def read_table(path: str | Path) -> Table:
+    """A table with a header that has a column of ids and one of texts. Raises UserError if it has not."""
+    delimiter = find_delimiter(path, ID_COLUMNS)
+    rows = read_rows(path, delimiter, ID_COLUMNS)
+    _, header = next(rows, (0, []))
+    id_column, text_column = find_column(header, ID_COLUMNS), find_column(header, TEXT_COLUMNS)
+    if id_column is None or text_column is None:
+        wanted = "id or video_id" if id_column is None else "texto or text"
+        found = ", ".join(shown(cell) for cell in header[:20]) + (", ..." if len(header) > 20 else "")
+        raise UserError(f"{path}: the header has no column {wanted} (found: {found or 'an empty file'})")
+    return Table(path, header, id_column, text_column, delimiter, rows)
+
+
+def find_column(header: list[str], names: tuple[str, ...]) -> int | None:
+    """The column with the first of `names`; of several columns with one name, the last."""
+    lowered = [cell.strip().lower() for cell in header]
+    for name in names:
+        if name in lowered:
+            return len(lowered) - 1 - lowered[::-1].index(name)
+    return None
+
+
+def find_delimiter(path: str | Path, columns: tuple[str, ...]) -> str:
+    """The separator with which the first line is a header with one of `columns`; without a header, the one in use."""
+    first = next((line for line in _lines(path) if line.strip()), "").rstrip("\r\n")
+    for delimiter in DELIMITERS:
+        try:
+            cells = next(csv.reader([first], delimiter=delimiter), [])
+        except csv.Error:
+            continue  # `read_rows` says why
+        if len(cells) > 1 and find_column(cells, columns) is not None:
+            return delimiter
+    return next((d for d in DELIMITERS if d in first), ";")
+
+
+def read_rows(path: str | Path, delimiter: str, id_columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells) of every row that is not empty, with the number of its first line.
+
+    Raises UserError where a quotation mark joins rows, or a line break splits one.
+    """
+    taken: list[str] = []  # the lines of the row that is being read
+    reader = csv.reader(_recorded(path, taken), delimiter=delimiter)
+    width, id_column, before = 0, 0, 0
+    last_line, last_width = 0, 0
+    try:
+        for cells in reader:
+            line, before = before + 1, reader.line_num
+            lines, taken[:] = list(taken), []
+            if not any(cell.strip() for cell in cells):
+                if any('"' in part for part in lines):
+                    _check_quotes(path, line, lines, delimiter)
+                continue
+            if not width:
+                width, id_column = len(cells), find_column(cells, id_columns) or 0
+            _check_quotes(path, line, lines, delimiter)
+            if len(lines) > 1 and len(cells) != width:
+                raise UserError(f"{path}, line {line}: {_STRAY}")
+            if len(lines) > 1 and _joins_rows(cells, width, id_column, delimiter):
+                advice = "remove the mark, or put a text that is meant so on one line"
+                raise UserError(f"{path}, line {line}: a quotation mark opens here and takes in another row; {advice}")
+            if len(cells) < width and 0 < last_width < width == last_width + len(cells) - 1:
+                raise UserError(
+                    f"{path}, line {last_line}: the row ends after {last_width} of {width} cells, and line {line} "
+                    "has the others: a line break splits the row; quote the text, or take the line break out"
+                )
+            last_line, last_width = line, len(cells)
+            yield line, cells
+    except csv.Error as error:
+        where = f"{path}, line {before + 1}"
+        if "field limit" in str(error):
+            longest = f"a cell has more than {csv.field_size_limit()} characters"
+            raise UserError(f"{where}: {longest}; perhaps a quotation mark opens here and is not closed") from None
+        raise UserError(f"{where}: {error}") from None
+
+
+def checked_id(path: str | Path, line: int, cell: str) -> str:
+    """The id in a cell, without spaces around. Raises UserError if it is empty or cannot be part of a file name."""
+    video_id = cell.strip()
+    where = f"{path}, line {line}"
+    if not video_id:
+        raise UserError(f"{where}: the id is empty")
+    if _CONTROL.search(video_id):
+        raise UserError(f"{where}: id {shown_id(video_id)} has a line break or control character in it")
+    return check_id(video_id, where)
+
+
+def count(cells: list[str]) -> str:
+    """How many cells a row has, in words."""
+    return f"{len(cells)} cell{'s' * (len(cells) > 1)}"
+
+
+def shown(cell: str) -> str:
+    """A cell for a message: on one line and short."""
+    text = " ".join(cell.split())
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def tell_lines(path: str | Path, lines: list[int], what: str) -> None:
+    """Tell the user of rows that were read otherwise than they stand there."""
+    if lines:
+        numbers = ", ".join(map(str, lines[:10])) + (", ..." if len(lines) > 10 else "")
+        say(f"{path}: {len(lines)} row{'s' * (len(lines) > 1)} {what} (line {numbers})")
+
+
+def _check_quotes(path: str | Path, line: int, lines: list[str], delimiter: str) -> None:
+    """Refuse a mark that is not closed, or is closed on a later line in the middle of a cell.
+
+    Within a line, text after a closing mark (`"no" said he`) is read as spreadsheets read it.
+    """
+    if not any('"' in part for part in lines):
+        return
+    try:
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        if len(lines) > 1 or "unexpected end" in str(error):
+            raise UserError(f"{path}, line {line}: {_STRAY}") from None
+
+
+def _joins_rows(cells: list[str], width: int, id_column: int, delimiter: str) -> bool:
+    """Whether a line inside a quoted cell looks like a row: its cells are as many as the header's, its id is one word.
+
+    The last such line ends after the closing mark. It can be a row only if the line that opens the quotes was one.
+    """
+    spaces = any(part.isspace() for part in cells[id_column].strip())
+    for place, cell in enumerate(cells):
+        first, *others = _NEWLINE.split(cell)
+        rows = [other.split(delimiter) for other in others]
+        if rows and place + len(first.split(delimiter)) >= width:
+            rows[-1] += cells[place + 1 :]
+        for row in rows:
+            found = row[id_column].strip() if len(row) >= width > 1 else ""
+            if found and (spaces or len(found.split()) == 1):
+                return True
+    return False
+
+
+def _recorded(path: str | Path, taken: list[str]) -> Iterator[str]:
+    """The lines of a file, each added to `taken` too, which is emptied after a row."""
+    size = 0
+    for number, line in enumerate(_lines(path), 1):
+        size = len(line) + (size if taken else 0)
+        if size > LONGEST_ROW:
+            raise UserError(f"{path}, line {number - len(taken)}: the row has more than {LONGEST_ROW} characters")
+        taken.append(line)
+        yield line
+
+
+def _lines(path: str | Path) -> Iterator[str]:
+    """The lines of a UTF-8 file with their ends, in bounded memory."""
+    try:
+        opened = open_regular(path)
+        with io.TextIOWrapper(opened, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            number = 0
+            while line := file.readline(LONGEST_ROW + 1):
+                number += 1
+                if len(line) > LONGEST_ROW:
+                    raise UserError(f"{path}, line {number}: the line has more than {LONGEST_ROW} characters")
+                if "\0" in line:
+                    raise UserError(f"{path}, line {number}: a NUL character; save the file as UTF-8 text")
+                line.encode()
+                yield line
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from None
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{shown(str(path))}: {error}") from None  # a NUL in the path
