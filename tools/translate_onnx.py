@@ -15,6 +15,7 @@ from slt_jax.cli.flags import add_corpus_flags, places_of
 from slt_jax.data.clip_files import scan
 from slt_jax.data.clips import read_clip
 from slt_jax.data.corpus_folder import FOLDERS, StreamFolders, by_stream, check_folders
+from slt_jax.data.stream_folders import check_streams
 from slt_jax.errors import UserError
 from slt_jax.streams import HANDS, IMAGES, MASKED, POSE
 
@@ -55,8 +56,10 @@ class OnnxTranslator:
     def read(self, folders: StreamFolders, video_id: str) -> dict[str, np.ndarray]:
         """The encoder's inputs for one clip on disk, sampled as in evaluation."""
         model, inputs = self.facts["model"], self.facts["inputs"]
+        files = scan(folders, [video_id])[video_id]
+        check_streams([files])
         clip = read_clip(
-            scan(folders, [video_id])[video_id],
+            files,
             sequence_length=model["sequence_length"],
             image_size=model["image_size"],
             num_landmarks=model["pose_landmarks"],

@@ -15,6 +15,7 @@ from slt_jax.data.corpus_folder import FOLDERS, by_stream
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata
 from slt_jax.data.packing import verify_pack, write_pack
 from slt_jax.data.packs import open_pack
+from slt_jax.data.stream_folders import check_streams
 from slt_jax.errors import UserError
 
 PROG = "slt-pack"
@@ -97,7 +98,9 @@ def _source(index: Sequence[str] | None = None, **given: str) -> tuple[list[Clip
     ids = metadata if index is None else dict.fromkeys(video_id for path in index for video_id in read_index(path))
     if missing := [video_id for video_id in ids if video_id not in metadata]:
         raise UserError(f"--index: {len(missing)} of {len(ids)} clips have no row in the metadata: {missing[0]}")
-    return [metadata[video_id] for video_id in ids], scan(by_stream(paths), ids)
+    files = scan(by_stream(paths), ids)
+    check_streams(files.values())
+    return [metadata[video_id] for video_id in ids], files
 
 
 def _shown(bar: tqdm):

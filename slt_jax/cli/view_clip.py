@@ -11,6 +11,7 @@ from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.data.clip_files import ClipFiles, scan
 from slt_jax.data.corpus_folder import FOLDERS, StreamFolders, by_stream
+from slt_jax.data.stream_folders import check_streams
 from slt_jax.errors import UserError, nearest
 from slt_jax.pictures.clip import open_clip
 from slt_jax.pictures.film import write_gif, write_mp4
@@ -83,6 +84,7 @@ def _find(video_id: str, folders: StreamFolders) -> ClipFiles:
     if files.pose is None and files.last_frame() < 0:
         known = [path.stem for path in Path(folders[POSE.name]).glob("*.npz")]
         raise UserError(f"{video_id}: no file of this clip in the folders{nearest(video_id, known, listed=False)}")
+    check_streams([files])
     return files
 
 

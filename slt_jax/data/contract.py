@@ -19,6 +19,7 @@ from slt_jax.data.metadata import ClipRow, read_index, read_metadata
 from slt_jax.data.npz import NPZ_ERRORS, read_arrays
 from slt_jax.data.quality import WHOLE, check_clip, gaps_kind
 from slt_jax.data.regular import open_regular, read_regular
+from slt_jax.data.stream_folders import check_streams
 from slt_jax.errors import UserError
 from slt_jax.streams import BY_NAME, IMAGES, MASKED
 
@@ -103,7 +104,12 @@ def check_data_set(
     report.findings += _check_tables(metadata, splits)
 
     ids = dict.fromkeys([video_id for members in splits.values() for video_id in members] + list(metadata))
-    report.clips = examine_all(scan(folders, ids), [metadata.get(i) or ClipRow(i, "") for i in ids], progress)
+    files = scan(folders, ids)
+    try:
+        check_streams(files.values())
+    except UserError as error:
+        report.findings.append(Finding(ERROR, "streams", "no frames", str(error)))
+    report.clips = examine_all(files, [metadata.get(i) or ClipRow(i, "") for i in ids], progress)
     report.findings += [finding for examined in report.clips.values() for finding in examined.findings]
     report.findings += _check_landmarks(report.clips, landmarks)
     return report

@@ -14,6 +14,7 @@ from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
 from slt_jax.data.packs import open_pack
 from slt_jax.data.quality import check_images, report_quality
+from slt_jax.data.stream_folders import check_streams
 from slt_jax.data.text import encode_labels, load_tokenizer, train_tokenizer
 from slt_jax.errors import UserError
 from slt_jax.streams import STREAMS
@@ -116,9 +117,11 @@ def usable(
 
     At packed clips this look was taken when they were packed.
     So a wrong landmark count or a damaged file is said before anything is compiled. Raises BadClip at the first that
-    cannot be used unless bad clips are skipped, UserError naming `flag` where none is left.
+    cannot be used unless bad clips are skipped, UserError naming `flag` where none is left, or naming the folder of a
+    stream that has no frames.
     """
     split, left = Usable([], {}, {}), IMAGES_LOOKED_AT
+    check_streams([files[clip.video_id] for clip in clips])
     for clip in clips:
         clip_files = files[clip.video_id]
         try:
