@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from slt_jax.base.console import PLAIN_SECONDS, say
 from slt_jax.errors import UserError
 from slt_jax.media.detect import Detector
 from slt_jax.media.extract import extract
-from slt_jax.media.jobs import ExtractionRecord, Job, check_jobs, files_on_disk, is_done
+from slt_jax.media.jobs import ExtractionRecord, Job, check_jobs, files_on_disk, is_done, printable
 from slt_jax.media.pool import run_jobs
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.streams import HANDS, IMAGES, POSE, STREAMS
@@ -73,11 +74,14 @@ def extract_videos(
     work = partial(_extract_clip, working, settings)
     try:
         with _Progress(todo, len(jobs), progress) as shown:
-            for job, outcome in run_jobs(todo, make_detector, work, workers, shown.frames):
+            unnamed = [(job, {"status": "failed", "reason": job.problem}) for job in todo if job.problem]
+            named = [job for job in todo if not job.problem]
+            for job, outcome in chain(unnamed, run_jobs(named, make_detector, work, workers, shown.frames)):
                 # A clip is complete on disk before its record says so; until then, another run would make it again.
                 if outcome["status"] == "ok":
                     _put_in_place(working / job.video_id, out_root, files[job.video_id])
-                outcome = {"video_id": job.video_id, "video": str(job.video), "key": job.key(settings)} | outcome
+                facts = {"video_id": printable(job.video_id), "video": printable(job.video)}
+                outcome = facts | {"key": job.key(settings)} | outcome
                 record.add(outcome)
                 shown.done(job, outcome)
     except OSError as error:
@@ -86,7 +90,7 @@ def extract_videos(
         shutil.rmtree(working, ignore_errors=True)
         _remove_if_empty(out_root / WORKING)
         record.close()
-    return [record.clips[job.video_id] for job in jobs]
+    return [record.clips[printable(job.video_id)] for job in jobs]
 
 
 def _size(job: Job) -> float:
@@ -105,12 +109,12 @@ def _extract_clip(working: Path, settings: ExtractionSettings, detector, job: Jo
         )
     except UserError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        return {"status": "failed", "reason": str(error)}
+        return {"status": "failed", "reason": printable(str(error))}
     except BrokenPipeError:  # nobody listens to this process any longer
         raise
     except Exception as error:  # the other videos continue, whatever a decoder or model does with this one
         shutil.rmtree(folder, ignore_errors=True)
-        return {"status": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+        return {"status": "failed", "reason": printable(f"{type(error).__name__}: {' '.join(str(error).split())}")}
     counts = {stream.name: len(os.listdir(folder / stream.name)) for stream in STREAMS}
     return {"status": "ok"} | outcome | {"files": counts}
 
@@ -199,7 +203,7 @@ class _Progress:
             self._videos.update()
         if self._shown and (outcome["status"] != "ok" or self._videos is None):
             place = f"{self._total - self._left}/{self._total}"
-            say(f"{place} {job.video_id}: {outcome.get('reason') or summary(outcome)}")
+            say(f"{place} {outcome['video_id']}: {outcome.get('reason') or summary(outcome)}")
 
 
 def summary(outcome: dict[str, Any]) -> str:

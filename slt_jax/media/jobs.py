@@ -9,10 +9,13 @@ from typing import Any
 
 from slt_jax.base.files import write_json_lines
 from slt_jax.data.clip_files import FRAME
+from slt_jax.data.ids import id_problem, shown_id
 from slt_jax.errors import UserError
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.video import SUFFIXES
 from slt_jax.streams import POSE, STREAMS
+
+LONGEST_PATH = 4096  # characters, as in most systems
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,17 @@ class Job:
         """Everything that the files of this clip depend on; equal keys mean equal files."""
         try:
             stat = os.stat(self.video)
-        except OSError:
+        except (OSError, ValueError):  # a NUL in the name
             return {}
         return {"settings": settings.key(), "bytes": stat.st_size, "modified": stat.st_mtime_ns,
                 "start": self.start, "end": self.end}  # fmt: skip
+
+    @property
+    def problem(self) -> str | None:
+        """Why no files can have this id, or None if they can."""
+        if problem := id_problem(self.video_id):
+            return f"{printable(self.video)}: id {shown_id(self.video_id)} {problem}; rename the video"
+        return None
 
 
 def find_videos(folder: str | Path) -> list[Job]:
@@ -50,12 +60,16 @@ def find_videos(folder: str | Path) -> list[Job]:
     return check_jobs([Job(path, path.stem) for path in paths])
 
 
+def printable(path: str | Path) -> str:
+    """A path as text that can be written as UTF-8, and is not endless."""
+    text = str(path).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    return text if len(text) <= LONGEST_PATH else f"{text[:LONGEST_PATH]}... ({len(text)} characters)"
+
+
 def check_jobs(jobs: Sequence[Job]) -> list[Job]:
-    """Raise UserError if an id is given twice or cannot be part of a file name."""
+    """Raise UserError if an id is given twice."""
     known: dict[str, Job] = {}
     for job in jobs:
-        if not job.video_id or "/" in job.video_id or "\0" in job.video_id or len(job.video_id.encode()) > 240:
-            raise UserError(f"{job.video}: {job.video_id!r} cannot be part of a file name")
         if other := known.get(job.video_id):
             raise UserError(f"{other.video} and {job.video} would both be clip {job.video_id}; rename one")
         known[job.video_id] = job

@@ -87,6 +87,29 @@ def test_bad_videos_are_told_and_the_others_go_on(videos, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"face", "hand_l", "hand_r", "pose", "metadata.jsonl"}
 
 
+def test_names_that_no_file_can_have_fail_alone(videos, tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    shutil.copy(videos / "one.mp4", folder / "good.mp4")
+    shutil.copy(videos / "one.mp4", os.fsencode(folder) + b"/se\xf1al.mp4")
+    strange = {"a/b": "has a /", "../c": "has a /", "nul\0": "NUL", "x" * 5000: "5000 bytes", "": "is empty"}
+    jobs = [*find_videos(folder), *(Job(folder / "good.mp4", video_id) for video_id in strange)]
+    jobs += [Job("nul\0.mp4", "nul_video"), Job("y" * 5000 + ".mp4", "long_video"), Job("z\udcf1.mp4", "absent")]
+    out = tmp_path / "out"
+    records = extract_videos(jobs, out, SETTINGS, 0, progress=False, make_detector=SquareDetector)
+    assert [record["status"] for record in records] == ["ok"] + ["failed"] * (len(jobs) - 1)
+    assert r"videos/se\udcf1al.mp4: id 'se\udcf1al' is not UTF-8" in records[1]["reason"]
+    for record, why in zip(records[2:], strange.values(), strict=False):
+        assert why in record["reason"]
+    assert all(record["reason"].isprintable() for record in records[1:])
+    lines = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+    assert sorted(line["video_id"] for line in lines) == sorted(record["video_id"] for record in records)
+    assert {path.name for path in tmp_path.iterdir()} == {"videos", "out"}
+    assert {path.name for path in out.iterdir()} == {"face", "hand_l", "hand_r", "pose", "metadata.jsonl"}
+    resumed = extract_videos(jobs, out, SETTINGS, 0, progress=False, make_detector=SquareDetector, resume=True)
+    assert resumed == records
+
+
 def test_the_number_of_workers_changes_nothing(videos, tmp_path):
     extract(videos, tmp_path / "none", workers=0)
     records = extract(videos, tmp_path / "two", workers=2)
