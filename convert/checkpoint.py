@@ -4,6 +4,7 @@ A checkpoint is a dict with `model_state`, a dict with `state_dict`, or the stat
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from slt_jax.models.multistream import projects_by_identity
 from slt_jax.models.params import Structure, describe
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.translator import SignTranslator
-from slt_jax.models.vit import ViTConfig
+from slt_jax.models.vit import REGISTER_RESIZE, ViTConfig
 from slt_jax.streams import IMAGES
 
 # Where v9's tools look for weights, and then for the settings that go with them.
@@ -90,6 +91,19 @@ class Blueprint:
             decoder = {key: value for key, value in decoder.items() if not isinstance(value, Mapping)}
         backbones = [dataclasses.asdict(self.backbones[stream.name]) for stream in IMAGES]
         return {"backbones": backbones, "decoder": decoder}
+
+    def check_resize(self, record: Any, where: str) -> None:
+        """Raise UserError where weights saved with `record` saw positions resized otherwise than `model.backbone` says.
+
+        `where` is the flag and the file that the weights come from.
+        """
+        saved = record.get("backbones") if isinstance(record, Mapping) and self.config.backbone is not None else None
+        for stream, sizes in zip(IMAGES, saved or (), strict=False):
+            mine = self.backbones[stream.name]
+            other = [key for key in REGISTER_RESIZE if key in sizes and sizes[key] != getattr(mine, key)]
+            if other:
+                keys = " ".join(f"--set model.backbone.{key}={json.dumps(sizes[key])}" for key in other)
+                raise UserError(f"{where}: its backbones resize their positions in another way; add {keys}")
 
     @property
     def vocabulary(self) -> int:

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convert.checkpoint import Blueprint
 from slt_jax.cli import convert, flags
-from slt_jax.config import SECTIONS, build_config, build_section, load_config
+from slt_jax.config import SECTIONS, apply_setting, build_config, build_section, load_config
 from slt_jax.config_rules import AT_MOST
 from slt_jax.errors import UserError
 from slt_jax.models.backbones import free_vit, parse_backbone
 from slt_jax.models.decoders import decoder_settings
 from slt_jax.models.vit import VIT_SIZES
+from slt_jax.streams import IMAGES
 
 
 @pytest.fixture
@@ -236,6 +238,27 @@ def test_registers_resize_positions_as_dinov2_does():
     plain = {"interpolate_antialias": False, "interpolate_offset": 0.1}
     told = free_vit(sizes | {"num_register_tokens": 4} | plain)
     assert dataclasses.asdict(told) == dataclasses.asdict(VIT_SIZES["vits14"]) | {"num_register_tokens": 4}
+
+
+def test_a_run_goes_on_with_the_resize_it_began_with():
+    sizes = {"embed_dim": 24, "depth": 1, "num_heads": 2, "num_register_tokens": 2}
+
+    def plan(**told) -> Blueprint:
+        config = build_section("model", {"backbone": sizes | told})
+        return Blueprint(config, {stream.name: free_vit(config.backbone) for stream in IMAGES}, None)
+
+    before = {"interpolate_antialias": False, "interpolate_offset": 0.1}
+    saved = json.loads(json.dumps(plan(**before).record()))
+    plan(**before).check_resize(saved, "--resume run")
+    plan().check_resize(plan().record(), "--resume run")
+    plan().check_resize(None, "--resume v9.pt")
+    line = refusal(plan().check_resize, saved, "--resume run")
+    advised = re.findall("--set ([^ ]*)", line)
+    assert line.startswith("--resume run: ")
+    tree = {"model": {"backbone": sizes}}
+    for setting in advised:
+        apply_setting(tree, setting)
+    assert free_vit(tree["model"]["backbone"]) == free_vit(sizes | before)
 
 
 @pytest.mark.parametrize(

@@ -137,10 +137,12 @@ def begin(
     """
     if source and source.is_dir():
         state, position, notes = resume_states(source, program)
+        plan.check_resize(notes.get("architecture"), f"--resume {source}")
         return state, position, notes["config"]
     checkpoint = open_checkpoint(origin) if origin else None
     saved = checkpoint.config if checkpoint else None
     if source and checkpoint:
+        plan.check_resize(checkpoint.rest.get("architecture"), f"--resume {source}")
         steps_per_epoch = math.ceil(len(splits.train) / config.training.grad_accum_steps)
         return *resume_checkpoint(checkpoint, program, entries, steps_per_epoch), saved
     params = dict(starting_params(plan, entries, config.data.seed, checkpoint))
