@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from slt_jax.base.json_text import read_json
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.errors import UserError, nearest
@@ -92,12 +93,7 @@ def _validate(argv: Sequence[str] | None) -> int:
 
 def read_reference(path: Path) -> dict[str, Expected]:
     """Read the reference values. Raises UserError that names the file and the wrong key."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({' '.join(str(error).split())})") from None
+    content = read_json(path, "reference")
     if not isinstance(content, dict) or not content:
         raise UserError(f'{path}: must be an object of metrics, as {{"val_loss": {{"value": 3.6}}}}')
     return {metric: _expected(f"{path}: {metric}", given) for metric, given in content.items()}

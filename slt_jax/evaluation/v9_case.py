@@ -4,7 +4,6 @@ A case is a folder: `case.json` (settings), `checkpoint.pt`, `inputs.npz` (batch
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 
 from convert.checkpoint import Blueprint, Checkpoint, blueprint, load_params, read_checkpoint
 from convert.infer import infer_vit
+from slt_jax.base.json_text import parse_json
 from slt_jax.config import Config, DataConfig, OptimConfig
 from slt_jax.decoding.inference import Translator, model_inputs
 from slt_jax.errors import UserError
@@ -78,7 +78,7 @@ def read_case(folder: str | Path) -> V9Case:
     if missing := [name for name in FILES if not (folder / name).exists()]:
         raise UserError(f"--case {folder}: has no {', '.join(missing)}; a case holds {', '.join(FILES)}")
     try:
-        settings = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+        settings = parse_json((folder / "case.json").read_text(encoding="utf-8"))
         inputs, expected = (dict(np.load(folder / name)) for name in ("inputs.npz", "expected.npz"))
     except (OSError, ValueError) as error:
         raise UserError(f"--case {folder}: cannot be read ({' '.join(str(error).split())})") from None

@@ -82,6 +82,8 @@ def test_a_work_dir_stands_for_its_metrics(check):
     ("reference", "named"),
     [
         ("{", "is not JSON"),
+        ('{"a": ' * 40 + "1" + "}" * 40, "is nested"),
+        ('{"a": {"value": 1}, "a": {"value": 2}}', "'a' is there twice"),
         ({}, "must be an object of metrics"),
         ([1], "must be an object of metrics"),
         ({"val_loss": 3}, "val_loss: must be an object with a value"),
