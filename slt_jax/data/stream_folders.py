@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from slt_jax.data.clip_files import FRAME, ClipFiles
 from slt_jax.errors import UserError
@@ -14,17 +14,20 @@ PATTERN = "frames are named <id>_f%06d.jpg or .png"
 def check_streams(clips: Collection[ClipFiles]) -> None:
     """Raise UserError for a stream of which no clip has a frame, unless that can be what the videos show.
 
-    One clip may well show no hand, or lack what others have. Clips without any file have an error of their own.
+    One clip may well show no hand, or lack what others have. Clips without any file have an error of their own, unless
+    the folder holds files of other names.
     """
     clips = [files for files in clips if files.record is None or not files.record.bad]
-    clips = [files for files in clips if files.pose or files.last_frame() >= 0]
+    clips = [files for files in clips if files.pose or files.last_frame() >= 0] or clips
     for stream in IMAGES:
         if clips and not any(len(files.frames[stream.name].numbers) for files in clips):
-            _explain(stream, clips[0].frames[stream.name].directory, len(clips), packed=clips[0].record is not None)
+            _explain(stream, clips)
 
 
-def _explain(stream: Stream, directory: str, clips: int, *, packed: bool) -> None:
+def _explain(stream: Stream, files: Sequence[ClipFiles]) -> None:
     """Raise UserError if one is due."""
+    directory, clips, packed = files[0].frames[stream.name].directory, len(files), files[0].record is not None
+    have_some = bool(files[0].pose) or files[0].last_frame() >= 0
     asked = f"no frame of the {clips} clips" if clips > 1 else "no frame of the clip"
     if packed:
         if clips > 1 and not stream.mask:
@@ -33,11 +36,11 @@ def _explain(stream: Stream, directory: str, clips: int, *, packed: bool) -> Non
         return
     frames, others = _inventory(directory)
     if frames:
-        found, due = f"{frames[0]} frames of other clips ({frames[1]})", clips > 1 and not stream.mask
+        found, due = f"{frames[0]} frames of other clips ({frames[1]})", have_some and clips > 1 and not stream.mask
     elif others:
         found, due = ", ".join(others), True
     else:
-        found, due = "nothing", clips > 1 or not stream.mask
+        found, due = "nothing", have_some and (clips > 1 or not stream.mask)
     if due:
         flag = "--" + str(stream.folder_key).replace("_", "-")
         raise UserError(f"{flag} {directory}: has {asked}, it holds {found}; {PATTERN}")

@@ -92,6 +92,15 @@ def test_frames_of_other_clips_are_no_faces_of_these(factory):
         check_streams(scan(factory.dirs, ["a", "b"]).values())
 
 
+def test_no_clip_with_any_file_is_told_by_what_is_there(factory):
+    factory.write("a", 3, pose=False)
+    rename(lambda name: name.replace(".jpg", ".webp"))(factory.root / "face")
+    for stream in ("hand_l", "hand_r"):
+        empty(factory.root / stream)
+    with pytest.raises(UserError, match=r"--face-dir .*has no frame of the clip, it holds 3 \.webp files"):
+        usable([ClipRow("a", "one")], scan(factory.dirs, ["a"]), 13, "--train-index", skip_bad_clips=False)
+
+
 def test_a_pack_without_faces_is_told(folders):
     for path in (folders.root / "face").iterdir():
         path.unlink()
