@@ -51,7 +51,7 @@ def _inventory(directory: str) -> tuple[tuple[int, str] | None, list[str]]:
     frames, kinds, examples = 0, Counter[str](), dict[str, str]()
     with os.scandir(directory) as entries:
         for entry in entries:
-            kind = "folder" if entry.is_dir() else f"{os.path.splitext(entry.name)[1] or 'other'} file"
+            kind = "folder" if entry.is_dir() else f"{_short(os.path.splitext(entry.name)[1]) or 'other'} file"
             if FRAME.fullmatch(entry.name):
                 frames, kind = frames + 1, "frame"
             elif entry.name.startswith(".") or entry.name in ("Thumbs.db", "desktop.ini"):
