@@ -157,7 +157,7 @@ def _tensors(path, state: Mapping) -> dict[str, np.ndarray]:
     arrays = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
     if not arrays or len(arrays) != len(state):
         raise UserError(f"{path}: has no state dict (none of {', '.join(STATES)}, nor tensors by name)")
-    return with_encoder_prefix(strip_prefixes(arrays))
+    return with_encoder_prefix(strip_prefixes(arrays, Path(path)))
 
 
 def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None) -> Blueprint:

@@ -4,7 +4,7 @@ Origins: the hub's `.pth` files, HuggingFace's Dinov2 and Dinov2WithRegisters mo
 training runs save.
 """
 
-import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ import numpy as np
 from convert.huggingface import read_folder, read_safetensors
 from convert.state_dict import strip_prefixes
 from convert.torch_file import read_pt
+from slt_jax.base.json_text import read_json
 from slt_jax.errors import UserError
 from slt_jax.models.vit import VIT_SIZES, ViTConfig
 
@@ -62,15 +63,14 @@ def read_backbone(path: str | Path, model: str | None = None) -> BackboneWeights
 
 
 def _folder_config(folder: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except OSError:
+    if not (folder / "config.json").exists():
         return {}
-    except ValueError:
-        raise UserError(f"{folder / 'config.json'}: is not JSON") from None
+    config = read_json(folder / "config.json", "backbone")
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'}: is not the configuration of a model")
     kind = config.get("model_type", "dinov2")
     if kind not in ("dinov2", "dinov2_with_registers"):
-        raise UserError(f"{folder}: is a {kind} model; a backbone is a dinov2 or dinov2_with_registers model")
+        raise UserError(f"{folder}: is a {str(kind)[:40]} model; a backbone is a dinov2 or dinov2_with_registers model")
     if config.get("hidden_act", "gelu") != "gelu" or config.get("layer_norm_eps", 1e-6) != 1e-6:
         raise UserError(f"{folder}: its activation or LayerNorm epsilon is not DINOv2's (gelu, 1e-6)")
     return config
@@ -110,7 +110,7 @@ def hub_state(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], s
         note = f"{dropped} tensors that are not the backbone's are left out ({', '.join(sorted(names)[:5])})"
     if "embeddings.cls_token" in weights:
         weights = _from_huggingface(weights)
-    weights = {_hub_key(key): array for key, array in weights.items()}
+    weights = _from_timm({_hub_key(key): array for key, array in weights.items()})
     width = weights["cls_token"].shape[-1]
     if "mask_token" not in weights:
         weights["mask_token"] = np.zeros((1, width), np.float32)
@@ -126,7 +126,21 @@ def _hub_key(key: str) -> str:
     # DINOv2's own training puts blocks in chunks but numbers them throughout; iBOT names the mask token differently.
     key = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key)
     key = re.sub(r"^blocks\.(\d+)\.gamma_([12])$", r"blocks.\1.ls\2.gamma", key)
-    return "mask_token" if key == "masked_embed" else key
+    return {"masked_embed": "mask_token", "reg_token": "register_tokens"}.get(key, key)
+
+
+def _from_timm(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Undo what timm does to DINOv2's tensors: with registers the class token has its position added already, and
+    SwiGLU's layers are called as those of an MLP are."""
+    positions = state.get("pos_embed")
+    count = 0 if positions is None or positions.ndim != 3 else positions.shape[1]
+    if positions is not None and count and "register_tokens" in state and math.isqrt(count) ** 2 == count:
+        none = np.zeros((1, 1, positions.shape[2]), positions.dtype)
+        state["pos_embed"] = np.concatenate([none, positions], axis=1)
+    inner, outer = (state.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
+    if inner is not None and outer is not None and inner.shape[0] == 2 * outer.shape[1]:
+        return {key.replace(".mlp.fc1.", ".mlp.w12.").replace(".mlp.fc2.", ".mlp.w3."): state[key] for key in state}
+    return state
 
 
 # --- HuggingFace's names: those in files, and those that modules have since transformers 5.23 ---------------------

@@ -4,7 +4,8 @@ A folder holds `model.safetensors`, `pytorch_model.bin`, or either in shards wit
 is. Arrays are memory-mapped; float16 and bfloat16 become float32 when they are used.
 """
 
-import json
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import numpy as np
 
 from convert.state_dict import Entry, strip_prefixes
 from convert.torch_file import TorchFileError, read_pt
+from slt_jax.base.files import open_regular
+from slt_jax.base.json_text import parse_json, read_json
 from slt_jax.errors import UserError
 from slt_jax.models.families import FAMILIES, PREFIX, Family, family_with_layers
 
@@ -40,7 +43,9 @@ SAFETENSORS_DTYPES = {
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
     "F8_E5M2": ml_dtypes.float8_e5m2,
 }
-MAX_HEADER = 100_000_000  # bytes, the limit of the format's own library
+MAX_HEADER = 32 << 20  # bytes, about 250,000 tensors: as Python objects a header takes 25 times as much
+MAX_AXES = 64  # of a NumPy array
+MAX_NAME = 255  # bytes of a file's name
 
 
 def is_folder_of_weights(path: str | Path) -> bool:
@@ -60,15 +65,16 @@ def read_folder(folder: str | Path) -> dict[str, np.ndarray]:
 
 
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
+    content = read_json(index, "weights")
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(places.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        places = content["weight_map"]
+        shards = sorted({os.fspath(name) for name in places.values()})
+    except (KeyError, TypeError, AttributeError):
         raise UserError(f"{index}: is not an index of weight files") from None
     tensors: dict[str, np.ndarray] = {}
     for shard in shards:
-        if Path(shard).name != shard:
-            raise UserError(f"{index}: names a file outside its folder ({shard!r})")
+        if Path(shard).name != shard or "\0" in shard or len(os.fsencode(shard)) > MAX_NAME:
+            raise UserError(f"{index}: names a file outside its folder, or no file ({shard[:100]!r})")
         if not (index.parent / shard).exists():
             raise UserError(f"{index.parent / shard}: no such file, but {index.name} names it; download it as well")
         tensors |= _read_file(index.parent / shard)
@@ -90,30 +96,43 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, memory-mapped read-only. Raises UserError for anything that is not one."""
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = path.stat().st_size
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_HEADER):
-                raise ValueError("the header is longer than the file")
-            header = json.loads(file.read(length))
+                raise ValueError(f"the header is longer than the file, or than {MAX_HEADER >> 20} MB")
+            header = parse_json(file.read(length).decode())
         data = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else np.empty(0, np.uint8)
         header.pop("__metadata__", None)
-        return {key: _tensor(data, field, key) for key, field in header.items()}
+        tensors = {key: _tensor(data, field, key) for key, field in header.items()}
+        _check_overlap(header)
+        return tensors
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is not a sound safetensors file ({error})") from None
+    except (ArithmeticError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is not a sound safetensors file ({str(error)[:200]})") from None
+
+
+def _check_overlap(header: Mapping[str, Mapping]) -> None:
+    """Two tensors on the same bytes are not allowed: a small file could otherwise stand for any number of numbers."""
+    end = 0
+    for start, stop in sorted(tuple(field["data_offsets"]) for field in header.values()):
+        if start < end:
+            raise ValueError("its tensors overlap")
+        end = stop
 
 
 def _tensor(data: np.ndarray, field: Mapping, key: str) -> np.ndarray:
     if field["dtype"] not in SAFETENSORS_DTYPES:
-        raise ValueError(f"{key} has the unknown type {field['dtype']}")
+        raise ValueError(f"{key[:100]} has the unknown type {str(field['dtype'])[:40]}")
     dtype = np.dtype(SAFETENSORS_DTYPES[field["dtype"]])
     start, stop = field["data_offsets"]
-    shape = tuple(int(n) for n in field["shape"])
-    count = int(np.prod(shape, dtype=object)) if shape else 1
+    shape = tuple(int(n) for n in field["shape"][: MAX_AXES + 1])
+    if len(shape) > MAX_AXES or any(n >= 1 << 63 for n in shape):
+        raise ValueError(f"{key[:100]} has no shape that an array can have")
+    count = math.prod(shape)
     if not 0 <= start <= stop <= len(data) or stop - start != count * dtype.itemsize or min(shape, default=0) < 0:
-        raise ValueError(f"{key} does not lie inside the file")
+        raise ValueError(f"{key[:100]} does not lie inside the file")
     return data[start:stop].view(dtype).reshape(shape)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from slt_jax.base.files import replacing
+from slt_jax.base.files import open_regular, replacing
+from slt_jax.base.json_text import parse_json
 from slt_jax.errors import UserError
 
 DTYPES = {
@@ -60,9 +61,9 @@ def write_safetensors(
 def read_ties(path: str | Path) -> dict[str, str]:
     """The names that the file's metadata says are tied, with those that hold their tensors."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            ties = json.loads(json.loads(file.read(length))["__metadata__"][TIES])
+            ties = parse_json(parse_json(file.read(length).decode())["__metadata__"][TIES])
             return {str(key): str(value) for key, value in ties.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, struct.error):
         return {}

@@ -4,7 +4,6 @@ Folders of training states are opened by `slt_jax.training.interchange`, which k
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from convert.infer import encoder_only, with_encoder_prefix
 from convert.safetensors_file import read_ties
 from convert.state_dict import strip_prefixes
 from convert.torch_file import read_pt
+from slt_jax.base.json_text import read_json
 from slt_jax.errors import UserError
 from slt_jax.models.families import FAMILIES
 
@@ -37,7 +37,7 @@ class Source:
     @property
     def checkpoint(self) -> Checkpoint:
         """The source as a checkpoint, with the keys of a whole model."""
-        return Checkpoint(self.path, with_encoder_prefix(strip_prefixes(self.tensors)), self.rest)
+        return Checkpoint(self.path, with_encoder_prefix(strip_prefixes(self.tensors, self.path)), self.rest)
 
     @property
     def written_here(self) -> bool:
@@ -70,6 +70,7 @@ def open_source(path: str | Path) -> Source:
 def _open_file(path: Path) -> Source:
     if path.suffix == ".safetensors":
         tensors = read_safetensors(path)
+        strip_prefixes(tensors, path)  # says what is wrong with the names
         tensors |= {key: tensors[held] for key, held in read_ties(path).items() if held in tensors}
         return Source(path, f"safetensors file: {_kind_of_state(tensors)}", tensors, {})
     content = read_pt(path)
@@ -77,12 +78,14 @@ def _open_file(path: Path) -> Source:
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint or a state dict")
     for name in (*STATES, *OTHER_STATES):
         if isinstance(content.get(name), Mapping) and (tensors := _arrays(content[name])):
+            strip_prefixes(tensors, path)
             rest = {key: value for key, value in content.items() if key != name}
             source = Source(path, "", tensors, rest)
             by = "slt_jax" if source.written_here else "v9"
             kind = f"checkpoint written by {by}" if name == "model_state" else f"file with {name}"
             return dataclasses.replace(source, kind=f"{kind}: {_kind_of_state(tensors)}")
     if tensors := _arrays(content):
+        strip_prefixes(tensors, path)
         return Source(path, f"bare state dict: {_kind_of_state(tensors)}", tensors, {})
     raise UserError(f"{path}: has no tensors by name in it, only {', '.join(map(str, list(content)[:8]))}")
 
@@ -106,7 +109,7 @@ def _kind_of_state(tensors: Mapping[str, np.ndarray]) -> str:
 
 def _model_type(folder: Path) -> str:
     try:
-        return f" of a {json.loads((folder / 'config.json').read_text(encoding='utf-8'))['model_type']} model"
+        return f" of a {str(read_json(folder / 'config.json', 'model')['model_type'])[:40]} model"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

@@ -6,6 +6,7 @@ differ, and both follow from the kind of layer that holds the array.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from flax import nnx
@@ -13,7 +14,9 @@ from flax import nnx
 from slt_jax.errors import UserError
 from slt_jax.models.params import Leaf
 
-WRAPPERS = ("module", "_orig_mod")
+# Of DataParallel, torch.compile, FSDP and activation checkpointing.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+FLATTENED = ("_flat_param", "flat_param")  # FSDP's pieces of several tensors in one
 
 
 class StateDictMismatch(UserError):
@@ -112,9 +115,22 @@ def to_state(params: Mapping[str, np.ndarray], entries: list[Entry]) -> dict[str
     return {entry.key: arrays[entry.path] for entry in entries}
 
 
-def strip_prefixes(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Keys without the `module.` of DataParallel and the `_orig_mod.` of torch.compile, which may sit anywhere."""
-    return {".".join(part for part in key.split(".") if part not in WRAPPERS): array for key, array in state.items()}
+def strip_prefixes(state: Mapping[str, np.ndarray], path: Path | None = None) -> dict[str, np.ndarray]:
+    """Keys without the parts that wrappers of modules add, which may sit anywhere.
+
+    Raises UserError, which names `path`, where FSDP has flattened tensors or two keys become one.
+    """
+    file = f"{path}: " if path else ""
+    if flattened := [key for key in state if key.split(".")[-1].startswith(FLATTENED)]:
+        raise UserError(
+            f"{file}{flattened[0][:100]} is a piece that FSDP has flattened: gather the weights with "
+            f"FSDP.state_dict_type(model, StateDictType.FULL_STATE_DICT) and save the state_dict() again"
+        )
+    plain = {".".join(part for part in key.split(".") if part not in WRAPPERS): array for key, array in state.items()}
+    if len(plain) != len(state):
+        parts = ", ".join(WRAPPERS)
+        raise UserError(f"{file}has tensors whose names differ only in {parts}: save the state_dict() of one model")
+    return plain
 
 
 def check(state: Mapping[str, np.ndarray], entries: list[Entry], *, allow_missing=()) -> None:

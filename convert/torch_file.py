@@ -12,8 +12,20 @@ from typing import Any
 from convert.torch_pickle import Pickler, plan_storages, survey
 from convert.torch_unpickle import Unpickler
 from convert.torch_zip import ALIGNMENT, Archive, Bad, ZipWriter
-from slt_jax.base.files import replacing
+from slt_jax.base.files import open_regular, replacing
 from slt_jax.errors import UserError
+
+# All that wrong bytes can cause in code that does not check for them by name.
+_WRONG_BYTES = (
+    struct.error,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    MemoryError,
+    RecursionError,
+)
 
 
 class TorchFileError(UserError):
@@ -31,11 +43,15 @@ def read_pt(path: str | os.PathLike[str], *, mmap: bool = True) -> Any:
     mapped copy-on-write: pages are read when first used, and writing to an array changes neither the file
     nor what others read. Without it the payloads are read into memory once. torch.Size becomes a tuple,
     torch.dtype a np.dtype, torch.device its name; an OrderedDict keeps torch's `_metadata` attribute.
+    One pass over the file compares its checksums. Whatever is in it, time is linear in its size, and memory at most
+    64 MB and 4 times its size.
     Raises TorchFileError for anything that is not a sound file of such data; nothing in it is executed.
     """
     try:
-        with open(path, "rb") as file:
-            obj = Unpickler(Archive(file, mapped=mmap)).run()
+        with open_regular(path) as file:
+            archive = Archive(file, mapped=mmap)
+        archive.verify()
+        obj = Unpickler(archive).run()
         survey(obj)  # also refuses what the pickle may name but not hold, such as a storage without a tensor
         return obj
     except Bad as error:
@@ -44,8 +60,7 @@ def read_pt(path: str | os.PathLike[str], *, mmap: bool = True) -> Any:
         raise TorchFileError(f"{path}: no such file") from error
     except OSError as error:
         raise TorchFileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (struct.error, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, MemoryError) as error:
-        # All that wrong bytes can cause in code that does not check for them by name.
+    except _WRONG_BYTES as error:
         raise TorchFileError(f"{path}: damaged file ({type(error).__name__}: {str(error)[:100]!r})") from error
 
 

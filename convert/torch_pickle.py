@@ -8,6 +8,7 @@ to torch later use `_rebuild_tensor_v3` and an `UntypedStorage`, with the type a
 
 import math
 import pickle as op  # only for the names of the opcodes
+import reprlib
 import struct
 from bisect import bisect_right
 from collections import Counter, OrderedDict
@@ -42,9 +43,14 @@ DTYPES = {name: np.dtype(name) for name in (*STORAGE_CLASSES, *_UNTYPED)}
 _SCALARS = (str, int, float, bool, complex, bytes, bytearray, type(None))
 _KEYS = (str, int, float, bool, complex, bytes, type(None))
 MAPPINGS = (dict, OrderedDict, Counter)
+_CONTAINERS = (*MAPPINGS, list, tuple, set)
+_Where = tuple[Any, tuple[str, Any]] | None  # the way to a value: the way to its container, then the last step
+_BRIEF = reprlib.Repr()  # containers that share their parts are written no longer than others
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 100, 100
 _ARRAYS = (np.ndarray, np.memmap)  # not np.ma or np.matrix, which mean more than their buffer says
 
 MAX_DEPTH = 100  # of nested containers
+MAX_KEY_PARTS = 64  # of a tuple that is a key
 MAX_PICKLE = 256 << 20  # bytes; about 150 a tensor are usual
 
 
@@ -59,48 +65,67 @@ def survey(obj: Any) -> list[np.ndarray]:
     arrays: dict[int, np.ndarray] = {}
     heights: dict[int, int] = {}
 
-    def visit(item: Any, where: str, depth: int) -> int:
+    def visit(item: Any, where: _Where, depth: int) -> int:
         if type(item) in _ARRAYS and torch_name(item.dtype):
             arrays[id(item)] = item
             return 0
-        children = _children(item, where)
-        if children is None:
+        if type(item) not in _CONTAINERS:
+            _check_leaf(item, where)
             return 0
-        if id(item) not in heights:
+        if id(item) not in heights:  # looked up first: what is referred to often is walked through once
             heights[id(item)] = MAX_DEPTH + 1  # while it is open: a container inside itself is too deep
             if depth < MAX_DEPTH:
-                heights[id(item)] = 1 + max((visit(value, at, depth + 1) for at, value in children), default=0)
+                inside = (visit(value, (where, step), depth + 1) for step, value in _children(item, where))
+                heights[id(item)] = max(inside, default=0) + (type(item) is not set)
         if depth + heights[id(item)] > MAX_DEPTH:
-            raise Bad(f"{where[:200] or 'the object'} contains itself or is nested more than {MAX_DEPTH} deep")
+            raise Bad(f"{_place(where)} contains itself or is nested more than {MAX_DEPTH} deep")
         return heights[id(item)]
 
-    visit(obj, "", 0)
+    visit(obj, None, 0)
     return list(arrays.values())
 
 
-def _children(item: Any, where: str) -> list[tuple[str, Any]] | None:
-    """The values inside a container with their places, or None for a scalar; anything else is refused."""
-    kind, place = type(item), where or "the object"
+def brief(value: Any) -> str:
+    """`value` as Python writes it, cut short: containers that share their parts are no longer than others."""
+    return _BRIEF.repr(value)
+
+
+def _place(where: _Where) -> str:
+    """The place of a value as it is written in Python, cut after 200 characters."""
+    steps = []
+    while where:
+        where, (kind, key) = where
+        steps.append(f".{key}" if kind == "attribute" else f"[{brief(key)}]")
+    return "".join(reversed(steps))[:200] or "the object"
+
+
+def _children(item: Any, where: _Where) -> Iterator[tuple[tuple[str, Any], Any]]:
+    """The values inside a container, each with the step to it; keys and members that no file may hold are refused."""
+    kind = type(item)
     if kind in MAPPINGS:
         for key in item:
             if not is_key(key):
-                raise Bad(f"{place} has a key of type {type_name(key)}; keys must be text, numbers or tuples of them")
+                name = type_name(key)
+                raise Bad(f"{_place(where)} has a key of type {name}; keys must be text, numbers or tuples of them")
         attributes = vars(item) if kind is not dict else {}
         if attributes.keys() - {"_metadata"}:
-            raise Bad(f"{place} has attributes other than _metadata: {sorted(attributes)}")
-        inner = [(f"{where}[{key!r}]", value) for key, value in item.items()]
-        return inner + [(f"{where}.{name}", value) for name, value in attributes.items()]
-    if kind in (list, tuple):
-        return [(f"{where}[{index}]", value) for index, value in enumerate(item)]
-    if kind is set:
+            raise Bad(f"{_place(where)} has attributes other than _metadata: {sorted(attributes)}")
+        yield from ((("key", key), value) for key, value in item.items())
+        yield from ((("attribute", name), value) for name, value in attributes.items())
+    elif kind is set:
         if not all(map(is_key, item)):
-            raise Bad(f"{place} has members that are not text, numbers or tuples of them")
-        return None
+            raise Bad(f"{_place(where)} has members that are not text, numbers or tuples of them")
+    else:
+        yield from ((("key", index), value) for index, value in enumerate(item))
+
+
+def _check_leaf(item: Any, where: _Where) -> None:
+    """Refuse what is no scalar and no torch type."""
     if _is_scalar(item) or (isinstance(item, np.dtype) and torch_name(item)):
-        return None
+        return
     hint = f" of {item.dtype}" if isinstance(item, np.ndarray) else ""
     hint = ": make it a Python number with .item() or an array" if isinstance(item, np.generic) else hint
-    raise Bad(f"{place} is a {type_name(item)}, which a .pt file cannot hold{hint}")
+    raise Bad(f"{_place(where)} is a {type_name(item)}, which a .pt file cannot hold{hint}")
 
 
 def _is_scalar(item: Any) -> bool:
@@ -108,9 +133,9 @@ def _is_scalar(item: Any) -> bool:
 
 
 def is_key(key: Any) -> bool:
-    """Whether `key` is a scalar or a flat tuple of them: hashing deeper tuples can take for ever."""
+    """Whether `key` is a scalar or a flat, short tuple of them: hashing other tuples can take for ever."""
     parts = key if type(key) is tuple else (key,)
-    return all(_is_scalar(part) and type(part) is not bytearray for part in parts)
+    return len(parts) <= MAX_KEY_PARTS and all(_is_scalar(part) and type(part) is not bytearray for part in parts)
 
 
 def type_name(item: Any) -> str:

@@ -8,6 +8,7 @@ globals restricted, answers damaged files with MemoryError and SystemError.)
 import math
 import pickle as op  # only for the names of the opcodes
 import struct
+import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # protocol 2 uses Python 2's names
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -15,8 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convert.torch_pickle import DTYPES, MAPPINGS, MAX_DEPTH, MAX_PICKLE, STORAGE_CLASSES, is_key, type_name
-from convert.torch_zip import Archive, Bad
+from convert.torch_pickle import DTYPES, MAPPINGS, MAX_DEPTH, MAX_PICKLE, STORAGE_CLASSES, brief, is_key, type_name
+from convert.torch_zip import BASE_MEMORY, Archive, Bad
+
+MAX_AXES = 64  # of a NumPy array
+MAX_ODD_KEYS = 4096  # keys a file may choose so that all have one hash: with n of them a dict takes n^2 comparisons
+# Bytes of memory, rounded up: a pointer on the stack and then in a container, what `survey` notes of a container, the
+# memo's entry, and what a dict, an OrderedDict or a set keeps of a member.
+SLOT, NOTE, MEMO, MEMBER = 40, 200, 120, 250
 
 
 class _StorageClass(NamedTuple):
@@ -48,6 +55,8 @@ class Unpickler:
         if self.end - self.at > MAX_PICKLE:
             raise Bad(f"data.pkl has {self.end - self.at} bytes, more than the {MAX_PICKLE} allowed")
         self.allowance = self.end - self.at  # bytes that functions may copy: no more than the pickle has
+        self.repeated = BASE_MEMORY + 4 * archive.size  # bytes by which tensors may be larger than what they show
+        self.odd_keys = 0
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below each open MARK
         self.memo: dict[int, Any] = {}
@@ -79,9 +88,26 @@ class Unpickler:
         return self.take(end + 1 - self.at)[:-1].decode()
 
     def push(self, item: Any) -> None:
+        """Push something that is there already."""
+        self.archive.spend(SLOT)
         self.stack.append(item)
 
+    def new(self, item: Any) -> None:
+        """Push a new object, scalar or container."""
+        self.archive.spend(sys.getsizeof(item) + (0 if type(item) in (int, float) else NOTE))
+        self.push(item)
+
+    def text(self) -> None:
+        count = self.unpack("<I")
+        self.archive.spend(5 * min(count, self.end - self.at) + 80)  # the bytes, and 4 a letter if one letter is wide
+        self.push(self.take(count).decode("utf-8", "surrogatepass"))
+
+    def remember(self, index: int) -> None:
+        self.archive.spend(MEMO)
+        self.memo[index] = self.stack[-1]
+
     def mark(self) -> None:
+        self.archive.spend(NOTE)
         if len(self.outer) > 10 * MAX_DEPTH:
             raise Bad("damaged file (data.pkl is nested too deep)")
         self.outer.append(self.stack)
@@ -94,21 +120,27 @@ class Unpickler:
     def pop_tuple(self, count: int) -> None:
         if len(self.stack) < count:
             raise Bad("damaged file (data.pkl takes from an empty stack)")
-        self.stack[-count:] = [tuple(self.stack[-count:])]
+        items = tuple(self.stack[-count:])
+        del self.stack[-count:]
+        self.new(items)
 
     def find_global(self) -> None:
         module, name = self.line(), self.line()
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         full = f"{module}.{name}"
         if full not in _GLOBALS:
-            raise Bad(f"refused global {full!r}: only tensors, plain containers, numbers and text are read")
+            hint = "gather it on one process, then save" if module.startswith("torch.distributed") else "save"
+            raise Bad(
+                f"refused global {full!r}: only tensors, plain containers, numbers and text are read; "
+                f"{hint} the model's state_dict() with torch.save"
+            )
         self.push(_GLOBALS[full])
 
     def reduce(self) -> None:
         args, function = self.stack.pop(), self.stack.pop()
         if type(function) is not _Call or type(args) is not tuple:
-            raise Bad(f"refused call of {str(function)[:60]!r}")
-        self.push(function.run(self, *args))
+            raise Bad(f"refused call of {brief(function)}")
+        self.new(function.run(self, *args))
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
@@ -122,35 +154,57 @@ class Unpickler:
         self.stack[-1].extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) not in MAPPINGS or len(items) % 2 or not all(map(is_key, items[::2])):
+        if type(self.stack[-1]) not in MAPPINGS or len(items) % 2 or not self.are_keys(items[::2]):
             raise Bad("damaged file (wrong keys or values of a dict)")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    def are_keys(self, items: list[Any]) -> bool:
+        """Whether all may be keys of a dict or members of a set."""
+        if not all(map(is_key, items)):
+            return False
+        self.archive.spend(MEMBER * len(items))
+        self.odd_keys += sum(
+            type(key) in (tuple, complex) or (type(key) is int and key.bit_length() > 60) for key in items
+        )
+        if self.odd_keys > MAX_ODD_KEYS:
+            raise Bad(f"has more than {MAX_ODD_KEYS} keys that are tuples, complex or very large numbers")
+        return True
 
     def find_storage(self) -> None:
         pid = self.stack.pop()
         if type(pid) is not tuple or tuple(map(type, pid)) != (str, _StorageClass, str, str, int):
             raise Bad("damaged file (wrong reference to a storage)")
         kind, storage, key, _, numel = pid
+        if len(key) > 100:
+            raise Bad("damaged file (wrong reference to a storage)")
         start, end = self.archive.locate(f"data/{key}")
         size = numel * (storage.dtype.itemsize if storage.dtype else 1)
         if kind != "storage" or size != end - start:
             raise Bad(f"damaged file (storage {key!r} should have {size} bytes, not {end - start})")
-        self.push(_Storage(key, storage.dtype, size))
+        self.new(_Storage(key, storage.dtype, size))
 
     def tensor_v3(self, storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None) -> np.ndarray:
         """The NumPy view of a storage; `offset`, `size` and `stride` count elements."""
-        numbers = (offset, *size, *stride)
-        if type(storage) is not _Storage or not isinstance(dtype, np.dtype) or len(size) != len(stride):
+        if type(storage) is not _Storage or not isinstance(dtype, np.dtype):
             raise Bad("damaged file (wrong description of a tensor)")
-        if any(type(number) is not int or number < 0 for number in numbers):
-            raise Bad(f"damaged file (a tensor has offset {offset}, size {size}, stride {stride})")
+        if type(size) is not tuple or type(stride) is not tuple or not len(size) == len(stride) <= MAX_AXES:
+            raise Bad("damaged file (wrong description of a tensor)")
+        if any(type(number) is not int or not 0 <= number < 1 << 63 for number in (offset, *size, *stride)):
+            shown = f"offset {brief(offset)}, size {brief(size)}, stride {brief(stride)}"
+            raise Bad(f"damaged file (a tensor has {shown})")
         if metadata:
             raise Bad("holds a lazily conjugated or negated tensor: call resolve_conj() or resolve_neg() and save")
         if math.prod(size) == 0:
             return np.empty(size, dtype)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if (last + 1) * dtype.itemsize > storage.size:
-            raise Bad(f"damaged file (a tensor of size {size} reaches beyond its storage {storage.key!r})")
+            raise Bad(f"damaged file (a tensor of size {brief(size)} reaches beyond its storage {storage.key!r})")
+        self.repeated -= max(math.prod(size) - (last + 1 - offset), 0) * dtype.itemsize
+        if self.repeated < 0:
+            raise Bad(
+                f"a tensor of size {brief(size)} shows the same few numbers again and again (expand, stride 0), and "
+                f"would take too much memory; save what it was expanded from"
+            )
         swap = dtype.itemsize // (2 if dtype.kind == "c" else 1) if self.archive.big_endian else 1
         if (storage.key, swap) not in self.buffers:
             self.buffers[storage.key, swap] = self.archive.load(f"data/{storage.key}", swap)
@@ -163,24 +217,25 @@ class Unpickler:
 
     def from_type(self, function, kind, args, state) -> np.ndarray:
         """A tensor or parameter with Python attributes; these are dropped."""
-        if function not in (_GLOBALS[f"torch._utils._rebuild_{name}"] for name in ("tensor_v2", "tensor_v3")):
+        if not any(function is _GLOBALS[f"torch._utils._rebuild_{name}"] for name in ("tensor_v2", "tensor_v3")):
             raise Bad("refused a tensor subclass")
         return function.run(self, *args)
 
     def copy(self, make: Callable[[Any], Any], item: Any) -> Any:
         self.allowance -= len(item)
+        self.archive.spend(SLOT * len(item))
         if self.allowance < 0:
             raise Bad("damaged file (data.pkl copies more than it holds)")
         return make(item)
 
     def make_set(self, items: list[Any]) -> set:
-        if not all(map(is_key, items)):
+        if type(items) is not list or not self.are_keys(items):
             raise Bad("damaged file (wrong members of a set)")
         return self.copy(set, items)
 
     def encode(self, text: str, encoding: str) -> bytes:
-        if encoding not in ("latin1", "latin-1"):
-            raise Bad(f"damaged file (bytes with the encoding {encoding!r})")
+        if type(text) is not str or encoding not in ("latin1", "latin-1"):
+            raise Bad(f"damaged file (bytes with the encoding {brief(encoding)})")
         return self.copy(lambda item: item.encode("latin-1"), text)
 
 
@@ -189,7 +244,21 @@ def _parameter(reader: Unpickler, data: np.ndarray, *_: Any) -> np.ndarray:
 
 
 def _device(reader: Unpickler, *parts: str | int) -> str:
+    if len(parts) > 2 or any(type(part) not in (str, int) or len(brief(part)) > 40 for part in parts):
+        raise Bad("damaged file (wrong name of a device)")
     return ":".join(map(str, parts))
+
+
+def _count(reader: Unpickler, counts: dict) -> Counter:
+    if type(counts) is not dict or not reader.are_keys(list(counts)):
+        raise Bad("damaged file (wrong counts)")
+    return reader.copy(Counter, counts)
+
+
+def _size(reader: Unpickler, sizes: list | tuple) -> tuple:
+    if type(sizes) not in (list, tuple):
+        raise Bad("damaged file (wrong size)")
+    return reader.copy(tuple, sizes)
 
 
 _GLOBALS: dict[str, Any] = {
@@ -200,10 +269,10 @@ _GLOBALS: dict[str, Any] = {
     "torch._tensor._rebuild_from_type_v2": _Call(Unpickler.from_type),
     "torch.Tensor": "torch.Tensor",  # these two only name the class for _rebuild_from_type_v2
     "torch.nn.parameter.Parameter": "torch.nn.parameter.Parameter",
-    "torch.Size": _Call(lambda reader, sizes: reader.copy(tuple, sizes)),
+    "torch.Size": _Call(_size),
     "torch.device": _Call(_device),
     "collections.OrderedDict": _Call(lambda reader: OrderedDict()),
-    "collections.Counter": _Call(lambda reader, counts: reader.copy(Counter, counts)),
+    "collections.Counter": _Call(_count),
     "builtins.set": _Call(Unpickler.make_set),
     "builtins.complex": _Call(lambda reader, real, imag: complex(real, imag)),
     "builtins.bytes": _Call(lambda reader: b""),
@@ -221,13 +290,13 @@ _OPCODES: dict[bytes, Callable[[Unpickler], Any]] = {
     op.BUILD: Unpickler.build,
     op.BINPERSID: Unpickler.find_storage,
     op.MARK: Unpickler.mark,
-    op.TUPLE: lambda r: r.push(tuple(r.pop_mark())),
+    op.TUPLE: lambda r: r.new(tuple(r.pop_mark())),
     op.TUPLE1: lambda r: r.pop_tuple(1),
     op.TUPLE2: lambda r: r.pop_tuple(2),
     op.TUPLE3: lambda r: r.pop_tuple(3),
     op.EMPTY_TUPLE: lambda r: r.push(()),
-    op.EMPTY_LIST: lambda r: r.push([]),
-    op.EMPTY_DICT: lambda r: r.push({}),
+    op.EMPTY_LIST: lambda r: r.new([]),
+    op.EMPTY_DICT: lambda r: r.new({}),
     op.APPEND: lambda r: r.append([r.stack.pop()]),
     op.APPENDS: lambda r: r.append(r.pop_mark()),
     op.SETITEM: lambda r: r.set_items([r.stack.pop(-2), r.stack.pop()]),
@@ -235,14 +304,14 @@ _OPCODES: dict[bytes, Callable[[Unpickler], Any]] = {
     op.NONE: lambda r: r.push(None),
     op.NEWTRUE: lambda r: r.push(True),
     op.NEWFALSE: lambda r: r.push(False),
-    op.BININT: lambda r: r.push(r.unpack("<i")),
+    op.BININT: lambda r: r.new(r.unpack("<i")),
     op.BININT1: lambda r: r.push(r.unpack("<B")),
     op.BININT2: lambda r: r.push(r.unpack("<H")),
-    op.LONG1: lambda r: r.push(int.from_bytes(r.take(r.unpack("<B")), "little", signed=True)),
-    op.BINFLOAT: lambda r: r.push(r.unpack(">d")),
-    op.BINUNICODE: lambda r: r.push(r.take(r.unpack("<I")).decode("utf-8", "surrogatepass")),
+    op.LONG1: lambda r: r.new(int.from_bytes(r.take(r.unpack("<B")), "little", signed=True)),
+    op.BINFLOAT: lambda r: r.new(r.unpack(">d")),
+    op.BINUNICODE: Unpickler.text,
     op.BINGET: lambda r: r.push(r.memo[r.unpack("<B")]),
     op.LONG_BINGET: lambda r: r.push(r.memo[r.unpack("<I")]),
-    op.BINPUT: lambda r: r.memo.__setitem__(r.unpack("<B"), r.stack[-1]),
-    op.LONG_BINPUT: lambda r: r.memo.__setitem__(r.unpack("<I"), r.stack[-1]),
+    op.BINPUT: lambda r: r.remember(r.unpack("<B")),
+    op.LONG_BINPUT: lambda r: r.remember(r.unpack("<I")),
 }

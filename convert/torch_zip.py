@@ -24,6 +24,10 @@ import numpy as np
 ALIGNMENT = 64
 ZIP32_MAX = 0xFFFFFFFF  # sizes and offsets from here on go to zip64 fields,
 _SEE_ZIP64 = 0xFFFFFFFF  # and the plain fields then hold this
+BASE_MEMORY = 64 << 20  # bytes that reading any file may take; with 4 times its size it is all that it may
+THREADS = 4  # that compare checksums
+_ENTRY_MEMORY = 400  # bytes that an entry of the directory takes here
+_SUMMED = 1 << 24  # bytes a call of crc32
 _CHUNK = 1 << 20  # bytes a write: large enough for the system call, small enough to stay in cache after the CRC
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that non-zip files start with
 
@@ -40,16 +44,65 @@ class Archive:
         if self.size == 0:
             raise Bad("the file is empty")
         self.map = MemoryMap(file.fileno(), self.size, access=ACCESS_COPY)
+        self.allowance = BASE_MEMORY + 3 * self.size  # bytes for objects; the payloads have the file's size once
+        self.packed = ""  # the name of an entry that is compressed or encrypted
         self.entries = dict(self._directory())
         self.root = next(iter(self.entries), "").partition("/")[0]
         self.copied = 0
-        if f"{self.root}/data.pkl" not in self.entries:
-            raise Bad("a zip file, but not one of torch.save (it has no data.pkl)")
-        if f"{self.root}/constants.pkl" in self.entries:
-            raise Bad("a TorchScript archive: save the model's state_dict() with torch.save instead")
+        self._check_kind()
         self.big_endian = self._byteorder() == b"big"
         if not mapped:
             self.map = self._in_memory(file)
+
+    def _check_kind(self) -> None:
+        """Refuse archives that torch.save did not write."""
+        state_dict = "load it in Python and save the model's state_dict() with torch.save instead"
+        if f"{self.root}/constants.pkl" in self.entries:
+            raise Bad(f"a TorchScript archive: {state_dict}")
+        if any(f"{self.root}/{name}" in self.entries for name in ("archive_format", ".data/python_version")):
+            raise Bad(f"an archive of torch.export or torch.package: {state_dict}")
+        if self.packed:
+            raise Bad(f"entry {self.packed[:100]!r} is compressed or encrypted, which torch.save never does")
+        if f"{self.root}/data.pkl" not in self.entries:
+            raise Bad("a zip file, but not one of torch.save (it has no data.pkl)")
+
+    def spend(self, size: int) -> None:
+        """Count `size` bytes of memory before they are taken; raise Bad where the file has no claim to more."""
+        self.allowance -= size
+        if self.allowance < 0:
+            raise Bad(
+                f"refused: its lists and dicts would take more memory than {BASE_MEMORY >> 20} MB and 4 times the "
+                f"file's size; keep numbers in tensors"
+            )
+
+    def verify(self) -> None:
+        """Compare every entry with its checksum, one pass over the file. Raises Bad, which names the entry.
+
+        An entry without a checksum is not compared: torch writes 0 where `set_crc32_options(False)` was called.
+        """
+        self._check_overlap()
+        summed = [(name, crc) for name, (_, _, crc) in self.entries.items() if crc]
+        with ThreadPoolExecutor(THREADS) as pool, memoryview(self.map) as data:  # zlib leaves Python's lock to others
+
+            def first_wrong(part: list[tuple[str, int]]) -> str | None:
+                return next((name for name, crc in part if self._checksum(data, name) != crc), None)
+
+            wrong = [name for name in pool.map(first_wrong, (summed[i::THREADS] for i in range(THREADS))) if name]
+        if wrong:
+            raise Bad(f"damaged file: entry {wrong[0][:100]!r} is not what was written (checksum); use another copy")
+
+    def _check_overlap(self) -> None:
+        end = 0
+        for offset, size, _ in sorted(self.entries.values()):
+            if offset < end:
+                raise Bad("damaged file (its entries overlap)")
+            end = offset + 30 + size
+
+    def _checksum(self, data: memoryview, name: str) -> int:
+        (start, end), crc = self._place(name), 0
+        for at in range(start, end, _SUMMED):
+            crc = zlib.crc32(data[at : min(end, at + _SUMMED)], crc)
+        return crc
 
     def _in_memory(self, file: BufferedReader) -> MemoryMap:
         """The whole file as private memory. (np.empty would ask for huge pages, which took twice as long here.)"""
@@ -67,21 +120,22 @@ class Archive:
             raise Bad(f"unknown byte order {order!r}")
         return order
 
-    def _directory(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Each entry's name, with the offset of its local header and its size, from the central directory."""
+    def _directory(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
+        """Each entry's name, the offset of its local header, its size and CRC-32, from the central directory."""
         count, at = self._directory_place()
         for _ in range(count):
             head = struct.unpack_from("<4s6H3I5H2I", self.map, at)
-            signature, flags, method, size, offset = head[0], head[3], head[4], head[9], head[16]
+            signature, flags, method, crc, size, offset = head[0], head[3], head[4], head[7], head[9], head[16]
             name_length, extra_length, comment_length = head[10:13]
             if signature != b"PK\x01\x02":
                 raise Bad("damaged file (its zip directory is not where it should be)")
+            self.spend(_ENTRY_MEMORY + 5 * name_length)
             name = self.map[at + 46 : at + 46 + name_length].decode()
             extra = self.map[at + 46 + name_length : at + 46 + name_length + extra_length]
             if flags & 1 or method != 0:
-                raise Bad(f"entry {name!r} is compressed or encrypted, which torch.save never does")
+                self.packed = self.packed or name
             size, offset = _zip64_fields(extra, head[8], size, offset)
-            yield name, (offset, size)
+            yield name, (offset, size, crc)
             at += 46 + name_length + extra_length + comment_length
 
     def _directory_place(self) -> tuple[int, int]:
@@ -103,14 +157,18 @@ class Archive:
         return count, offset
 
     def locate(self, name: str) -> tuple[int, int]:
-        """Where the payload of an entry starts and ends. torch's local headers give only lengths, no sizes."""
+        """Where the payload of an entry of torch's starts and ends."""
         if f"{self.root}/{name}" not in self.entries:
-            raise Bad(f"entry {name!r} is missing")
-        offset, size = self.entries[f"{self.root}/{name}"]
+            raise Bad(f"entry {name[:100]!r} is missing")
+        return self._place(f"{self.root}/{name}")
+
+    def _place(self, name: str) -> tuple[int, int]:
+        """Where the payload of an entry starts and ends. torch's local headers give only lengths, no sizes."""
+        offset, size, _ = self.entries[name]
         signature, name_length, extra_length = struct.unpack_from("<4s22xHH", self.map, offset)
         start = offset + 30 + name_length + extra_length
         if signature != b"PK\x03\x04" or start + size > self.size:
-            raise Bad(f"truncated or damaged: entry {name!r} does not lie inside the file")
+            raise Bad(f"truncated or damaged: entry {name[:100]!r} does not lie inside the file")
         return start, start + size
 
     def load(self, name: str, swap: int) -> np.ndarray:

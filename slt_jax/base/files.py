@@ -1,14 +1,17 @@
 """Files that are never left half written, on Linux and macOS."""
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -80,6 +83,14 @@ def _remove_abandoned(folder: Path, prefix: str) -> None:
             with suppress(OSError), open(folder / name, "rb+") as file:
                 if _try_lock(file):
                     os.unlink(file.name)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open a file for reading. Raises OSError also for a pipe or a device, which might keep a reader for ever."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder, `open` says that it is one
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a regular file", os.fspath(path))
+    return open(path, "rb")
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -5,9 +5,13 @@ machine without a network.
 """
 
 import os
+import socket
+import threading
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from slt_jax.base.files import replacing
 from slt_jax.errors import UserError
@@ -15,6 +19,7 @@ from slt_jax.errors import UserError
 DINOV2_URL = "https://dl.fbaipublicfiles.com/dinov2/{model}/{file}"
 WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")  # in the order of preference
 TIMEOUT = 20.0  # seconds without an answer
+REACHED = 4.0  # seconds in which a host must take a connection
 
 
 def torchhub_file(model: str, flag: str, *, local_files_only: bool = False) -> Path:
@@ -42,6 +47,8 @@ def torchhub_file(model: str, flag: str, *, local_files_only: bool = False) -> P
 def _download(url: str, path: Path) -> None:
     from tqdm import tqdm
 
+    if reason := unreachable(url):
+        raise OSError(reason)
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response, replacing(path) as file:
         size = int(response.headers.get("Content-Length") or 0)
         with tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name) as bar:
@@ -52,6 +59,40 @@ def _download(url: str, path: Path) -> None:
                 bar.update(len(block))
         if size and got != size:
             raise OSError(f"the connection broke after {got} of {size} bytes")
+
+
+def unreachable(url: str) -> str:
+    """Why no connection comes about to the host of `url`, or to the proxy on the way; "" if one does.
+
+    Without a network libraries look up the name again and again, for a minute. A look-up cannot be stopped, so it runs
+    in a thread that nobody waits for.
+    """
+    parts = urlsplit(url)
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    address = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    reasons = [f"no connection to {address[0]} in {REACHED:.0f} s"]
+
+    def connect() -> None:
+        try:
+            socket.create_connection(address, timeout=REACHED).close()
+            reasons.clear()
+        except OSError as error:
+            reasons[0] = f"no connection to {address[0]}: {error.strerror or error}"
+
+    attempt = threading.Thread(target=connect, daemon=True)
+    attempt.start()
+    attempt.join(REACHED)
+    return next(iter(reasons), "")
+
+
+def hub_unreachable() -> str:
+    """Why HuggingFace's hub cannot be asked; "" if it can, or if its own library is told not to and says so itself."""
+    from huggingface_hub import constants
+
+    return "" if constants.HF_HUB_OFFLINE else unreachable(constants.ENDPOINT)
 
 
 def huggingface_folder(name: str, flag: str, *, weights: bool = True, local_files_only: bool = False) -> Path:
@@ -67,7 +108,9 @@ def huggingface_folder(name: str, flag: str, *, weights: bool = True, local_file
     kinds = [["config.json", files] for files in WEIGHTS] if weights else [["config.json"]]
     reason = ""
     for local in (True, False):  # no network needed for what is in the cache
-        if local or not local_files_only:
+        away = "" if local or local_files_only else hub_unreachable()
+        reason = away or reason
+        if local or not (local_files_only or away):
             for patterns in kinds:
                 snapshot, reason = _snapshot(name, patterns, local)
                 if snapshot and _complete(snapshot, weights):
@@ -79,13 +122,13 @@ def huggingface_folder(name: str, flag: str, *, weights: bool = True, local_file
 
 def huggingface_file(repo: str, filename: str, flag: str, *, local_files_only: bool = False) -> Path:
     """One file of a hub repository, from HuggingFace's cache or the network."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    try:
-        return Path(hf_hub_download(repo, filename, local_files_only=True))
-    except (OSError, ValueError):
-        reason = "--local-files-only forbids to download it"
-    if not local_files_only:
+    reason = "--local-files-only forbids to download it"
+    with suppress(OSError, ValueError):  # hf_hub_download asks the network even for what is in the cache
+        if isinstance(cached := try_to_load_from_cache(repo, filename), str):
+            return Path(cached)
+    if not local_files_only and not (reason := hub_unreachable()):
         try:
             return Path(hf_hub_download(repo, filename))
         except (OSError, ValueError) as error:

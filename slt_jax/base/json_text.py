@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from slt_jax.base.files import open_regular
 from slt_jax.errors import UserError, shortened, shown
 
 DEEPEST = 32  # mappings and lists inside each other
@@ -25,7 +26,7 @@ def parse_json(text: str) -> Any:
 def read_json(path: str | Path, flag: str) -> Any:
     """The value in a JSON file. Raises UserError that names `flag` and the file."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise UserError(f"is larger than {LARGEST >> 20} MB")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from slt_jax.base.hub import hub_unreachable
 from slt_jax.errors import UserError
 
 IGNORE = -100  # labels with this value are no target
@@ -23,10 +24,13 @@ def load_tokenizer(path: str | Path, *, local_files_only: bool = False):
     name, local = str(path), os.path.exists(path)
     if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError(f"--tokenizer {name}: no such directory")
+    local = local or local_files_only
+    away = "" if local else hub_unreachable()  # then only the cache can have it
+    local = local or bool(away)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local or local_files_only)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        reason = away or next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UserError(f"--tokenizer {name}: cannot be loaded ({reason})") from None
     if tokenizer.pad_token_id is None:
         raise UserError(f"--tokenizer {name}: it has no pad token, which labels need; choose one that defines it")
