@@ -130,7 +130,7 @@ def test_named_backbones_are_neither_read_nor_downloaded(tmp_path, monkeypatch):
     given = [*TINY[: TINY.index("--set")], "--optimizer", "sgd", "--face-backbone", "torchhub::dinov2_vits14"]
     training = ours(problem(flags.parse(top, given)))
     assert training.plan.backbones["face"].embed_dim == 384
-    assert float(abs(training.state["trained"]["encoder.face_backbone.pos_embed"]).max()) > 0
+    assert float(abs(training.state.trained["encoder.face_backbone.pos_embed"]).max()) > 0
 
 
 class Hungry:
