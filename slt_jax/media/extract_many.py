@@ -57,12 +57,8 @@ def extract_videos(
     _make_folders(out_root)
     record = ExtractionRecord(metadata or out_root / "metadata.jsonl")
     files = files_on_disk(out_root, [job.video_id for job in jobs])
-    there = [job.video_id for job in jobs if any(files[job.video_id].values())]
-    if there and not (resume or overwrite):
-        raise UserError(
-            f"--output {out_root}: holds {len(there)} of these clips already ({there[0]}); "
-            "--resume keeps those that are complete, --overwrite makes all of them again"
-        )
+    if not (resume or overwrite):
+        _refuse_clips_there(jobs, files, out_root)
     todo = [
         job for job in jobs
         if not (resume and is_done(record.clips.get(job.video_id), job.key(settings), files[job.video_id]))
@@ -91,6 +87,15 @@ def extract_videos(
         _remove_if_empty(out_root / WORKING)
         record.close()
     return [record.clips[printable(job.video_id)] for job in jobs]
+
+
+def _refuse_clips_there(jobs: Sequence[Job], files: dict[str, dict[str, list[str]]], out_root: Path) -> None:
+    """Raise UserError if any of the clips is on disk."""
+    if there := [job.video_id for job in jobs if any(files[job.video_id].values())]:
+        raise UserError(
+            f"--output {out_root}: holds {len(there)} of these clips already ({there[0]}); "
+            "--resume keeps those that are complete, --overwrite makes all of them again"
+        )
 
 
 def _size(job: Job) -> float:
