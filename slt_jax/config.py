@@ -84,7 +84,7 @@ class DataConfig:
     mix_streams: dict = option({}, "stream: probability of permuting it across the batch")
     flip_probability: float = option(0.2, "probability of mirroring a training clip")
     v9_hand_masks: bool | None = option(
-        None, "mask the hands that ARE there, as v9 did (default: only for checkpoints that v9 trained)"
+        None, "frames, masks and padding as in v9, which hides hands (default: only for checkpoints that v9 trained)"
     )
     feature_cache: str = option(
         "auto", "where features of frozen backbones are kept: auto (in the work-dir), none, or a folder"

@@ -17,7 +17,7 @@ from slt_jax.data.clips import read_clip
 from slt_jax.data.corpus_folder import FOLDERS, StreamFolders, by_stream, check_folders
 from slt_jax.data.stream_folders import check_streams
 from slt_jax.errors import UserError
-from slt_jax.streams import HANDS, IMAGES, MASKED, POSE
+from slt_jax.streams import IMAGES, MASKED, POSE
 
 
 class OnnxTranslator:
@@ -63,6 +63,7 @@ class OnnxTranslator:
             sequence_length=model["sequence_length"],
             image_size=model["image_size"],
             num_landmarks=model["pose_landmarks"],
+            v9_inputs=self.facts["v9_hand_masks"],
         )
         real = clip["pad_mask"]
         batch: dict[str, Any] = {"pad_mask": clip["pad_mask"][real][None]}
@@ -72,9 +73,7 @@ class OnnxTranslator:
             batch[name] = np.ascontiguousarray(pixels.transpose(0, 1, 4, 2, 3))
         sure = np.repeat(clip[POSE.mask], 3, axis=-1)
         batch[POSE.name] = np.where(sure, clip[POSE.name], 0)[real][None]
-        for stream in MASKED:
-            inverted = stream in HANDS and self.facts["v9_hand_masks"]
-            batch[stream.mask] = clip[stream.mask][real][None] != inverted
+        batch |= {stream.mask: clip[stream.mask][real][None] for stream in MASKED}
         return batch
 
 

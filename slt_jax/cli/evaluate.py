@@ -17,9 +17,9 @@ from slt_jax.evaluation.request import REPORTS, EvaluationRequest, merge_setting
 ROOT_KEYS = (*FOLDERS, "metadata_csv")  # what --root stands for
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 COLUMNS = {
-    "BLEU": "bleu", "chrF": "chrf", "CER": "cer", "WER": "wer", "ROUGE-L": "rouge_l", "ms/clip": "latency_avg_ms",
-    "std": "latency_std_ms", "p50": "latency_p50_ms", "p95": "latency_p95_ms", "min": "latency_min_ms",
-    "max": "latency_max_ms",
+    "BLEU": "bleu", "chrF": "chrf", "CER": "cer", "WER": "wer", "ROUGE-L": "rouge_l", "ms/clip": "avg_latency_ms",
+    "std": "std_latency_ms", "p50": "p50_latency_ms", "p95": "p95_latency_ms", "min": "min_latency_ms",
+    "max": "max_latency_ms",
 }  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def table(report: Mapping[str, Any]) -> list[str]:
     """A line per checkpoint and per group, and for several checkpoints their mean and standard deviation."""
     rows = [("", "clips", *COLUMNS)]
     for checkpoint in report["checkpoints"]:
-        rows.append(_row(checkpoint["checkpoint"], checkpoint["clips"], checkpoint["metrics"]))
+        rows.append(_row(checkpoint["label"], checkpoint["clips"], checkpoint["metrics"]))
         rows += [_row(f"  {name}", group["clips"], group) for name, group in checkpoint["groups"].items()]
     if len(report["checkpoints"]) > 1:
         for kind in ("mean", "std"):

@@ -12,7 +12,7 @@ from jax import Array
 from slt_jax.data.clips import flip_permutation
 from slt_jax.data.schema import PAD_MASK
 from slt_jax.models.images import normalise
-from slt_jax.streams import BY_NAME, HANDS, IMAGES, MASKED, POSE, STREAMS
+from slt_jax.streams import BY_NAME, IMAGES, MASKED, POSE, STREAMS
 
 
 def prepare(
@@ -20,16 +20,14 @@ def prepare(
     key: Array | None = None,
     *,
     mix_streams: Mapping[str, float] | None = None,
-    v9_hand_masks: bool = False,
     dtype=jnp.float32,
     raw: bool = False,
 ) -> dict[str, Array]:
     """Turn loaded frames, uint8 (B, T, H, W, 3), and masks into normalised, flipped and mixed frames and their masks.
 
     Features of frozen backbones (B, T, width) may take the place of frames and stay as they are: the loader has read
-    mirrored ones for flipped rows. `key=None` is evaluation: nothing is mixed. `v9_hand_masks` hands over the hand
-    masks as v9 did, inverted: True where the hand is seen, so that the model drops every hand it has. `raw` frames stay
-    uint8, a quarter of the memory: the model normalises them itself.
+    mirrored ones for flipped rows. `key=None` is evaluation: nothing is mixed. `raw` frames stay uint8, a quarter
+    of the memory: the model normalises them itself.
     """
     arrays = flip(batch)
     if key is not None and mix_streams:
@@ -37,8 +35,6 @@ def prepare(
     if not raw:
         frames = {stream.name: arrays[stream.name] for stream in IMAGES}
         arrays |= {name: normalise(array, dtype) for name, array in frames.items() if array.ndim == 5}
-    if v9_hand_masks:
-        arrays |= {hand.mask: ~arrays[hand.mask] for hand in HANDS}
     return arrays
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from slt_jax.data.clip_files import BadClip, ClipFiles, read_pose
 from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, BatchSizes, FeatureKinds, shapes
+from slt_jax.data.shown import as_v9, by_number
 from slt_jax.streams import IMAGES, POSE
 
 MIN_CONFIDENCE = 0.25
@@ -17,24 +18,18 @@ MIN_CONFIDENCE = 0.25
 ReadFrames = Callable[[str, np.ndarray, Mapping[str, np.ndarray]], None]
 
 
-def sample(frames: int, length: int, rng: np.random.Generator | None) -> np.ndarray:
-    """The frame numbers to show of a clip of `frames` frames: at most `length`, evenly spaced.
-
-    Training starts at a random offset within the stride. Without `rng` the sample is centred.
-    """
-    stride = -(-frames // length)
-    offset = (frames - 1) % stride // 2 if rng is None else int(rng.integers(stride))
-    return np.arange(offset, frames, stride)
-
-
-def padded_lengths(frames: Sequence[int], sequence_length: int, buckets: Sequence[int]) -> np.ndarray:
+def padded_lengths(
+    frames: Sequence[int], sequence_length: int, buckets: Sequence[int], *, v9_inputs: bool = False
+) -> np.ndarray:
     """The frames to which each clip is padded, (N,): the first of `buckets` that holds all frames it may show.
 
-    The last bucket is always `sequence_length`, and no clip shows more than that.
+    The last bucket is always `sequence_length`, and no clip shows more than that. v9 called frames real that it did not
+    show, as many as `sequence_length`.
     """
     counts, lengths = np.asarray(frames), np.array(sorted({*buckets, sequence_length}))
     stride = -(-counts // sequence_length)
-    return lengths[np.searchsorted(lengths, -(-counts // stride))]
+    shown = np.minimum(counts, sequence_length) if v9_inputs else -(-counts // stride)
+    return lengths[np.searchsorted(lengths, shown)]
 
 
 def read_clip(
@@ -47,10 +42,12 @@ def read_clip(
     min_confidence: float = MIN_CONFIDENCE,
     out: dict[str, np.ndarray] | None = None,
     read_frames: ReadFrames | None = None,
+    v9_inputs: bool = False,
 ) -> dict[str, np.ndarray]:
     """The arrays of at most `sequence_length` frames of a clip, written into `out` (a row of a batch) if given.
 
-    T is `sequence_length`, or the length of the arrays in `out`, which may be shorter if the clip fits.
+    T is `sequence_length`, or the length of the arrays in `out`, which may be shorter if the clip fits. `v9_inputs`
+    hands over what v9's data set did (see shown.py).
 
     Names and types are those of schema.CLIP_ARRAYS: images uint8 (T, H, W, 3), their masks bool (T,), True = missing;
     pose float32 (T, 3L), pose_conf_mask bool (T, L), True = keep the landmark; pad_mask bool (T,), True = real frame.
@@ -60,26 +57,19 @@ def read_clip(
         out = {name: array[0] for name, array in empty(sizes).items()}
     files = files.loaded()
     pose, missing = read_pose(files, num_landmarks)
-    total = max(len(pose), files.last_frame() + 1)
-    if total == 0:
+    if not len(pose) and files.last_frame() < 0:
         raise BadClip(f"{files.video_id}: no frame in any stream and no pose")
-    read_frames = read_frames or partial(_read_images, files)
-    real, length = sample(total, sequence_length, rng), len(out[PAD_MASK])
-    if len(real) > length:
-        raise BadClip(f"{files.video_id}: has {total} frames, more than when the folders were listed")
-    shown = np.concatenate([real, np.full(length - len(real), real[-1])])  # the last frame is repeated
-    out[PAD_MASK][:] = np.arange(length) < len(real)
+    read_frames, length = read_frames or partial(_read_images, files), len(out[PAD_MASK])
+    if v9_inputs:
+        shown = as_v9(files, len(pose), sequence_length, length, rng)
+    else:
+        shown = by_number(files, len(pose), missing, sequence_length, length, rng)
+    out[PAD_MASK][:] = np.arange(length) < shown.real
     for stream in IMAGES:
-        numbers = files.frames[stream.name].numbers
-        if not stream.mask:
-            read_frames(stream.name, _nearest(numbers, shown), out)
-            continue
-        position = _exact(numbers, shown)
-        if (gone := missing.get(stream.name)) is not None:  # the pose file may know that a crop shows no hand
-            position[(shown < len(gone)) & gone[np.minimum(shown, len(gone) - 1)]] = -1
-        read_frames(stream.name, position, out)
-        out[stream.mask][:] = position < 0
-    _sample_pose(pose, shown, min_confidence, out)
+        read_frames(stream.name, shown.positions[stream.name], out)
+        if stream.mask:
+            out[stream.mask][:] = shown.masks[stream.name]
+    _fill_pose(pose, shown.pose, min_confidence, out)
     return out
 
 
@@ -94,33 +84,16 @@ def sure_landmarks(points: np.ndarray, min_confidence: float = MIN_CONFIDENCE) -
     return np.isfinite(points).all(axis=-1) & (points[..., 2] >= min_confidence)
 
 
-def _sample_pose(pose: np.ndarray, shown: np.ndarray, min_confidence: float, out: dict[str, np.ndarray]) -> None:
+def _fill_pose(pose: np.ndarray, numbers: np.ndarray, min_confidence: float, out: dict[str, np.ndarray]) -> None:
     out[POSE.name][:] = 0
     out[POSE.mask][:] = False
-    known = np.flatnonzero(shown < len(pose))
+    known = np.flatnonzero(numbers >= 0)
     if len(known):
-        rows = pose[shown[known]].reshape(len(known), -1, 3)
+        rows = pose[numbers[known]].reshape(len(known), -1, 3)
         keep = sure_landmarks(rows, min_confidence)
         rows[~np.isfinite(rows)] = 0  # a NaN would survive the mask, as 0 * NaN
         out[POSE.name][known] = rows.reshape(len(known), -1)
         out[POSE.mask][known] = keep
-
-
-def _exact(numbers: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """The position in `numbers` of every shown frame, -1 if it is missing."""
-    if not len(numbers):
-        return np.full(len(shown), -1)
-    position = np.minimum(np.searchsorted(numbers, shown), len(numbers) - 1)
-    return np.where(numbers[position] == shown, position, -1)
-
-
-def _nearest(numbers: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """The position in `numbers` of the nearest frame (of two, the earlier one), -1 if there is none."""
-    if not len(numbers):
-        return np.full(len(shown), -1)
-    after = np.minimum(np.searchsorted(numbers, shown), len(numbers) - 1)
-    before = np.maximum(after - 1, 0)
-    return np.where(abs(shown - numbers[before]) <= abs(numbers[after] - shown), before, after)
 
 
 def _read_images(files: ClipFiles, stream: str, positions: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:

@@ -64,6 +64,7 @@ class LoaderSettings:
     skip_bad_clips: bool = False
     flip_probability: float = 0.2
     min_confidence: float = MIN_CONFIDENCE
+    v9_inputs: bool = False  # frames, masks and padding as v9's data set, see shown.py
 
     def __post_init__(self):
         if self.batch_size < 1 or self.batch_size % self.shard_count:
@@ -190,6 +191,7 @@ class _Batches:
                 min_confidence=settings.min_confidence,
                 out=out,
                 read_frames=read_frames,
+                v9_inputs=settings.v9_inputs,
             )
         except BadClip as error:
             if not settings.skip_bad_clips:

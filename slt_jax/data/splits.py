@@ -83,8 +83,10 @@ def open_splits(
             shard_count=shard_count,
             skip_bad_clips=data.skip_bad_clips,
             flip_probability=data.flip_probability,
+            v9_inputs=bool(data.v9_hand_masks),
         )
-        lengths = padded_lengths([split.frames[clip.video_id] for clip in clips], length, data.buckets or ())
+        frames = [split.frames[clip.video_id] for clip in clips]
+        lengths = padded_lengths(frames, length, data.buckets or (), v9_inputs=settings.v9_inputs)
         return Loader(clips, files, labels, settings, lengths=lengths)
 
     return Splits(

@@ -101,5 +101,6 @@ def bucket_loader(
         num_landmarks=model.pose_landmarks,
         num_workers=data.num_workers,
         skip_bad_clips=data.skip_bad_clips,
+        v9_inputs=bool(data.v9_hand_masks),
     )
     return Loader(clips, files, np.full((len(clips), 1), IGNORE, np.int32), settings)

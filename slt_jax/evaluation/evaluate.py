@@ -58,8 +58,8 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
         results[candidate.label] = predictions
         checkpoints.append(
             {
-                "checkpoint": candidate.label,
-                "path": str(candidate.path),
+                "checkpoint": str(candidate.path),
+                "label": candidate.label,
                 "predictions": name,
                 "epoch": candidate.checkpoint.rest.get("epoch"),
                 **checkpoint_report(predictions),
@@ -106,7 +106,7 @@ def translate_split(
     use_precision(candidate.data.precision)
     params = jax.device_put(candidate.params(), replicated(mesh))
     batches = BatchDecoder(
-        partial(_encode, candidate.structure, bool(candidate.data.v9_hand_masks), params),
+        partial(_encode, candidate.structure, params),
         candidate.structure.merge(params).decoder.model,
         mesh,
         candidate.search,
@@ -137,10 +137,8 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _encode(
-    structure: Structure, v9_hand_masks: bool, params: Params, batch: Mapping[str, Array]
-) -> tuple[Array, Array]:
+@partial(jax.jit, static_argnums=0)
+def _encode(structure: Structure, params: Params, batch: Mapping[str, Array]) -> tuple[Array, Array]:
     """Encoded frames (B, T, d_model) and which of them are real (B, T)."""
-    inputs = prepare(batch, v9_hand_masks=v9_hand_masks)
+    inputs = prepare(batch)
     return structure.merge(params).encoder(inputs), inputs["pad_mask"]

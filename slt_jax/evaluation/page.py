@@ -49,7 +49,7 @@ def write_page(
     for video_id in itertools.islice(filter(files.__contains__, extremes(results)), SHEETS):
         clips[video_id]["sheet"] = _sheet(files[video_id])
     place = {video_id: index for index, video_id in enumerate(clips)}
-    known = {checkpoint.get("checkpoint"): checkpoint for checkpoint in report.get("checkpoints", ())}
+    known = {checkpoint.get("label"): checkpoint for checkpoint in report.get("checkpoints", ())}
     data = {
         "split_by": report.get("split_by"),
         "streams": ", ".join(stream.title for stream in STREAMS),
@@ -102,7 +102,7 @@ def _checkpoint(
     """A checkpoint's part of the report, with its translations as [index of the clip, text, chrF, ms]."""
     return {
         "label": label,
-        "path": known.get("path"),
+        "path": known.get("checkpoint"),
         "epoch": known.get("epoch"),
         **{key: known.get(key, {}) for key in ("metrics", "groups", "settings", "skipped")},
         "rows": [[place[p.video_id], p.prediction, round(p.chrf, 2), round(p.latency_ms, 2)] for p in predictions],

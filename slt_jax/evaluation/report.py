@@ -1,12 +1,14 @@
 """What an evaluation leaves on disk: a CSV of predictions per checkpoint, report.json and report.csv.
 
+Keys, layout and types are v9's, so that what reads its reports reads these. Ours stand beside them:
+
     report.json = {
         "aggregate": {METRIC: {"mean", "std", "min", "max", "count"}}     over the checkpoints
         "checkpoints": [{
-            "checkpoint": label, "path", "predictions": file name, "epoch": number or null, "clips": number,
-            "metrics": {METRIC: number},
-            "signatures": {"bleu", "chrf"}, sacrebleu's,
+            "checkpoint": path, "metrics": {METRIC: number},
             "examples": five of {"video_id", "prediction", "reference", "latency_ms"},
+            "label": text, "predictions": file name, "epoch": number or null, "clips": number,
+            "signatures": {"bleu", "chrf"}, sacrebleu's,
             "groups": {VALUE: {"clips", "bleu", "chrf", "cer", "wer", "rouge_l"}}, empty without --split-by
             "compile_seconds": number, "skipped": {video_id: reason}, empty without --skip-bad-clips
             "settings": {"num_beams", "max_length", "min_length", "precision", "batch_size", "v9_hand_masks"}
@@ -14,13 +16,20 @@
         "eval_index": path, "split_by": column or null, "devices": text
     }
 
-METRIC: bleu, chrf, cer, wer, rouge_l in percent; latency_avg_ms, latency_std_ms, latency_p50_ms, latency_p95_ms,
-latency_min_ms, latency_max_ms of a clip. Standard deviations divide by n.
+METRIC: bleu, chrf, cer, wer, rouge_l in percent; avg_latency_ms, std_latency_ms, p50_latency_ms, p95_latency_ms,
+min_latency_ms, max_latency_ms of a clip. Standard deviations divide by n.
+
+The columns of report.csv are type, checkpoint (a file name), name, value, reference. By their type, rows hold
+    aggregate   ALL, METRIC_STATISTIC, number
+    metric      METRIC, number
+    example     video_id, prediction, reference
+    run         clips or compile_seconds, number
+    group       METRIC, number, and as reference the group
 """
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +40,7 @@ from slt_jax.decoding.results import Prediction
 from slt_jax.decoding.scores import corpus_scores, signatures
 
 SCORES = ("bleu", "chrf", "cer", "wer", "rouge_l")
-LATENCIES = tuple(f"latency_{name}_ms" for name in ("avg", "std", "p50", "p95", "min", "max"))
+LATENCIES = tuple(f"{name}_latency_ms" for name in ("avg", "std", "p50", "p95", "min", "max"))
 EXAMPLES = 5
 
 
@@ -43,7 +52,7 @@ def checkpoint_report(predictions: Sequence[Prediction]) -> dict[str, Any]:
             groups.setdefault(prediction.group, []).append(prediction)
     return {
         "clips": len(predictions),
-        "metrics": {**_scores(predictions), **_latencies(predictions)},
+        "metrics": {**_latencies(predictions), **_scores(predictions)},
         "signatures": dict(signatures()),
         "examples": [_row(prediction) for prediction in predictions[:EXAMPLES]],
         "groups": {name: {"clips": len(groups[name]), **_scores(groups[name])} for name in sorted(groups)},
@@ -68,16 +77,28 @@ def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> No
 
 
 def write_report_csv(path: str | Path, report: Mapping[str, Any]) -> None:
-    """Write a row per checkpoint, a row per group, and the aggregates; `kind` says which of these a row is."""
-    rows = []
+    """Write aggregates, metrics and examples as v9 does, a row each, and then what v9's report does not have."""
+    rows = [
+        {"type": "aggregate", "checkpoint": "ALL", "name": f"{metric}_{statistic}", "value": value}
+        for metric, statistics in report["aggregate"].items()
+        for statistic, value in statistics.items()
+    ]
     for checkpoint in report["checkpoints"]:
-        name = {"checkpoint": checkpoint["checkpoint"]}
-        facts = {key: checkpoint[key] for key in ("clips", "compile_seconds")}
-        rows.append({"kind": "checkpoint", **name, **facts, **checkpoint["metrics"]})
-        rows += [{"kind": "group", **name, "group": group, **row} for group, row in checkpoint["groups"].items()]
-    for kind in ("mean", "std", "min", "max", "count"):
-        rows.append({"kind": kind, **{metric: values[kind] for metric, values in report["aggregate"].items()}})
-    _write_csv(path, ("kind", "checkpoint", "group", "clips", *SCORES, *LATENCIES, "compile_seconds"), rows)
+        rows += [{"checkpoint": Path(checkpoint["checkpoint"]).name, **row} for row in _rows(checkpoint)]
+    _write_csv(path, ("type", "checkpoint", "name", "value", "reference"), rows)
+
+
+def _rows(checkpoint: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for name, value in checkpoint["metrics"].items():
+        yield {"type": "metric", "name": name, "value": value}
+    for example in checkpoint["examples"]:
+        texts = {"value": example["prediction"], "reference": example["reference"]}
+        yield {"type": "example", "name": example["video_id"], **texts}
+    for name in ("clips", "compile_seconds"):
+        yield {"type": "run", "name": name, "value": checkpoint[name]}
+    for group, scores in checkpoint["groups"].items():
+        for name, value in scores.items():
+            yield {"type": "group", "name": name, "value": value, "reference": group}
 
 
 def _scores(predictions: Sequence[Prediction]) -> dict[str, float]:
@@ -94,7 +115,7 @@ def _latencies(predictions: Sequence[Prediction]) -> dict[str, float]:
 def _row(prediction: Prediction) -> dict[str, Any]:
     return {
         "video_id": prediction.video_id, "prediction": prediction.prediction, "reference": prediction.reference,
-        "latency_ms": round(prediction.latency_ms, 3),
+        "latency_ms": round(prediction.latency_ms, 6),
     }  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def _trace(case: V9Case, plan: Blueprint) -> Iterator[Row]:
     random = any(getattr(plan.config, name) for name in still) or any(settings[name] for name in decoder)
     model = dataclasses.replace(plan.config, **still)
     plan = dataclasses.replace(plan, config=model, decoder={**settings, **decoder})
-    optim, done = _optim(case.settings["optim"]), _steps_done(case.settings)
+    optim, done = optim_config(case.settings["optim"]), _steps_done(case.settings)
     config = Config(data=DataConfig(precision="float32"), model=plan.config, optim=optim)
     structure, entries = plan.structure()
     program = translation_program(config, plan, structure, prepare=as_loaded)
@@ -156,7 +156,8 @@ def _trace(case: V9Case, plan: Blueprint) -> Iterator[Row]:
         yield Row(name, error, remark)
 
 
-def _optim(settings: Mapping[str, Any]) -> OptimConfig:
+def optim_config(settings: Mapping[str, Any]) -> OptimConfig:
+    """The optimiser that `case.json` describes under `optim`."""
     optimizer, schedule = settings["opt"], settings.get("sched") or {"type": "none"}
     return OptimConfig(
         optimizer=optimizer["type"],

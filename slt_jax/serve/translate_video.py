@@ -27,7 +27,7 @@ from slt_jax.errors import UserError
 from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.media.windows import STILL, at_pauses, even, hand_motion
-from slt_jax.streams import HANDS, MASKED, POSE
+from slt_jax.streams import MASKED, POSE
 from slt_jax.training.start import trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
 from slt_jax.training.tokenizer import tokenizer_of
@@ -119,12 +119,10 @@ class VideoTranslator:
     def _read(self, files: ClipFiles) -> dict[str, np.ndarray]:
         config = self.translator.config
         return read_clip(files, sequence_length=config.sequence_length, image_size=config.image_size,
-                         num_landmarks=config.pose_landmarks)  # fmt: skip
+                         num_landmarks=config.pose_landmarks, v9_inputs=self.v9_hand_masks)  # fmt: skip
 
     def _text(self, clip: Mapping[str, np.ndarray]) -> str:
         batch = {name: array[None] for name, array in clip.items()}
-        if self.v9_hand_masks:
-            batch |= {hand.mask: ~batch[hand.mask] for hand in HANDS}
         tokens = self.translator.generate(batch, **self.search.options())
         return decode(self.tokenizer, tokens)[0]
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+CROSS_ENTROPY = "cross_entropy"  # the metric that perplexity is told of: a smoothed loss says little about it
+
 
 @dataclass
 class Totals:
@@ -17,7 +19,8 @@ class Totals:
     tokens: float = 0.0
     character_errors: float = 0.0
     clips: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)  # of the objective, besides its loss
+    # Of the objective, besides its loss: sums, each with its tokens, as a resumed run may have more than before.
+    metrics: dict[str, list[float]] = field(default_factory=dict)
 
     def add(
         self,
@@ -33,12 +36,13 @@ class Totals:
         self.character_errors += character_errors
         self.clips += clips
         for name, value in scalars(metrics or {}).items():
-            self.metrics[name] = self.metrics.get(name, 0.0) + value * tokens
+            total, weight = self.metrics.get(name, (0.0, 0.0))
+            self.metrics[name] = [total + value * tokens, weight + tokens]
 
     @property
     def mean_metrics(self) -> dict[str, float]:
         """The means of the objective's metrics."""
-        return {name: total / max(self.tokens, 1.0) for name, total in self.metrics.items()}
+        return {name: total / max(tokens, 1.0) for name, (total, tokens) in self.metrics.items()}
 
     @property
     def mean_loss(self) -> float:
@@ -47,8 +51,8 @@ class Totals:
 
     @property
     def perplexity(self) -> float:
-        """exp(mean loss), finite."""
-        return math.exp(min(self.mean_loss, 700.0))
+        """exp(mean cross entropy without label smoothing), finite."""
+        return math.exp(min(self.mean_metrics.get(CROSS_ENTROPY, self.mean_loss), 700.0))
 
     @property
     def character_error_rate(self) -> float:

@@ -12,12 +12,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from convert.checkpoint import Blueprint, plan_model
+from convert.checkpoint import Blueprint, Checkpoint, plan_model
 from convert.compatibility import v9_notes
 from convert.state_dict import Entry
 from slt_jax.base.console import say
 from slt_jax.base.files import copy_file
-from slt_jax.config import Config, TrainingConfig
+from slt_jax.config import Config, TrainingConfig, build_config
 from slt_jax.data.loader import Batch
 from slt_jax.data.splits import Splits, open_splits
 from slt_jax.decoding.results import Prediction
@@ -48,7 +48,7 @@ from slt_jax.training.start import (
     with_tokenizer,
 )
 from slt_jax.training.state import TrainState
-from slt_jax.training.state_store import Exporter, exporter_of, open_checkpoint, resume_states
+from slt_jax.training.state_store import Exporter, StateStore, exporter_of, open_checkpoint, resume_states
 from slt_jax.training.task import Evaluation, Task
 from slt_jax.training.translation_program import abstract_batch, encode, translation_program
 from slt_jax.training.validation import validate
@@ -86,6 +86,8 @@ def _train(
 ) -> dict[str, Any] | None:
     """Train in a folder that is this run's, from `source` or from the beginning."""
     origin = source or config.training.init_checkpoint
+    earlier = Earlier.open(origin, states=source is not None and source.is_dir()) if origin else None
+    config = with_hand_masks(config, earlier)
     with tempfile.TemporaryDirectory() as scratch:  # for the other processes' tokenizers, which are the same
         tokenizer = workdir.tokenizer if hosts.primary() else Path(scratch, "tokenizer")
         splits = open_splits(
@@ -99,12 +101,13 @@ def _train(
         program = translation_program(config, plan, structure, mesh=mesh)
 
         # --- the state: new, from given weights, or where an earlier run stopped ------------------------------------
-        state, position, saved = begin(config, plan, entries, program, splits, source, origin)
-        config = with_hand_masks(config, origin, saved)
-        program = translation_program(config, plan, structure, mesh=mesh).suited_to(state)
+        state, position = begin(config, plan, entries, program, splits, earlier, resuming=source is not None)
+        program = program.suited_to(state)
         if hosts.primary():
             workdir.write_settings(config.to_dict(), merged)
         announce(config, state, program, splits, source, position)
+        if earlier and source:
+            tell_rate(config, earlier, position.epoch)
         for note in v9_notes(config, plan):
             say(f"note: {note}")
         # Without images there is little to keep, and no step with images to be compiled and measured.
@@ -122,46 +125,76 @@ def _train(
         splits.val.close()
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What a run starts from: a checkpoint, or a folder of states whose arrays are read later."""
+
+    path: Path
+    config: Mapping[str, Any]
+    architecture: Any
+    checkpoint: Checkpoint | None
+
+    @classmethod
+    def open(cls, path: str | Path, *, states: bool) -> "Earlier":
+        """Open a checkpoint, or where `states` is set read the notes beside the newest state. Raises UserError."""
+        if not states:
+            checkpoint = open_checkpoint(path)
+            return cls(Path(path), checkpoint.config, checkpoint.rest.get("architecture"), checkpoint)
+        with StateStore(Path(path), read_only=True) as store:
+            notes = store.notes()
+        return cls(Path(path), notes["config"], notes.get("architecture"), None)
+
+    def learning_rate(self, epoch: int) -> float | None:
+        """The rate with which the earlier run would have gone on after `epoch` epochs; None if it does not say."""
+        if self.checkpoint is None:
+            config = build_config(self.config)
+            return learning_rate(config.optim, config.training.epochs, epoch)
+        groups = (self.checkpoint.rest.get("optimizer_state") or {}).get("param_groups") or [{}]
+        return groups[0].get("lr")
+
+
 def begin(
     config: Config,
     plan: Blueprint,
     entries: list[Entry],
     program: Program,
     splits: Splits,
-    source: Path | None,
-    origin: str | Path | None,
-) -> tuple[TrainState, Position, Mapping[str, Any] | None]:
-    """The first state and its position; and the configuration found at `origin`, None where nothing is given there.
-
-    `source` is what a run resumes from, `origin` that or the weights that it starts from.
-    """
-    if source and source.is_dir():
-        state, position, notes = resume_states(source, program)
-        plan.check_resize(notes.get("architecture"), f"--resume {source}")
-        return state, position, notes["config"]
-    checkpoint = open_checkpoint(origin) if origin else None
-    saved = checkpoint.config if checkpoint else None
-    if source and checkpoint:
-        plan.check_resize(checkpoint.rest.get("architecture"), f"--resume {source}")
+    earlier: Earlier | None,
+    *,
+    resuming: bool,
+) -> tuple[TrainState, Position]:
+    """The first state and its position: of the run that goes on, from given weights, or new."""
+    if earlier and resuming:
+        plan.check_resize(earlier.architecture, f"--resume {earlier.path}")
+        if earlier.checkpoint is None:
+            state, position, _ = resume_states(earlier.path, program)
+            return state, position
         steps_per_epoch = math.ceil(len(splits.train) / config.training.grad_accum_steps)
-        return *resume_checkpoint(checkpoint, program, entries, steps_per_epoch), saved
+        return resume_checkpoint(earlier.checkpoint, program, entries, steps_per_epoch)
+    checkpoint = earlier.checkpoint if earlier else None
     params = dict(starting_params(plan, entries, config.data.seed, checkpoint))
     if checkpoint is None or not knows_poses(checkpoint.state):
         params |= standardised_poses(splits.train.files, config.model.pose_landmarks)
-    return program.place(program.new_state(params)), Position(), saved
+    return program.place(program.new_state(params)), Position()
 
 
-def with_hand_masks(config: Config, origin: str | Path | None, saved: Mapping[str, Any] | None) -> Config:
-    """Settle `v9_hand_masks`: as asked, else as the weights from `origin` were trained, else correct masks.
+def tell_rate(config: Config, earlier: Earlier, epoch: int) -> None:
+    """Say so if this run goes on with another learning rate than the earlier one would have, which v9 keeps."""
+    before, now = earlier.learning_rate(epoch), learning_rate(config.optim, config.training.epochs, epoch)
+    if before is not None and not math.isclose(before, now, rel_tol=1e-6, abs_tol=1e-15):
+        say(
+            f"--resume {earlier.path}: its learning rate was {before:g}; it is {now:g} now, as --lr and --scheduler say"
+        )
 
-    `saved` is the configuration found there, empty where it has none.
-    """
+
+def with_hand_masks(config: Config, earlier: Earlier | None) -> Config:
+    """Settle `v9_hand_masks`: as asked, else as the earlier weights were trained, else correct masks."""
     asked = config.data.v9_hand_masks
-    if asked is None and saved is not None:
-        asked = trained_with_v9_masks(saved)
+    if asked is None and earlier:
+        asked = trained_with_v9_masks(earlier.config)
         if asked:
             say(
-                f"{origin} was trained with v9's hand masks, which hide every hand: going on with them "
+                f"{earlier.path} was trained with v9's hand masks, which hide every hand: going on with them "
                 f"(--set data.v9_hand_masks=false shows it hands)"
             )
     return dataclasses.replace(config, data=dataclasses.replace(config.data, v9_hand_masks=bool(asked)))

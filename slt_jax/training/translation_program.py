@@ -19,6 +19,7 @@ from slt_jax.models.params import Params, Structure
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import Layout
 from slt_jax.training.loss import token_loss
+from slt_jax.training.metrics import CROSS_ENTROPY
 from slt_jax.training.objective import Inputs, Loss, Objective
 from slt_jax.training.program import Program, compiler_options, make_program
 from slt_jax.training.step import Arrays, StepFunctions
@@ -31,15 +32,24 @@ class TokenCrossEntropy(Objective):
     label_smoothing: float
 
     def loss(self, model: nnx.Module, inputs: Inputs, key: Array, teacher: None) -> Loss:
-        """The sum over label tokens, and their number."""
-        return Loss(*token_loss(model(inputs, key=key), inputs["labels"], self.label_smoothing))
+        """The sum over label tokens, and their number; the metric is the cross entropy without smoothing."""
+        logits = model(inputs, key=key)
+        total, weight = token_loss(logits, inputs["labels"], self.label_smoothing)
+        return Loss(total, weight, {CROSS_ENTROPY: _cross_entropy(logits, inputs)})
 
     def evaluate(self, model: nnx.Module, inputs: Inputs) -> dict[str, Array]:
-        """`loss` (a mean), `weight` (label tokens) and the argmax `predicted` (B, S) of one batch."""
+        """`loss` and `cross_entropy` (means), `weight` (label tokens), and the argmax `predicted` (B, S) of a batch."""
         logits = model(inputs)
         total, weight = token_loss(logits, inputs["labels"], self.label_smoothing)
         predicted = logits.argmax(axis=-1)
-        return {"loss": total / jnp.maximum(weight, 1), "weight": weight, "predicted": predicted}
+        loss, plain = total / jnp.maximum(weight, 1), _cross_entropy(logits, inputs)
+        return {"loss": loss, CROSS_ENTROPY: plain, "weight": weight, "predicted": predicted}
+
+
+def _cross_entropy(logits: Array, inputs: Inputs) -> Array:
+    """The mean without smoothing, of which the perplexity is told."""
+    total, weight = token_loss(logits, inputs["labels"], 0.0)
+    return total / jnp.maximum(weight, 1)
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,10 @@ class Prepare:
     """Turns loaded batches into model inputs. Equal settings are equal, so that runs of one process share programs."""
 
     mix_streams: tuple[tuple[str, float], ...]
-    v9_hand_masks: bool
 
     def __call__(self, batch: Arrays, key: Array | None) -> Inputs:
         """Model inputs of a loaded batch; a key in training, None in evaluation."""
-        mix_streams = dict(self.mix_streams)
-        return prepare_batch(batch, key, mix_streams=mix_streams, v9_hand_masks=self.v9_hand_masks, raw=True)
+        return prepare_batch(batch, key, mix_streams=dict(self.mix_streams), raw=True)
 
 
 def translation_program(
@@ -78,7 +86,7 @@ def translation_program(
         training=config.training,
         precision=config.data.precision,
         seed=config.data.seed,
-        prepare=prepare or Prepare(tuple(config.data.mix_streams.items()), bool(config.data.v9_hand_masks)),
+        prepare=prepare or Prepare(tuple(config.data.mix_streams.items())),
         structure=structure,
         trained=trained_paths(config.model, names, structure.buffers),
         mesh=mesh,

@@ -11,7 +11,7 @@ from slt_jax.data.text import IGNORE, decode
 from slt_jax.runtime import hosts
 from slt_jax.runtime.sharding import place_batch
 from slt_jax.training.ledger import check_finite
-from slt_jax.training.metrics import Totals, character_errors
+from slt_jax.training.metrics import CROSS_ENTROPY, Totals, character_errors
 from slt_jax.training.program import Program
 from slt_jax.training.state import TrainState
 
@@ -32,7 +32,8 @@ def validate(
             tokens = (labels[valid] != IGNORE).sum(axis=1)
             texts = [text for text, real in zip(batch.texts, valid, strict=True) if real]
             errors = character_errors(texts, decode(tokenizer, predicted), tokens)
-            totals.add(float(results["loss"]), float(results["weight"]), int(valid.sum()), errors)
+            plain = {CROSS_ENTROPY: results[CROSS_ENTROPY]}
+            totals.add(float(results["loss"]), float(results["weight"]), int(valid.sum()), errors, plain)
             progress.update(hosts.count() * int(valid.sum()), totals.mean_loss)
             if stopped():
                 break

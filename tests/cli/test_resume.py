@@ -271,8 +271,18 @@ def test_a_finished_run_stays_as_it_is(corpus, finished, tmp_path, capsys):
     work_dir = tmp_path / "run"
     shutil.copytree(finished, work_dir)
     assert main(corpus.flags(work_dir, "--resume")) == 0
-    assert "nothing to train: 2 epochs are done" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing to train: 2 epochs are done" in said
+    assert "learning rate" not in said
     assert_same_run(work_dir, finished)
+
+
+@pytest.mark.parametrize("source", ["checkpoints", "last.pt"])
+def test_another_learning_rate_is_told(corpus, finished, tmp_path, capsys, source):
+    """v9 goes on with the checkpoint's, we with the schedule's: here a cosine that has reached 0."""
+    work_dir, given = tmp_path / "run", finished / source
+    assert main(corpus.flags(work_dir, "--resume", str(given), scheduler="steplr", lr=0.004)) == 0
+    assert f"--resume {given}: the learning rate was 0; it is 0.004 now" in capsys.readouterr().out
 
 
 def test_overwrite_begins_anew(corpus, finished, tmp_path):

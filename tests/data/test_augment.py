@@ -129,13 +129,6 @@ def test_invalid_rows_keep_their_place(valid):
         assert (order[~valid] == np.flatnonzero(~valid)).all()
 
 
-def test_v9_hand_masks_are_inverted(batch):
-    right, v9 = prepare(batch), prepare(batch, v9_hand_masks=True)
-    for name in right:
-        expected = ~right[name] if name.startswith("miss_mask") else right[name]
-        np.testing.assert_array_equal(v9[name], expected)
-
-
 @pytest.mark.parametrize(
     ("text", "parsed"),
     [

@@ -9,9 +9,10 @@ from convert.checkpoint import plan_model
 from slt_jax.config import build_config, build_section
 from slt_jax.data.augment import prepare
 from slt_jax.data.clip_files import BadClip, scan
-from slt_jax.data.clips import padded_lengths, read_clip, sample
+from slt_jax.data.clips import padded_lengths, read_clip
 from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow
+from slt_jax.data.shown import sample
 from slt_jax.errors import UserError
 from slt_jax.models.params import split_model
 from slt_jax.training.loss import token_loss

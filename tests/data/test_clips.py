@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 from slt_jax.data.clip_files import BadClip, scan
-from slt_jax.data.clips import flip_permutation, read_clip, sample
+from slt_jax.data.clips import flip_permutation, read_clip
 from slt_jax.data.corpus_folder import folders_under
 from slt_jax.data.metadata import ClipRow, read_metadata
 from slt_jax.data.quality import check_clip, check_images, report_quality
+from slt_jax.data.shown import sample
 from slt_jax.errors import UserError
 
 STREAMS = ("face", "hand_l", "hand_r")

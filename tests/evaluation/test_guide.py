@@ -39,4 +39,4 @@ def test_guide(corpus, run, tmp_path, monkeypatch, capsys):
         "report.html",
     }  # fmt: skip
     report = json.loads((tmp_path / "results" / "report.json").read_text(encoding="utf-8"))
-    assert report["checkpoints"][0]["checkpoint"] == "bare"
+    assert report["checkpoints"][0]["label"] == "bare"

@@ -48,13 +48,13 @@ def predictions(*scores: float, text: str = "la casa es grande", group: str | No
 
 
 def report(*labels: str, groups: dict | None = None) -> dict:
-    metrics = {"bleu": 12.3456, "chrf": 34.5, "cer": 50.0, "wer": 60.0, "rouge_l": 70.0, "latency_avg_ms": 11.0,
-               "latency_p50_ms": 10.5, "latency_p95_ms": 12.0}  # fmt: skip
+    metrics = {"bleu": 12.3456, "chrf": 34.5, "cer": 50.0, "wer": 60.0, "rouge_l": 70.0, "avg_latency_ms": 11.0,
+               "p50_latency_ms": 10.5, "p95_latency_ms": 12.0}  # fmt: skip
     return {
         "aggregate": {name: {"mean": value, "std": 0.0, "min": value, "max": value, "count": len(labels)}
                       for name, value in metrics.items()},
         "checkpoints": [
-            {"checkpoint": label, "path": f"runs/{label}.pt", "epoch": 2, "metrics": metrics, "groups": groups or {},
+            {"label": label, "checkpoint": f"runs/{label}.pt", "epoch": 2, "metrics": metrics, "groups": groups or {},
              "settings": {"num_beams": 4, "precision": "float32"}, "skipped": {}}
             for label in labels
         ],

@@ -58,9 +58,8 @@ def test_v9_checkpoints(corpus, words, evaluate, name):
     translator = slt_jax.load(golden.checkpoint, {"backbone": golden.model["backbone"]})
     files = scan(folders_under(corpus), [row["video_id"] for row in found.rows()])
     for row in found.rows()[:4]:
-        clip = read_clip(files[row["video_id"]], sequence_length=6, image_size=56, num_landmarks=13)
-        hidden = {mask: ~clip[mask] for mask in ("miss_mask_hl", "miss_mask_hr")}
-        batch = {key: array[None] for key, array in (clip | hidden).items()}
+        clip = read_clip(files[row["video_id"]], sequence_length=6, image_size=56, num_landmarks=13, v9_inputs=True)
+        batch = {key: array[None] for key, array in clip.items()}
         tokens = translator.generate(batch, num_beams=2, early_stopping=True, min_length=2, max_new_tokens=8)
         assert row["prediction"] == decode(load_tokenizer(words), tokens)[0] != ""
 

@@ -61,10 +61,9 @@ def exported(folder: Path, *, v9_hand_masks: bool = False, **changes) -> slt_jax
     return slt_jax.load(folder / "model.pt")
 
 
-def clip_batch(corpus: Path, video_id: str) -> dict[str, np.ndarray]:
-    clip = read_clip(
-        scan(folders_under(corpus), [video_id])[video_id], sequence_length=5, image_size=28, num_landmarks=13
-    )
+def clip_batch(corpus: Path, video_id: str, **options) -> dict[str, np.ndarray]:
+    files = scan(folders_under(corpus), [video_id])[video_id]
+    clip = read_clip(files, sequence_length=5, image_size=28, num_landmarks=13, **options)
     return {name: array[None] for name, array in clip.items()}
 
 
@@ -86,7 +85,7 @@ def test_same_text_as_generate(corpus, tmp_path, capsys, tool):
 def test_reads_what_evaluation_reads(v9_hand_masks, corpus, tmp_path, tool):
     exported(tmp_path, v9_hand_masks=v9_hand_masks)
     found = tool.OnnxTranslator(tmp_path / "encoder.json").read(folders_under(corpus), "train_000001")
-    wanted = prepare(clip_batch(corpus, "train_000001"), v9_hand_masks=v9_hand_masks)
+    wanted = prepare(clip_batch(corpus, "train_000001", v9_inputs=v9_hand_masks))
     keep = np.repeat(wanted.pop("pose_conf_mask"), 3, axis=-1)
     wanted["pose"] = np.where(keep, wanted["pose"], 0)
     assert found.keys() == wanted.keys()

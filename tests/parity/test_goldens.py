@@ -6,16 +6,16 @@ import pytest
 
 import slt_jax
 from convert.checkpoint import blueprint, read_checkpoint
-from slt_jax.config import Config, DataConfig, OptimConfig
+from slt_jax.config import Config, DataConfig
 from slt_jax.decoding.inference import model_inputs
+from slt_jax.evaluation.v9_case import optim_config
 from slt_jax.training.loss import token_loss
 from slt_jax.training.optim import learning_rate
 from slt_jax.training.program import as_loaded
 from slt_jax.training.start import checkpoint_state
 from slt_jax.training.translation_program import translation_program
-from tests.parity.goldens import T5_CASES, Golden, needs_goldens, relative_error
+from tests.parity.goldens import T5_CASES, Golden, relative_error
 
-pytestmark = needs_goldens
 TOLERANCE = 1e-5
 
 
@@ -47,20 +47,7 @@ def test_training_continues_v9s_run(name):
     checkpoint = read_checkpoint(golden.checkpoint)
     plan = blueprint(checkpoint, golden.model)
     structure, entries = plan.structure()
-    settings, optimizer = golden.case["optim"], golden.case["optim"]["opt"]
-    schedule = settings["sched"] or {"type": "none"}
-    optim = OptimConfig(
-        optimizer=optimizer["type"],
-        lr=optimizer["lr"],
-        weight_decay=optimizer["weight_decay"],
-        momentum=optimizer.get("momentum", 0.0),
-        scheduler=schedule["type"],
-        scheduler_step_size=schedule.get("step_size", 1),
-        scheduler_gamma=schedule.get("gamma", 1.0),
-        scheduler_tmax=schedule.get("T_max"),
-        label_smoothing=settings["label_smoothing"],
-        grad_clip_norm=settings["clip"],
-    )
+    optim = optim_config(golden.case["optim"])
     config = Config(DataConfig(precision="float32"), plan.config, optim)
     program = translation_program(config, plan, structure, prepare=as_loaded)
     state = program.place(checkpoint_state(checkpoint, program, entries))
@@ -78,8 +65,10 @@ def test_training_continues_v9s_run(name):
 
     final = state.params
     norms_after = dict(zip(golden.expected["param_names"].tolist(), golden.expected["param_l2_after"], strict=True))
-    assert norms_after.keys() == {entry.key for entry in entries}
-    for entry in entries:
+    named = [entry for entry in entries if entry.key in norms_after]
+    assert len(named) == len(norms_after)
+    assert {entry.path for entry in named} == {entry.path for entry in entries}  # tied tensors perhaps once
+    for entry in named:
         ours = np.linalg.norm(np.asarray(final[entry.path], np.float64))
         # Attention key biases have a mathematically zero gradient: Adam turns rounding into steps (goldens/README).
         tolerance = 2e-2 if "bias" in entry.key and ("qkv" in entry.key or "in_proj" in entry.key) else 1e-4

@@ -13,7 +13,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from slt_jax.models.t5 import T5, distance_buckets
 from slt_jax.models.t5_config import normalise_t5_config
-from tests.parity.goldens import T5_CASES, Golden, needs_goldens
+from tests.parity.goldens import T5_CASES, Golden
 from tests.parity.torch_weights import (
     buffers_first,
     decoder_state,
@@ -187,7 +187,6 @@ def test_configs_of_transformers_4_and_5():
         T5(SIZES | {"feed_forward_proj": "gated-gulu"}, rngs=nnx.Rngs(0))
 
 
-@needs_goldens
 @pytest.mark.parametrize("case", T5_CASES)
 def test_golden_logits(case):
     golden = Golden(case)

@@ -79,10 +79,8 @@ def by_hand(place: Path, folder: Path, frames: int, *, masks: bool = False) -> s
     jobs = [Job(place / "video.mp4", "a", 0.0, frames / 25)]
     extract_videos(jobs, folder, ExtractionSettings(pose="raw"), 0, progress=False, make_detector=SquareDetector)
     files = scan(folders_under(folder), ["a"])["a"]
-    clip = read_clip(files, sequence_length=10, image_size=28, num_landmarks=13)
+    clip = read_clip(files, sequence_length=10, image_size=28, num_landmarks=13, v9_inputs=masks)
     batch = {name: array[None] for name, array in clip.items()}
-    if masks:
-        batch |= {mask: ~batch[mask] for mask in ("miss_mask_hl", "miss_mask_hr")}
     name = "v9" if masks else "run"
     translator = slt_jax.load(place / name / "best.pt")
     tokens = translator.generate(batch, num_beams=2, min_length=2, max_length=8, early_stopping=True)

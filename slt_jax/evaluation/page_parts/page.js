@@ -3,7 +3,7 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const METRICS = [
   ["bleu", "BLEU", 1], ["chrf", "chrF", 1], ["cer", "CER", -1], ["wer", "WER", -1], ["rouge_l", "ROUGE-L", 1],
-  ["latency_avg_ms", "ms a clip", -1],
+  ["avg_latency_ms", "ms a clip", -1],
 ];
 const FIRST = 30, MORE = 100; // rows
 const COLLATOR = new Intl.Collator("es", { numeric: true, sensitivity: "base", ignorePunctuation: true });
@@ -37,11 +37,11 @@ function showSummary() {
   const hints = {
     cer: "character errors, %", wer: "word errors, %", rouge_l: "longest common words", bleu: "words, 4-grams",
     chrf: "characters, F2",
-    latency_avg_ms: `p50 ${number(metrics.latency_p50_ms, 1)}, p95 ${number(metrics.latency_p95_ms, 1)}`,
+    avg_latency_ms: `p50 ${number(metrics.p50_latency_ms, 1)}, p95 ${number(metrics.p95_latency_ms, 1)}`,
   };
   at("scores").replaceChildren(...METRICS.filter(([key]) => key in metrics).map(([key, name, better]) => make(
     "div", { class: "card" }, make("span", {}, `${name} ${better > 0 ? "↑" : "↓"}`),
-    make("b", {}, number(metrics[key], key === "latency_avg_ms" ? 1 : 2)), make("span", {}, hints[key]),
+    make("b", {}, number(metrics[key], key === "avg_latency_ms" ? 1 : 2)), make("span", {}, hints[key]),
   )));
   showGroups();
   const lost = Object.entries(skipped);
