@@ -20,7 +20,7 @@ from convert.pretrained import decoder_is_tied, plan_backbones
 from convert.state_dict import Entry, StateDictMismatch, shorten, strip_prefixes, table, to_params
 from convert.torch_file import read_pt
 from slt_jax.config import ModelConfig, build_section
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, shortened
 from slt_jax.models.backbones import BackboneSizes, CustomBackbone, backbone_width, stream_backbones
 from slt_jax.models.decoders import decoder_settings
 from slt_jax.models.families import PREFIX
@@ -28,6 +28,7 @@ from slt_jax.models.multistream import projects_by_identity
 from slt_jax.models.params import Structure, describe
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.translator import SignTranslator
+from slt_jax.models.trust import Trust, check_trusted, named_classes, recorded_classes, trusting
 from slt_jax.models.vit import REGISTER_RESIZE, ViTConfig
 from slt_jax.streams import IMAGES
 
@@ -76,13 +77,23 @@ class Blueprint:
     decoder: Mapping[str, Any] | None  # None: an encoder alone
 
     @classmethod
-    def from_record(cls, config: ModelConfig, record: Mapping[str, Any]) -> "Blueprint":
-        """The blueprint of saved weights, from what `record` kept of it."""
-        backbones = {
-            stream.name: (CustomBackbone if "name" in sizes else ViTConfig)(**sizes)
-            for stream, sizes in zip(IMAGES, record["backbones"], strict=True)
-        }
-        return cls(config, backbones, record["decoder"])
+    def from_record(
+        cls, config: ModelConfig, record: Mapping[str, Any], where: object = "architecture", trust: Trust = False
+    ) -> "Blueprint":
+        """The blueprint of the weights saved at `where`, from what `record` kept of it.
+
+        Raises UserError for a record that is none, and for classes that are not in `trust`.
+        """
+        for named in (named_classes(config), recorded_classes(record)):
+            check_trusted(named, trust, where)
+        try:
+            backbones = {
+                stream.name: (CustomBackbone if "name" in sizes else ViTConfig)(**sizes)
+                for stream, sizes in zip(IMAGES, record["backbones"], strict=True)
+            }
+            return cls(config, backbones, record["decoder"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{where}: its entry 'architecture' is damaged ({shortened(str(error))})") from None
 
     def record(self) -> dict[str, Any]:
         """What the configuration leaves to the weight files that it names, as plain types kept with saved weights."""
@@ -160,12 +171,13 @@ def _tensors(path, state: Mapping) -> dict[str, np.ndarray]:
     return with_encoder_prefix(strip_prefixes(arrays, Path(path)))
 
 
-def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None) -> Blueprint:
+def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None, *, trust: Trust = False) -> Blueprint:
     """The model in a checkpoint: from `model`, else from its own configuration; the rest is read off the weights.
 
     What none of them says has v9's default (weights do not tell the heads of the temporal encoder). Raises UserError if
-    the sizes of a backbone cannot be told.
+    the sizes of a backbone cannot be told, and for a class that only the file names and that is not in `trust`.
     """
+    trust = trusting(model, trust)
     if isinstance(model, ModelConfig):
         fields = dataclasses.asdict(model)
     else:
@@ -182,7 +194,8 @@ def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None
     fields["decoder_config"] = _beside(checkpoint.path, fields.get("decoder_config"))
     config = build_section("model", fields)
     if model is None and isinstance(record := checkpoint.rest.get("architecture"), dict):
-        return Blueprint.from_record(config, record)
+        return Blueprint.from_record(config, record, checkpoint.path, trust)
+    check_trusted(named_classes(fields), trust, checkpoint.path)
     sizes = _backbone_sizes(config, checkpoint.state)
     if checkpoint.encoder_only:
         return Blueprint(config, sizes, None)

@@ -14,6 +14,7 @@ from convert.source import Source, cast, find_ties
 from convert.state_dict import differences
 from convert.torch_file import write_pt
 from slt_jax.errors import UserError
+from slt_jax.models.trust import Trust
 
 TRAINING = ("optimizer_state", "scaler_state")
 
@@ -48,10 +49,10 @@ def to_safetensors(
     return ties
 
 
-def model_differences(source: Source, model: Mapping | None) -> list[str]:
+def model_differences(source: Source, model: Mapping | None, trust: Trust = False) -> list[str]:
     """The +/- diff between the file and the model that `model` (or the file's own configuration) describes."""
     checkpoint = source.checkpoint
-    _, entries = blueprint(checkpoint, model).structure()
+    _, entries = blueprint(checkpoint, model, trust=trust).structure()
     shapes = {key: tuple(array.shape) for key, array in checkpoint.state.items()}
     return differences({entry.key: entry.shape for entry in entries}, shapes)
 

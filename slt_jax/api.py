@@ -9,19 +9,22 @@ import jax.numpy as jnp
 from convert.checkpoint import blueprint, load_params
 from slt_jax.config import ModelConfig
 from slt_jax.decoding.inference import Translator
+from slt_jax.models.trust import trusting
 from slt_jax.training.state_store import open_checkpoint
 
 __all__ = ["Translator", "load"]
 
 
-def load(path: str | Path, model: ModelConfig | Mapping | None = None) -> Translator:
+def load(path: str | Path, model: ModelConfig | Mapping | None = None, *, trust_classes: bool = False) -> Translator:
     """A `Translator` from a `.pt` file, an Orbax directory or a work-dir.
 
     `model` is a ModelConfig or a mapping of its fields; None takes the checkpoint's own. A file with only an encoder
-    gives a translator that can only `encode`. Raises UserError (one line, or a +/- diff of keys) if the file cannot be
-    read or does not fit.
+    gives a translator that can only `encode`. Classes of one's own are imported if `model` names them, or if the file
+    does and `trust_classes` is true. Raises UserError (one line, or a +/- diff of keys) if the file cannot be read or
+    does not fit, and for a class that only the file names.
     """
-    checkpoint = open_checkpoint(path)
-    plan = blueprint(checkpoint, model)
+    trust = trusting(model, trust_classes)
+    checkpoint = open_checkpoint(path, trust)
+    plan = blueprint(checkpoint, model, trust=trust)
     _, entries = plan.structure()
     return Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))

@@ -24,6 +24,7 @@ from torch import nn
 
 from convert.checkpoint import Blueprint, blueprint, load_params, plan_model, read_checkpoint
 from convert.state_dict import to_state
+from slt_jax.cli.flags import add_trust_flag
 from slt_jax.config import ModelConfig
 from slt_jax.export.encoder import encoder_graph, encoder_inputs, encoder_outputs
 from slt_jax.export.store import save_graphs
@@ -142,13 +143,14 @@ def compare(sessions: dict[str, onnxruntime.InferenceSession], batch: dict, repe
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", help="a .pt (default: v9's default sizes with random weights)")
+    add_trust_flag(parser)
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args(argv)
     if arguments.checkpoint:
         checkpoint = read_checkpoint(arguments.checkpoint)
-        plan = blueprint(checkpoint)
+        plan = blueprint(checkpoint, trust=arguments.trust_classes)
         params = load_params(checkpoint, plan.structure()[1])
     else:
         plan, params = full_size()

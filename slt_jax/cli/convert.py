@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from slt_jax.cli import flags
 from slt_jax.errors import UserError, shortened
 
 LARGE = 64 << 20  # bytes; a larger file shows a progress bar
@@ -64,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--case", metavar="DIR", type=Path, help="a folder with a checkpoint and what v9 computed")
     verify.add_argument("--tolerance", type=float, help="largest difference allowed (weights: 0, --case: 1e-5)")
     verify.add_argument("--rows", type=int, default=20, help="differing tensors to list (default: 20)")
+    for command in commands.choices.values():
+        flags.add_trust_flag(command)
     return top
 
 
@@ -88,7 +91,7 @@ def inspect_command(arguments: argparse.Namespace) -> int:
     from convert.inspect import report
     from slt_jax.training.interchange import open_weights
 
-    for line in report(open_weights(arguments.source), with_keys=not arguments.summary):
+    for line in report(open_weights(arguments.source, arguments.trust_classes), with_keys=not arguments.summary):
         print(line)
     return 0
 
@@ -98,12 +101,14 @@ def convert_command(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from convert.target import check_target_file, model_differences, to_safetensors, to_torch
+    from slt_jax.models.trust import trusting
     from slt_jax.training.interchange import clear_target_folder, notes_for_v9, open_weights, to_states
 
-    source, target = open_weights(arguments.source), arguments.target
-    model = model_section(arguments)
+    model, target = model_section(arguments), arguments.target
+    trust = trusting(model, arguments.trust_classes)
+    source = open_weights(arguments.source, trust)
     if arguments.dry_run:
-        lines = model_differences(source, model)
+        lines = model_differences(source, model, trust)
         for line in lines:
             print(line)
         print(f"{source.path} ({source.kind}) {'differs from' if lines else 'fits'} the model; nothing is written")
@@ -113,7 +118,8 @@ def convert_command(arguments: argparse.Namespace) -> int:
     dtype = np.dtype(arguments.dtype) if arguments.dtype else None
     if arguments.command == "to-jax":
         with bar(f"reading {source.path.name}") as progress:
-            to_states(source, target, model=model, dtype=dtype, weights_only=arguments.weights_only, progress=progress)
+            only = arguments.weights_only
+            to_states(source, target, model=model, dtype=dtype, weights_only=only, progress=progress, trust=trust)
         print(f"{target}: written; --resume {target} continues it, slt_jax.load reads it")
         return 0
     if arguments.command == "to-safetensors":
@@ -122,12 +128,13 @@ def convert_command(arguments: argparse.Namespace) -> int:
         left_out = f"; {len(ties)} tied tensors are stored once; the metadata names them" if ties else ""
         print(f"{target}: written, {len(source.tensors) - len(ties)} tensors{left_out}")
         return 0
+    notes = notes_for_v9(source, trust)
     with bar(target.name) as progress:
         to_torch(
             source, target, dtype=dtype, prefix=arguments.prefix, weights_only=arguments.weights_only, progress=progress
         )
     print(f"{target}: written, {len(source.tensors)} tensors")
-    for note in notes_for_v9(source):
+    for note in notes:
         print(f"note: {note}")
     return 0
 
@@ -156,14 +163,15 @@ def verify_command(arguments: argparse.Namespace) -> int:
     if arguments.case:
         if arguments.sources:
             raise UserError("verify takes --case DIR or two files, not both")
-        return verify_case_command(arguments.case, 1e-5 if arguments.tolerance is None else arguments.tolerance)
+        tolerance = 1e-5 if arguments.tolerance is None else arguments.tolerance
+        return verify_case_command(arguments.case, tolerance, arguments.trust_classes)
     if len(arguments.sources) != 2:
         raise UserError("verify takes two files or folders, or --case DIR")
     from convert.inspect import table
     from convert.verify import compare
     from slt_jax.training.interchange import open_weights
 
-    first, second = map(open_weights, arguments.sources)
+    first, second = (open_weights(path, arguments.trust_classes) for path in arguments.sources)
     tolerance = arguments.tolerance or 0.0
     with bar("verify") as progress:
         result = compare(first, second, progress)
@@ -185,11 +193,11 @@ def verify_command(arguments: argparse.Namespace) -> int:
     return 0 if result.tensors and result.equal(tolerance) else 1
 
 
-def verify_case_command(folder: Path, tolerance: float) -> int:
+def verify_case_command(folder: Path, tolerance: float, trust_classes: bool) -> int:
     from slt_jax.cli.command import keep_compiled_programs
     from slt_jax.evaluation.v9_case import read_case, verify_case
 
-    case = read_case(folder)
+    case = read_case(folder, trust_classes)
     keep_compiled_programs()
     print(f"{'quantity':<20}{'relative error':<16}")
     failed = []

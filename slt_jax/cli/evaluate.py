@@ -53,6 +53,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     top.add_argument("--split-by", metavar="COLUMN", help="also score each value of a column of the metadata")
     top.add_argument("--log-level", type=str.upper, choices=LOG_LEVELS, help="(default: WARNING)")
+    flags.add_trust_flag(top)
     flags.add_config_flags(top, ("data", "model"))
     return flags.parse(top, argv)
 
@@ -80,6 +81,7 @@ def _evaluate(argv: Sequence[str] | None) -> int:
         num_beams=getattr(arguments, "num_beams", 1),
         max_new_tokens=getattr(arguments, "max_new_tokens", None),
         split_by=getattr(arguments, "split_by", None),
+        trust_classes=arguments.trust_classes,
     )
     choose_device(data.get("device", DataConfig.device))
     keep_compiled_programs()

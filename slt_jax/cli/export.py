@@ -62,6 +62,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="write the encoder as a jax.export artefact (default: in --artifact-dir)",
     )
     top.add_argument("--torchscript", metavar="FILE", default=None, help="not supported; says how to get it")
+    flags.add_trust_flag(top)
     flags.add_config_flags(top, ["model"])
     return flags.parse(top, argv)
 
@@ -127,11 +128,13 @@ def _export(argv: Sequence[str] | None) -> int:
     from slt_jax.export.job import ExportRequest
     from slt_jax.export.job import run as run_job
     from slt_jax.export.verify import VerificationFailed
+    from slt_jax.models.trust import trusting
     from slt_jax.training.state_store import open_checkpoint
 
-    checkpoint = open_checkpoint(arguments.checkpoint)
     given = {key: getattr(config.model, key) for key in merged.get("model", {})}
-    plan = blueprint(checkpoint, model_settings(given, checkpoint.model_fields, checkpoint.path))
+    trust = trusting(given, arguments.trust_classes)
+    checkpoint = open_checkpoint(arguments.checkpoint, trust)
+    plan = blueprint(checkpoint, model_settings(given, checkpoint.model_fields, checkpoint.path), trust=trust)
     request = ExportRequest(
         **files,
         decoder=arguments.decoder,

@@ -60,6 +60,16 @@ def add_config_flags(top: argparse.ArgumentParser, sections: Sequence[str] = tup
                 _add_flag(group, section, field)
 
 
+def add_trust_flag(top: argparse.ArgumentParser) -> None:
+    """`--trust-classes`, for the commands that read checkpoints."""
+    top.add_argument(
+        "--trust-classes",
+        action="store_true",
+        default=False,
+        help="import the classes that a checkpoint names (module:Class), which runs their code",
+    )
+
+
 def add_root_flag(top: argparse.ArgumentParser, keys: Iterable[str]) -> None:
     """`--root`, which stands for the flags of `keys`; see `places_of` and `config_flags`."""
     parts = ", ".join(PLACES[key] for key in keys)

@@ -28,6 +28,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="continue a run: a work-dir or a .pt (default: the work-dir's newest state)",
     )
     top.add_argument("--overwrite", action="store_true", help="replace the run that the work-dir holds")
+    flags.add_trust_flag(top)
     flags.add_root_flag(top, flags.ROOT_KEYS)
     add_process_flags(top)
     flags.add_config_flags(top)
@@ -64,7 +65,13 @@ def _train(argv: Sequence[str] | None) -> int:
     from slt_jax.training.translation import train
 
     try:
-        train(config, merged, resume=getattr(arguments, "resume", None), overwrite=hasattr(arguments, "overwrite"))
+        train(
+            config,
+            merged,
+            resume=getattr(arguments, "resume", None),
+            overwrite=hasattr(arguments, "overwrite"),
+            trust_classes=arguments.trust_classes,
+        )
     except TrainingStopped as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1

@@ -33,6 +33,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top.add_argument("--json", action="store_true", help="print one JSON object with the segments")
     top.add_argument("--srt", metavar="FILE", help="also write subtitles")
     top.add_argument("--device", metavar="NAME", help="auto (default), cpu, gpu or cuda[:N], tpu")
+    flags.add_trust_flag(top)
     add_setting_flags(top)
     return flags.parse(top, argv)
 
@@ -59,7 +60,12 @@ def _translate(argv: Sequence[str] | None) -> int:
     keep_compiled_programs()
     from slt_jax.serve.translate_video import open_translator, srt
 
-    model = open_translator(given["checkpoint"], num_beams=given.get("num_beams", 4), tokenizer=given.get("tokenizer"))
+    model = open_translator(
+        given["checkpoint"],
+        num_beams=given.get("num_beams", 4),
+        tokenizer=given.get("tokenizer"),
+        trust_classes=arguments.trust_classes,
+    )
     wished = settings(arguments, **model.defaults())
     notes = model.check(wished)
     if model.v9_hand_masks:

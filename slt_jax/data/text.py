@@ -28,7 +28,7 @@ def load_tokenizer(path: str | Path, *, local_files_only: bool = False):
     away = "" if local else hub_unreachable()  # then only the cache can have it
     local = local or bool(away)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
     except Exception as error:
         reason = away or next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UserError(f"--tokenizer {name}: cannot be loaded ({reason})") from None

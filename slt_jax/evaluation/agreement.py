@@ -16,6 +16,7 @@ from slt_jax.errors import UserError
 from slt_jax.evaluation.request import ModelWish
 from slt_jax.models.backbones import free_vit, parse_backbone
 from slt_jax.models.decoders import decoder_settings
+from slt_jax.models.trust import Trust, check_trusted, named_classes
 from slt_jax.models.vit import REGISTER_RESIZE, ViTConfig
 from slt_jax.streams import IMAGES
 
@@ -25,9 +26,13 @@ BACKBONE_KEYS = ("backbone", *(stream.backbone_key for stream in IMAGES))
 ORIGIN = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "tie_word_embeddings"}
 
 
-def agreed_blueprint(checkpoint: Checkpoint, wish: ModelWish) -> Blueprint:
-    """The checkpoint's model. Raises UserError that names flag, both values and file if `wish` contradicts it."""
-    return blueprint(checkpoint, additions(checkpoint, wish) or None)
+def agreed_blueprint(checkpoint: Checkpoint, wish: ModelWish, trust: Trust = False) -> Blueprint:
+    """The checkpoint's model. Raises UserError that names flag, both values and file if `wish` contradicts it.
+
+    The file's own classes are imported only as far as `trust` reaches; see `slt_jax.models.trust`.
+    """
+    check_trusted(named_classes(checkpoint.model_fields), trust, checkpoint.path)
+    return blueprint(checkpoint, additions(checkpoint, wish) or None, trust=trust)
 
 
 def additions(checkpoint: Checkpoint, wish: ModelWish) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from slt_jax.evaluation.clip_selection import SOURCES
 from slt_jax.evaluation.request import EvaluationRequest
 from slt_jax.models.families import max_positions
 from slt_jax.models.params import Structure
+from slt_jax.models.trust import trusting
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.training.start import trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
@@ -107,11 +108,12 @@ def labels(paths: Sequence[Path]) -> list[str]:
 
 
 def _open(path: Path, label: str, request: EvaluationRequest) -> Candidate:
-    checkpoint = open_checkpoint(path)
+    trust = trusting(request.model.over({}), request.trust_classes)
+    checkpoint = open_checkpoint(path, trust)
     data = _data(checkpoint, request.data)
     if checkpoint.encoder_only:
         raise UserError(f"{path}: holds an encoder without a decoder, which cannot translate")
-    plan = agreed_blueprint(checkpoint, request.model)
+    plan = agreed_blueprint(checkpoint, request.model, trust)
     structure, entries = plan.structure(dtype=compute_dtype(data.precision))
     load_params(checkpoint, entries)  # strict: what does not fit is reported before anything is compiled
     if data.v9_hand_masks is None:

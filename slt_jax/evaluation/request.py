@@ -45,6 +45,7 @@ class EvaluationRequest:
     num_beams: int = 1
     max_new_tokens: int | None = None
     split_by: str | None = None
+    trust_classes: bool = False
 
     def __post_init__(self):
         for flag, value in (("--num-beams", self.num_beams), ("--max-new-tokens", self.max_new_tokens)):

@@ -20,6 +20,7 @@ from slt_jax.base.json_text import parse_json
 from slt_jax.config import Config, DataConfig, OptimConfig
 from slt_jax.decoding.inference import Translator, model_inputs
 from slt_jax.errors import UserError
+from slt_jax.models.trust import Trust, check_trusted, named_classes
 from slt_jax.streams import IMAGES
 from slt_jax.training.loss import token_loss
 from slt_jax.training.optim import learning_rate
@@ -49,6 +50,7 @@ class V9Case:
     inputs: Mapping[str, np.ndarray]
     expected: Mapping[str, np.ndarray]
     checkpoint: Checkpoint
+    trust: Trust = False
 
     def batch(self, name: str = "b0") -> dict[str, np.ndarray]:
         """The arrays of a batch of inputs, such as `b0`."""
@@ -64,7 +66,8 @@ class V9Case:
         fields |= {"vocab_size": self.settings.get("vocab_size"), "backbone": dataclasses.asdict(vit)}
         if isinstance(self.settings.get("projector"), str | dict):
             fields["projector"] = self.settings["projector"]
-        return blueprint(self.checkpoint, fields)
+        check_trusted(named_classes(fields), self.trust, self.folder)
+        return blueprint(self.checkpoint, fields, trust=self.trust)
 
 
 def _resize(vit: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,8 +75,8 @@ def _resize(vit: Mapping[str, Any]) -> dict[str, Any]:
     return {key: vit[key] for key in ("interpolate_antialias", "interpolate_offset") if key in vit}
 
 
-def read_case(folder: str | Path) -> V9Case:
-    """Open a case. Raises UserError if the folder is not one."""
+def read_case(folder: str | Path, trust: Trust = False) -> V9Case:
+    """Open a case, whose classes are imported as far as `trust` reaches. Raises UserError if the folder is not one."""
     folder = Path(folder)
     if missing := [name for name in FILES if not (folder / name).exists()]:
         raise UserError(f"--case {folder}: has no {', '.join(missing)}; a case holds {', '.join(FILES)}")
@@ -82,7 +85,7 @@ def read_case(folder: str | Path) -> V9Case:
         inputs, expected = (dict(np.load(folder / name)) for name in ("inputs.npz", "expected.npz"))
     except (OSError, ValueError) as error:
         raise UserError(f"--case {folder}: cannot be read ({' '.join(str(error).split())})") from None
-    return V9Case(folder, settings, inputs, expected, read_checkpoint(folder / "checkpoint.pt"))
+    return V9Case(folder, settings, inputs, expected, read_checkpoint(folder / "checkpoint.pt"), trust)
 
 
 def verify_case(case: V9Case) -> Iterator[Row]:

@@ -140,10 +140,10 @@ def parse_backbone(spec: BackboneSpec, key: str) -> Backbone:
     """Parse one stream's spec, text or a mapping. None is v9's default, the pretrained ViT-S/14."""
     if isinstance(spec, Mapping):
         return _parse_mapping(spec, key)
-    source, separator, rest = (spec or DEFAULT_SPEC).partition("::")
-    if not separator and re.fullmatch(r"\w+(\.\w+)*:[A-Za-z_]\w*", source):
-        import_class(source, key)
-        return Backbone(CustomBackbone(source))
+    if name := custom_class(spec):
+        import_class(name, f"{key} {name}")
+        return Backbone(CustomBackbone(name))
+    source, _, rest = (spec or DEFAULT_SPEC).partition("::")
     if source == "torchhub" and rest:
         return _parse_torchhub(rest, key)
     if source == "hf" and rest:
@@ -167,6 +167,13 @@ def parse_backbone(spec: BackboneSpec, key: str) -> Backbone:
         f"hf::repo_id[:filename[:model]], file::path[:model], package.module:Class, "
         f"or set model.backbone to a mapping of sizes"
     )
+
+
+def custom_class(spec: str | Mapping[str, Any] | None) -> str | None:
+    """The `package.module:Class` that a spec names; None for every other kind of backbone."""
+    if isinstance(spec, Mapping):
+        return spec.get("model") if spec.get("type") == "class" else None
+    return spec if spec and re.fullmatch(r"\w+(\.\w+)*:[A-Za-z_]\w*", spec) else None
 
 
 def _parse_torchhub(rest: str, key: str) -> Backbone:
@@ -201,9 +208,9 @@ def _parse_mapping(spec: Mapping[str, Any], key: str) -> Backbone:
         backbone = Backbone(None, _hub_name(model, key), file=Path(path).expanduser())
     elif kind == "hf" and (repo := spec.get("repo") or path):
         backbone = Backbone(None, _hub_name(model, key), repo=repo, filename=spec.get("filename"))
-    elif kind == "class" and model:
-        import_class(model, key)
-        backbone = Backbone(CustomBackbone(model, dict(spec.get("kwargs") or {})))
+    elif own := custom_class(spec):
+        import_class(own, f"{key} {own}")
+        backbone = Backbone(CustomBackbone(own, dict(spec.get("kwargs") or {})))
     else:
         raise UserError(
             f"{key}: a mapping needs type torchhub with model, file or hf with path, or class with model; "

@@ -127,15 +127,18 @@ class VideoTranslator:
         return decode(self.tokenizer, tokens)[0]
 
 
-def open_translator(path: str | Path, *, num_beams: int = 4, tokenizer: str | None = None) -> VideoTranslator:
+def open_translator(
+    path: str | Path, *, num_beams: int = 4, tokenizer: str | None = None, trust_classes: bool = False
+) -> VideoTranslator:
     """Open the model of a `.pt`, a work-dir or a folder of Orbax states, with its tokenizer.
 
-    Raises UserError if either cannot be read or they do not fit.
+    Raises UserError if either cannot be read or they do not fit, and if the file names classes of one's own, unless
+    `trust_classes`.
     """
     if num_beams < 1:
         raise UserError(f"--num-beams {num_beams}: must be at least 1")
-    checkpoint = open_checkpoint(path)
-    plan = blueprint(checkpoint)
+    checkpoint = open_checkpoint(path, trust_classes)
+    plan = blueprint(checkpoint, trust=trust_classes)
     if plan.decoder is None:
         raise UserError(f"--checkpoint {path}: holds an encoder without a decoder, which cannot translate")
     _, entries = plan.structure()

@@ -17,6 +17,7 @@ from convert.source import Source, cast, open_source
 from convert.target import Progress, adding_up, total_bytes
 from slt_jax.config import SECTIONS, Config, build_config
 from slt_jax.errors import UserError
+from slt_jax.models.trust import Trust
 from slt_jax.training.optim import learning_rate
 from slt_jax.training.position import Position
 from slt_jax.training.start import checkpoint_state, trained_with_v9_masks
@@ -25,20 +26,20 @@ from slt_jax.training.translation_program import translation_program
 from slt_jax.training.workdir import state_folder
 
 
-def open_weights(path: str | Path) -> Source:
+def open_weights(path: str | Path, trust: Trust = False) -> Source:
     """Open a file or folder of any kind, training states included.
 
-    Raises UserError in one line if it does not hold weights.
+    Raises UserError in one line if it does not hold weights, and for states whose model has classes not in `trust`.
     """
     path = Path(path)
     exported = any((path / name).exists() for name in ("best.pt", "last.pt"))
     folder = None if exported else state_folder(path)
-    return open_source(path) if folder is None else _open_states(folder)
+    return open_source(path) if folder is None else _open_states(folder, trust)
 
 
-def _open_states(folder: Path) -> Source:
+def _open_states(folder: Path, trust: Trust) -> Source:
     """The newest state under `folder`, as the checkpoint that training would have written."""
-    state, notes, plan = saved_model(folder)
+    state, notes, plan = saved_model(folder, trust)
     config, position = build_config(notes["config"]), Position.from_notes(notes)
     _, entries = plan.structure()
     lr = learning_rate(config.optim, config.training.epochs, position.epoch)
@@ -56,10 +57,11 @@ def to_states(
     dtype: np.dtype | None = None,
     weights_only: bool = False,
     progress: Progress | None = None,
+    trust: Trust = False,
 ) -> None:
     """Write a folder of training states, which `--resume` continues and `slt_jax.load` reads."""
     checkpoint = source.checkpoint
-    plan = blueprint(checkpoint, model)
+    plan = blueprint(checkpoint, model, trust=trust)
     if plan.decoder is None:
         raise UserError(f"{source.path}: holds an encoder without a decoder, which is not a state of training")
     _, entries = plan.structure()
@@ -94,11 +96,11 @@ def clear_target_folder(target: Path, *, overwrite: bool) -> None:
     shutil.rmtree(target)
 
 
-def notes_for_v9(source: Source) -> list[str]:
+def notes_for_v9(source: Source, trust: Trust = False) -> list[str]:
     """`v9_notes` of a checkpoint that slt_jax wrote; v9 loads its own."""
     if not source.written_here:
         return []
-    plan = blueprint(source.checkpoint)
+    plan = blueprint(source.checkpoint, trust=trust)
     return v9_notes(training_config(source, plan), plan)
 
 

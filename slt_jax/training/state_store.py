@@ -18,6 +18,7 @@ from convert.torch_file import write_pt
 from slt_jax.base.files import checksums, write_json
 from slt_jax.config import Config, build_config
 from slt_jax.errors import UserError
+from slt_jax.models.trust import Trust, check_trusted, named_classes
 from slt_jax.runtime import hosts
 from slt_jax.training import scaler
 from slt_jax.training.optim import Optimizer, build_optimizer
@@ -150,10 +151,11 @@ def _shapes(tree: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[int, .
     return shapes
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, trust: Trust = False) -> Checkpoint:
     """A `.pt`, a work-dir (its best weights) or a folder of Orbax states as a checkpoint.
 
-    Raises UserError in one line where there is no such thing or it cannot be read.
+    Raises UserError in one line where there is no such thing or it cannot be read, and for a folder whose model has
+    classes that are not in `trust`.
     """
     path = Path(path)
     if not path.is_dir():
@@ -164,19 +166,25 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     folder = state_folder(path)
     if folder is None:
         raise UserError(f"{path}: is neither a work-dir nor a folder of saved states")
-    state, notes, plan = saved_model(folder)
+    state, notes, plan = saved_model(folder, trust)
     _, entries = plan.structure()
     rest: dict[str, Any] = {name: notes[name] for name in ("config", "architecture") if name in notes}
     return Checkpoint(folder, to_state(state.params, entries), rest)
 
 
-def saved_model(folder: Path) -> tuple[TrainState, dict[str, Any], Blueprint]:
-    """The newest state under `folder` with its notes, and the model that they describe."""
+def saved_model(folder: Path, trust: Trust = False) -> tuple[TrainState, dict[str, Any], Blueprint]:
+    """The newest state under `folder` with its notes, and the model that they describe.
+
+    Raises UserError for a model with classes that are not in `trust`.
+    """
     with StateStore(folder, read_only=True) as store:
         tree, notes = store.restore()
     state = TrainState.from_tree(tree)
     model, record = build_config(notes["config"]).model, notes.get("architecture")
-    return state, notes, Blueprint.from_record(model, record) if record else plan_model(model)
+    if record:
+        return state, notes, Blueprint.from_record(model, record, folder, trust)
+    check_trusted(named_classes(model), trust, folder)
+    return state, notes, plan_model(model)
 
 
 @dataclass(frozen=True)

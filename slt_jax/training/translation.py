@@ -27,6 +27,7 @@ from slt_jax.decoding.translate import BatchDecoder, translate
 from slt_jax.errors import UserError
 from slt_jax.models.freeze import training_table
 from slt_jax.models.params import Structure
+from slt_jax.models.trust import Trust, trusting
 from slt_jax.runtime import hosts
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import check_batch_size, device_mesh
@@ -58,11 +59,17 @@ SAMPLES = 5  # translations shown in TensorBoard and at the end
 
 
 def train(
-    config: Config, merged: Mapping[str, Any], *, resume: str | None = None, overwrite: bool = False
+    config: Config,
+    merged: Mapping[str, Any],
+    *,
+    resume: str | None = None,
+    overwrite: bool = False,
+    trust_classes: bool = False,
 ) -> dict[str, Any] | None:
     """Train as `config` says and return the last epoch's metrics; None if no epoch was left to train.
 
     `merged` is what the user asked for, kept in the work-dir; `resume` is a path, "" for the work-dir itself, or None.
+    `trust_classes` lets `training.init_checkpoint` name classes that `config` does not (`slt_jax.models.trust`).
     Raises UserError before anything is compiled, TrainingStopped on a loss that is no number, and Interrupted on
     SIGTERM or SIGINT, after saving.
     """
@@ -78,15 +85,15 @@ def train(
         if hosts.primary():
             claim.enter_context(workdir.claimed(source, overwrite=overwrite, keep=config.data.tokenizer))
         hosts.barrier("work-dir")
-        return _train(config, merged, workdir, source, mesh)
+        return _train(config, merged, workdir, source, mesh, trusting(config.model, trust_classes))
 
 
 def _train(
-    config: Config, merged: Mapping[str, Any], workdir: WorkDir, source: Path | None, mesh: Mesh
+    config: Config, merged: Mapping[str, Any], workdir: WorkDir, source: Path | None, mesh: Mesh, trust: Trust
 ) -> dict[str, Any] | None:
     """Train in a folder that is this run's, from `source` or from the beginning."""
     origin = source or config.training.init_checkpoint
-    earlier = Earlier.open(origin, states=source is not None and source.is_dir()) if origin else None
+    earlier = Earlier.open(origin, states=source is not None and source.is_dir(), trust=trust) if origin else None
     config = with_hand_masks(config, earlier)
     with tempfile.TemporaryDirectory() as scratch:  # for the other processes' tokenizers, which are the same
         tokenizer = workdir.tokenizer if hosts.primary() else Path(scratch, "tokenizer")
@@ -135,10 +142,13 @@ class Earlier:
     checkpoint: Checkpoint | None
 
     @classmethod
-    def open(cls, path: str | Path, *, states: bool) -> "Earlier":
-        """Open a checkpoint, or where `states` is set read the notes beside the newest state. Raises UserError."""
+    def open(cls, path: str | Path, *, states: bool, trust: Trust) -> "Earlier":
+        """Open a checkpoint, or where `states` is set read the notes beside the newest state.
+
+        Raises UserError, also for classes of a checkpoint that are not in `trust`.
+        """
         if not states:
-            checkpoint = open_checkpoint(path)
+            checkpoint = open_checkpoint(path, trust)
             return cls(Path(path), checkpoint.config, checkpoint.rest.get("architecture"), checkpoint)
         with StateStore(Path(path), read_only=True) as store:
             notes = store.notes()

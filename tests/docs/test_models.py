@@ -62,7 +62,7 @@ def test_custom_decoders_guide(folder, monkeypatch):
     assert state["decoder.model.cells.1.dense_h.weight"].shape == (3 * 48, 48)
 
     sys.modules.pop("my_decoders", None)
-    decoder = slt_jax.load(folder / "own-decoder" / "last.pt").blueprint.build().decoder.model
+    decoder = slt_jax.load(folder / "own-decoder" / "last.pt", trust_classes=True).blueprint.build().decoder.model
     encoded = np.random.default_rng(0).normal(size=(2, 5, 64)).astype(np.float32)
     mask = np.arange(5) < np.array([[5], [3]])
     searches = [Search(max_length=9, num_beams=n, min_length=0, early_stopping=False) for n in (1, 3)]
