@@ -16,6 +16,7 @@ import numpy as np
 from slt_jax.data.corpus_folder import StreamFolders, check_folders
 from slt_jax.data.decode import IMAGE_ERRORS, decode_into
 from slt_jax.data.npz import NPZ_ERRORS, read_arrays
+from slt_jax.data.pose_layout import SHAPES, into_landmarks, is_pose, other_landmarks, with_confidence
 from slt_jax.data.regular import open_regular, read_regular
 from slt_jax.errors import UserError
 from slt_jax.streams import IMAGES, MASKED, POSE
@@ -133,16 +134,21 @@ def _frames(directory: str, video_id: str, names: dict[int, str]) -> Frames:
 
 
 def read_pose(files: ClipFiles, num_landmarks: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """`load_pose` with `num_landmarks`; no frames without a file. Raises UserError for other landmarks."""
+    """The pose (frames, 3L) of a clip, and per stream in which frames its file calls it missing.
+
+    Without a file there are no frames. Raises BadClip if the file cannot be used, UserError for other landmarks.
+    """
     if files.pose is None:
         return np.zeros((0, 3 * num_landmarks), np.float32), {}
     pose, missing = load_pose(files)
-    check_landmarks(files.pose, pose.shape[1], num_landmarks)
-    return pose, missing
+    points = into_landmarks(pose, num_landmarks)
+    if points is None:
+        raise other_landmarks(files.pose, pose, num_landmarks)
+    return with_confidence(points).reshape(len(pose), 3 * num_landmarks), missing
 
 
 def load_pose(files: ClipFiles) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The pose (frames, 3L) of a clip with a pose file, and per stream in which frames the file calls it missing.
+    """The pose of a clip as its file has it, see `pose_layout`, and per stream in which frames it calls it missing.
 
     Raises BadClip if the file cannot be used.
     """
@@ -159,18 +165,9 @@ def load_pose(files: ClipFiles) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         for stream in MASKED
         if (flags := arrays.get(str(stream.missing_key))) is not None and flags.size
     }
-    if pose.ndim != 2:
-        raise BadClip(f"{files.pose}: pose has the shape {pose.shape}, expected (frames, 3 x landmarks)")
-    if pose.shape[1] % 3:
-        raise BadClip(f"{files.pose}: pose has {pose.shape[1]} columns, which are not x, y and confidence of landmarks")
+    if not is_pose(pose):
+        raise BadClip(f"{files.pose}: pose has the shape {pose.shape}, expected {SHAPES}")
     return pose, missing
-
-
-def check_landmarks(path: str, columns: int, num_landmarks: int) -> None:
-    """Raise UserError if `columns` is not three for each of `num_landmarks`."""
-    if columns != 3 * num_landmarks:
-        holds = f"{columns / 3:g} landmarks ({columns} columns)"
-        raise UserError(f"{path}: {holds}, expected {num_landmarks}; set --pose-landmarks to what the files hold")
 
 
 def decode_image(path: str, out: np.ndarray, data: memoryview | None = None) -> None:

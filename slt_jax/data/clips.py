@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 
 from slt_jax.data.clip_files import BadClip, ClipFiles, read_pose
+from slt_jax.data.pose_layout import MIN_CONFIDENCE
 from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, BatchSizes, FeatureKinds, shapes
 from slt_jax.data.shown import as_v9, by_number
 from slt_jax.streams import IMAGES, POSE
 
-MIN_CONFIDENCE = 0.25
 # (stream, positions among its frames or -1, arrays of the clip): puts these frames into the arrays.
 ReadFrames = Callable[[str, np.ndarray, Mapping[str, np.ndarray]], None]
 

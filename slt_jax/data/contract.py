@@ -17,14 +17,23 @@ from slt_jax.data.corpus_folder import StreamFolders, check_folders
 from slt_jax.data.decode import IMAGE_ERRORS, jpeg_header, looks_plain, open_image
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata
 from slt_jax.data.npz import NPZ_ERRORS, read_arrays
+from slt_jax.data.pose_layout import (
+    DOUBTS,
+    SHAPES,
+    TOLD,
+    into_landmarks,
+    is_pose,
+    misread,
+    pose_problems,
+    with_confidence,
+)
 from slt_jax.data.quality import WHOLE, check_clip, gaps_kind
-from slt_jax.data.regular import open_regular, read_regular
+from slt_jax.data.regular import read_regular
 from slt_jax.data.stream_folders import check_streams
 from slt_jax.errors import UserError
 from slt_jax.streams import BY_NAME, IMAGES, MASKED
 
 ERROR, WARNING = "error", "warning"
-FARTHEST = 10.0  # pictures or shoulder widths away; a landmark beyond this is in pixels, or nonsense
 FPS_TOLERANCE = 1.0
 THREADS = 8  # threads; they mostly wait for the disk
 # What quality.check_clip finds, and how bad it is.
@@ -109,19 +118,22 @@ def check_data_set(
         check_streams(files.values())
     except UserError as error:
         report.findings.append(Finding(ERROR, "streams", "no frames", str(error)))
-    report.clips = examine_all(files, [metadata.get(i) or ClipRow(i, "") for i in ids], progress)
+    report.clips = examine_all(files, [metadata.get(i) or ClipRow(i, "") for i in ids], progress, landmarks)
     report.findings += [finding for examined in report.clips.values() for finding in examined.findings]
     report.findings += _check_landmarks(report.clips, landmarks)
     return report
 
 
 def examine_all(
-    files: Mapping[str, ClipFiles], clips: Sequence[ClipRow], progress: Callable[[int, int], None]
+    files: Mapping[str, ClipFiles],
+    clips: Sequence[ClipRow],
+    progress: Callable[[int, int], None],
+    landmarks: int | None = None,
 ) -> dict[str, Examined]:
     """`examine` every clip, by its id; `progress(done, total)` after each."""
     examined = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        waiting = [pool.submit(examine, files[clip.video_id], clip) for clip in clips]
+        waiting = [pool.submit(examine, files[clip.video_id], clip, landmarks) for clip in clips]
         try:
             for clip, future in zip(clips, waiting, strict=True):
                 examined[clip.video_id] = future.result()
@@ -168,8 +180,8 @@ def _check_landmarks(clips: Mapping[str, Examined], wanted: int | None) -> Itera
             yield Finding(ERROR, video_id, "number of landmarks", f"{examined.landmarks}, {expected}")
 
 
-def examine(files: ClipFiles, clip: ClipRow) -> Examined:
-    """Check the files of one clip; each image by its header and both ends."""
+def examine(files: ClipFiles, clip: ClipRow, landmarks_wanted: int | None = None) -> Examined:
+    """Check the files of one clip, loaded if it is packed; each image by its header and both ends."""
     findings: list[Finding] = []
 
     def add(severity: str, kind: str, detail: str = "") -> None:
@@ -193,7 +205,7 @@ def examine(files: ClipFiles, clip: ClipRow) -> Examined:
             add(WARNING if stream.mask else ERROR, f"no {stream.name} images")
     if files.pose is not None:
         try:
-            rows, landmarks, missing = _check_pose(files.pose, add)
+            rows, landmarks, missing = _check_pose(files, landmarks_wanted, add)
             frames = max(frames, rows)
             for name, flags in missing.items():  # an image may be there and show no hand
                 seen[name] -= int(np.isin(files.frames[name].numbers, np.flatnonzero(flags)).sum())
@@ -211,7 +223,7 @@ def _check_images(video_id: str, stream: str, frames: Frames) -> Iterator[Findin
     bad, grey = [], 0
     for position in range(len(frames.numbers)):
         try:
-            size, colour = _look(frames.path(video_id, position))
+            size, colour = _look(frames, video_id, position)
         except BadClip as error:
             bad.append(error)
             continue
@@ -229,10 +241,11 @@ def _check_images(video_id: str, stream: str, frames: Frames) -> Iterator[Findin
         yield Finding(WARNING, video_id, f"{stream} images not RGB", f"{grey} of {len(frames.numbers)}")
 
 
-def _look(path: str) -> tuple[tuple[int, int], bool]:
+def _look(frames: Frames, video_id: str, position: int) -> tuple[tuple[int, int], bool]:
     """The (width, height) of an image, and whether it is in colour. Raises BadClip if it is not complete."""
+    path = frames.path(video_id, position)
     try:
-        data = read_regular(path)
+        data = read_regular(path) if frames.data is None else bytes(frames.data[position])
     except OSError as error:
         raise BadClip(f"{path}: {error.strerror}") from None
     if not looks_plain(data[:26]) or not any(data.startswith(start) and data.endswith(end) for start, end in WHOLE):
@@ -248,31 +261,34 @@ def _look(path: str) -> tuple[tuple[int, int], bool]:
         raise BadClip(f"{path}: cannot be read as an image ({error})") from None
 
 
-def _check_pose(path: str, add: Callable[..., None]) -> tuple[int, int, dict[str, np.ndarray]]:
+def _check_pose(
+    files: ClipFiles, wanted: int | None, add: Callable[..., None]
+) -> tuple[int, int, dict[str, np.ndarray]]:
     """Frames and landmarks of a pose file, and in which frames streams are missing. Raises BadClip."""
     try:
-        with open_regular(path) as file:
+        with files.open_pose() as file:
             arrays = read_arrays(file, ("pose", *(str(stream.missing_key) for stream in MASKED)))
         pose = arrays.pop("pose")
         missing = {
             stream.name: arrays[key].reshape(-1) for stream in MASKED if (key := str(stream.missing_key)) in arrays
         }
     except NPZ_ERRORS as error:
-        raise BadClip(f"{path}: {' '.join(str(error).split())}") from None
+        raise BadClip(f"{files.pose}: {' '.join(str(error).split())}") from None
     if pose.dtype != np.float32:
         add(WARNING, "pose type", f"{pose.dtype}, the contract says float32")
-    if pose.ndim != 2 or not pose.size or pose.shape[1] % 3 or pose.dtype.kind not in "fiu":
-        add(ERROR, "pose shape", f"{pose.dtype} {pose.shape}, expected float32 (frames, 3 x landmarks)")
+    if not pose.size or not is_pose(pose) or pose.dtype.kind not in "fiu":
+        add(ERROR, "pose shape", f"{pose.dtype} {pose.shape}, expected float32 {SHAPES}")
         return 0, 0, missing
-    points = pose.astype(np.float64).reshape(len(pose), -1, 3)
-    if lost := int((~np.isfinite(points)).any(-1).sum()):
-        add(ERROR, "pose not finite", f"{lost} of {points[..., 0].size} landmarks")
-    points[~np.isfinite(points)] = 0
-    confidence, far = points[..., 2], np.abs(points[..., :2]).max()
-    if confidence.min() < 0 or confidence.max() > 1:
-        add(ERROR, "pose confidence", f"{confidence.min():g} to {confidence.max():g}, expected 0 to 1")
-    if far > FARTHEST:
-        add(ERROR, "pose out of range", f"x or y up to {far:g}, where 0 to 1 is the picture: are these pixels?")
+    points = into_landmarks(pose, wanted)
+    if points is None:
+        points = into_landmarks(pose)
+        assert points is not None
+    if points.shape[2] in TOLD:
+        add(WARNING, "pose columns", TOLD[points.shape[2]])
+    elif hint := misread(pose, points.shape[1]):
+        add(WARNING, "pose columns", hint)
+    for problem in pose_problems(with_confidence(points)):
+        add(WARNING if problem.kind in DOUBTS else ERROR, problem.kind, problem.detail)
     for name, flags in missing.items():
         if len(flags) not in (0, len(pose)):
             add(WARNING, BY_NAME[name].missing_key, f"{len(flags)} values for {len(pose)} frames")

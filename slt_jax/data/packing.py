@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from slt_jax.base.files import replacing, sha256
-from slt_jax.data.clip_files import BadClip, ClipFiles, load_pose
+from slt_jax.data.clip_files import BadClip, ClipFiles
 from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packs import FORMAT, INDEX, VERSION, Pack, pack_record, to_runs, unpack
-from slt_jax.data.quality import check_images
+from slt_jax.data.quality import check_images, look_at_pose
 from slt_jax.data.regular import read_regular
 from slt_jax.data.shards import Shard, array_record
 from slt_jax.errors import UserError
@@ -86,7 +86,7 @@ def _packed(clips: Sequence[ClipRow], files: Mapping[str, ClipFiles]) -> Iterato
 
 def _pack_clip(clip: ClipRow, files: ClipFiles) -> tuple[dict[str, Any], bytes | None]:
     try:
-        shape = list(load_pose(files)[0].shape) if files.pose else None
+        shape = look_at_pose(files) if files.pose else None
         if not (shape and shape[0]) and files.last_frame() < 0:
             raise BadClip(f"clip {files.video_id} has neither frames nor pose in the data folders")
         check_images(files)

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from slt_jax.data.clip_files import BadClip, ClipFiles, Frames, check_landmarks
+from slt_jax.data.clip_files import BadClip, ClipFiles, Frames, read_pose
 from slt_jax.data.ids import check_id
 from slt_jax.data.npz import MAX_LENGTH
+from slt_jax.data.pose_layout import numbers_a_landmark
 from slt_jax.data.shards import PACK_AGAIN, Shard, Store, array_record, open_store, read_record
 from slt_jax.errors import UserError
 from slt_jax.streams import IMAGES
@@ -45,8 +46,8 @@ class PackedClip:
         """Check it as `read_pose` and a look at the images would. Raises BadClip, or UserError for other landmarks."""
         if self.bad:
             raise BadClip(self.bad)
-        if self.pose:
-            check_landmarks(str(files.pose), self.pose[1], num_landmarks)
+        if self.pose and numbers_a_landmark(self.pose[1], num_landmarks) is None:
+            read_pose(self.load(files), num_landmarks)  # says what the pose holds
 
     def read(self, video_id: str) -> memoryview:
         """The bytes of the record. Raises BadClip if they cannot be read."""

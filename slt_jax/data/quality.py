@@ -6,10 +6,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from slt_jax.data.clip_files import BadClip, ClipFiles, decode_image
+from slt_jax.data.clip_files import BadClip, ClipFiles, decode_image, load_pose
 from slt_jax.data.decode import looks_plain
 from slt_jax.data.metadata import ClipRow
 from slt_jax.data.npz import NPZ_ERRORS, declared_shape
+from slt_jax.data.pose_layout import (
+    into_landmarks,
+    misread,
+    other_landmarks,
+    pose_problems,
+    possible_numbers,
+    some_frames,
+    with_confidence,
+)
 from slt_jax.data.regular import open_regular
 from slt_jax.errors import UserError
 from slt_jax.streams import HANDS, IMAGES, Stream
@@ -17,6 +26,11 @@ from slt_jax.streams import HANDS, IMAGES, Stream
 logger = logging.getLogger(__name__)
 
 
+# What to do about values of poses that are certain to be wrong.
+ADVICE = {
+    "pose out of range": "divide x by the width and y by the height of the picture",
+    "pose confidence": "write each landmark's confidence as 0 to 1, or x and y alone",
+}
 # The first and last bytes of complete JPEG and PNG files.
 WHOLE = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89P", b"\x42\x60\x82"))
 
@@ -34,6 +48,26 @@ def check_images(files: ClipFiles) -> int:
             if not _looks_whole(path):  # bytes after the end are harmless, as the decoder stops there
                 decode_image(path, np.empty((8, 8, 3), np.uint8))
     return looked
+
+
+def look_at_pose(files: ClipFiles, landmarks: int | None = None) -> list[int]:
+    """Look at the pose file of a clip, which it must have, at some of its frames. Returns its frames and columns.
+
+    Coordinates in pixels and shifted columns train too, so nobody would notice. Without `landmarks`, the values only
+    have to make sense with some number of them. Raises BadClip if they cannot be meant or the file cannot be used,
+    UserError for other landmarks.
+    """
+    pose, _ = load_pose(files)
+    some = some_frames(pose)
+    points = into_landmarks(some, landmarks)
+    if points is None:
+        raise other_landmarks(str(files.pose), pose, int(landmarks or 0))
+    if landmarks or not possible_numbers(some):
+        hint = misread(some, points.shape[1])
+        for problem in pose_problems(with_confidence(points)):
+            if problem.certain:
+                raise BadClip(f"{files.pose}: {problem.kind}: {problem.detail}; {hint or ADVICE[problem.kind]}")
+    return [len(pose), 3 * pose.shape[1] if pose.ndim == 3 else pose.shape[1]]
 
 
 def _looks_whole(path: str) -> bool:
@@ -88,26 +122,40 @@ def report_quality(
     clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], *, fps_tolerance: float = 1.0, strict: bool = False
 ) -> dict[str, list[str]]:
     """Check all clips, with one warning per kind of problem, or an error if `strict`. Returns the ids of each kind."""
-    kinds: dict[str, list[str]] = {}
-    details: dict[str, str] = {}
+    found = []
     for clip in clips:
         for problem in check_clip(files[clip.video_id], clip, fps_tolerance):
             kind, _, detail = problem.partition(": ")
-            kinds.setdefault(kind, []).append(clip.video_id)
-            details.setdefault(kind, detail)
-    lines = [f"{kind} in {len(ids)} of {len(clips)} clips: {_first(ids, details[kind])}" for kind, ids in kinds.items()]
-    if strict and lines:
-        raise UserError("; ".join(lines))
-    for line in lines:
-        logger.warning("%s", line)
+            found.append((clip.video_id, kind, detail))
+    kinds = tell(found, f"{len(clips)} clips", strict=strict)
     if clips:
         seen = " and ".join(f"{_rate(clips, files, hand.name):.0f} % ({hand.label})" for hand in HANDS)
         logger.info("hands seen in %s of the frames", seen)
     return kinds
 
 
+def tell(findings: Sequence[tuple[str, str, str]], of: str, *, strict: bool = False) -> dict[str, list[str]]:
+    """One warning for each kind of (id, kind, detail), or an error if `strict`. Returns the ids of each kind."""
+    kinds: dict[str, list[str]] = {}
+    details: dict[str, str] = {}
+    for video_id, kind, detail in findings:
+        kinds.setdefault(kind, []).append(video_id)
+        details.setdefault(kind, detail)
+    lines = [f"{kind} in {len(ids)} of {of}: {_first(ids, details[kind])}" for kind, ids in kinds.items()]
+    if strict and lines:
+        raise UserError("; ".join(lines))
+    for line in lines:
+        logger.warning("%s", line)
+    return kinds
+
+
 def _first(ids: list[str], detail: str) -> str:
-    return f"{ids[0]} ({detail})" + "".join(f", {i}" for i in ids[1:5]) + (", ..." if len(ids) > 5 else "")
+    return (
+        ids[0]
+        + (f" ({detail})" if detail else "")
+        + "".join(f", {i}" for i in ids[1:5])
+        + (", ..." if len(ids) > 5 else "")
+    )
 
 
 def _rate(clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], stream: str) -> float:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from slt_jax.config import Config, DataConfig
-from slt_jax.data.clip_files import BadClip, ClipFiles, read_pose, scan
+from slt_jax.data.clip_files import BadClip, ClipFiles, scan
 from slt_jax.data.clips import padded_lengths
 from slt_jax.data.corpus_folder import FOLDERS
 from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
 from slt_jax.data.packs import open_pack
-from slt_jax.data.quality import check_images, report_quality
+from slt_jax.data.quality import check_images, look_at_pose, report_quality, tell
+from slt_jax.data.spot_check import spot_check
 from slt_jax.data.stream_folders import check_streams
 from slt_jax.data.text import encode_labels, load_tokenizer, train_tokenizer
 from slt_jax.errors import UserError
@@ -62,6 +63,10 @@ def open_splits(
         for clips, flag in zip(listed, flags.values(), strict=True)
     )
     report_quality([*train.clips, *val.clips], files, strict=data.strict_quality)
+    both = [(clip.video_id, "in both splits", "") for clip in val.clips if clip.video_id in train.frames]
+    tell(both, f"the {len(val.clips)} validation clips", strict=data.strict_quality)
+    for split in (train, val):
+        spot_check(split.clips, files, landmarks, strict=data.strict_quality)
 
     named = data.tokenizer or earlier_tokenizer or tokenizer_of_decoder(config.model.decoder_model)
     tokenizer = open_tokenizer(
@@ -131,8 +136,8 @@ def usable(
                 clip_files.record.check(clip_files, landmarks)
                 frames = max(clip_files.record.pose_frames, clip_files.last_frame() + 1)
             else:
-                poses, _ = read_pose(clip_files, landmarks)
-                frames = max(len(poses), clip_files.last_frame() + 1)
+                pose_frames = look_at_pose(clip_files, landmarks)[0] if clip_files.pose else 0
+                frames = max(pose_frames, clip_files.last_frame() + 1)
                 if frames == 0:
                     raise BadClip(f"clip {clip.video_id} has neither frames nor pose in the data folders")
                 if left > 0:

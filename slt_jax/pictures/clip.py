@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slt_jax.data.clip_files import BadClip, ClipFiles, Frames, read_pose
+from slt_jax.data.clip_files import BadClip, ClipFiles, Frames, load_pose
 from slt_jax.data.npz import NPZ_ERRORS, NUMBERS, TEXTS, read_arrays
+from slt_jax.data.pose_layout import into_landmarks, with_confidence
 from slt_jax.pictures.skeleton import Figure, usual_names
 from slt_jax.streams import MASKED
 
@@ -68,23 +69,23 @@ def open_clip(files: ClipFiles) -> ClipView:
     """
     files = files.loaded()
     arrays = _arrays(files) if files.pose else {}
-    shape = arrays["pose"].shape if "pose" in arrays else ()
-    landmarks = shape[-1] // 3 if shape else 0
-    pose, missing = read_pose(files, landmarks)
+    pose, missing = load_pose(files) if files.pose else (np.zeros((0, 0, 3), np.float32), {})
+    points = into_landmarks(pose)
+    assert points is not None
+    pose, landmarks = with_confidence(points), points.shape[1]
     total = max(len(pose), files.last_frame() + 1)
     if total == 0:
         raise BadClip(f"{files.video_id}: no frame in any stream and no pose")
-    pose = pose.reshape(len(pose), landmarks, 3)
     figure = Figure.of(pose, _landmark_names(arrays, landmarks))
     sources = {stream.name: _words(arrays.get(f"source_{stream.name}")) for stream in MASKED}
     return ClipView(files, total, pose, figure, missing, sources, _rate(arrays.get("fps")))
 
 
 def _arrays(files: ClipFiles) -> dict[str, np.ndarray]:
-    """The arrays of the pose file that are shown and can be read. `read_pose` reports what is wrong with the others."""
+    """The arrays of the pose file that are shown and can be read. `load_pose` reports what is wrong with the others."""
     arrays: dict[str, np.ndarray] = {}
     with suppress(*NPZ_ERRORS), files.open_pose() as file:
-        for name in ("pose", "landmarks", "fps", *(f"source_{stream.name}" for stream in MASKED)):
+        for name in ("landmarks", "fps", *(f"source_{stream.name}" for stream in MASKED)):
             with suppress(ValueError):  # an array of Python objects, which only its writer can read
                 arrays |= read_arrays(file, (name,), kinds=NUMBERS + TEXTS)
     return arrays

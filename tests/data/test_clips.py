@@ -221,7 +221,7 @@ def break_jpg(path):
         (lambda root: (root / "pose" / "a.npz").write_bytes(b"PK"), "a.npz: cannot be read as an npz"),
         (lambda root: np.savez(root / "pose" / "a.npz", points=np.zeros(3)), "a.npz: cannot be read .*pose"),
         (lambda root: np.savez(root / "pose" / "a.npz", pose=np.array([{}])), "a.npz: cannot be read .*allow_pickle"),
-        (lambda root: np.savez(root / "pose" / "a.npz", pose=np.zeros((3, 13, 3))), "a.npz: pose has the shape"),
+        (lambda root: np.savez(root / "pose" / "a.npz", pose=np.zeros((3, 1, 13, 3))), "a.npz: pose has the shape"),
     ],
 )
 def test_bad_files_are_named(factory, damage, named):

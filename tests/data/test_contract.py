@@ -105,8 +105,12 @@ BREAKS = {
     "names": (
         lambda d: d.image("face", 4).rename(d.root / "face" / "a_f4.jpg"), WARNING, "face names"
     ),
-    "pose shape": (lambda d: d.pose(lambda p: p.reshape(FRAMES, 13, 3)), ERROR, "pose shape"),
-    "pose columns": (lambda d: d.pose(lambda p: p[:, :38]), ERROR, "pose shape"),
+    "pose shape": (lambda d: d.pose(lambda p: p.reshape(FRAMES, 1, 13, 3)), ERROR, "pose shape"),
+    "pose columns": (lambda d: d.pose(lambda p: p[:, :37]), ERROR, "pose shape"),
+    "never sure": (
+        lambda d: d.pose(lambda p: p * np.tile([1, 1, 0.1], 13).astype("f4")), WARNING, "pose never confident"
+    ),
+    "around 0": (lambda d: d.pose(put(dict.fromkeys(range(0, 18, 3), -0.2))), WARNING, "pose around 0"),
     "no rows": (lambda d: d.pose(lambda p: p[:0]), ERROR, "pose shape"),
     "landmarks": (lambda d: d.pose(lambda p: p[:, :36]), ERROR, "number of landmarks"),
     "float64": (lambda d: d.pose(lambda p: p.astype(np.float64)), WARNING, "pose type"),

@@ -153,7 +153,7 @@ def test_damage_is_one_line(corpus, damage):
     elif damage == "npz":
         (corpus.root / "pose" / "clip.npz").write_bytes(b"PK no archive")
     elif damage == "shape":
-        np.savez(files.pose, pose=np.zeros((2, 13, 3)))
+        np.savez(files.pose, pose=np.zeros((2, 1, 13, 3)))
     else:
         files = corpus.files("nobody")
     with pytest.raises(UserError) as error:
