@@ -7,6 +7,7 @@ from slt_jax.models.multistream import projects_by_identity
 from slt_jax.streams import IMAGES
 
 CANNOT = "v9's tools cannot load these checkpoints"
+LATER_CAN = f"{CANNOT}, only those of a later v9 (8 days on) can"
 
 
 def v9_notes(config: Config, plan: Blueprint) -> list[str]:
@@ -22,9 +23,12 @@ def v9_notes(config: Config, plan: Blueprint) -> list[str]:
     elif custom:
         notes.append(f"{CANNOT}: {', '.join(custom)} is a Flax class; for v9 name one as torchhub::dinov2_vits14")
     elif mlp := [stream for stream in IMAGES if not projects_by_identity(config.model, stream, widths[stream])]:
+        width = widths[mlp[0]]
+        # A later v9 replaces a projector only where its width is the backbone's.
+        which = CANNOT if config.model.projector_dim == width else LATER_CAN
         notes.append(
-            f"{CANNOT}: an MLP projector follows the hub backbone of {', '.join(stream.key for stream in mlp)}, where "
-            f"v9 has none; for v9 train with --projector-dim {widths[mlp[0]]} and model.projector auto"
+            f"{which}: an MLP projector follows the hub backbone of {', '.join(stream.key for stream in mlp)}, where "
+            f"v9 has none; for v9 train with --projector-dim {width} and model.projector auto"
         )
     if config.model.decoder_class:
         notes.append(

@@ -1,7 +1,7 @@
 """Optimiser state between our mappings and `torch.optim`'s `state_dict()`.
 
 torch numbers parameters in the order of `model.parameters()`: tied ones once, no buffers, and untrained ones counted
-but without state.
+but without state. Later v9 numbers only those that need a gradient, in two groups: the encoder's and the decoder's.
 """
 
 from collections.abc import Collection, Mapping
@@ -90,26 +90,94 @@ def from_torch(
     trained: Collection[str],
     optimizer: OptimizerSettings,
     entries: list[Entry],
+    frozen: Collection[str] = (),
 ) -> dict[str, Any]:
     """`state` (freshly initialised) of the `trained` paths, filled from torch's optimiser state.
 
-    Parameters without saved state keep zeros, as in torch. Raises UserError if the saved state is of another kind
-    of optimiser or another model.
+    Parameters without saved state keep zeros, as in torch. `frozen` are the paths that need no gradient, which later
+    v9 does not number. Raises UserError if the saved state is of another kind of optimiser or another model.
     """
-    ordered = parameters(entries)
-    count = sum(len(group["params"]) for group in saved["param_groups"])
-    if count != len(ordered):
-        raise UserError(f"optimizer_state: has {count} parameters, the model has {len(ordered)}")
+    numbered = numbering(saved, entries, frozen)
     paths = sorted(trained)
     steps = dict.fromkeys(paths, 0.0)
     filled = {slot: dict(state[slot]) for slot in optimizer.slots}
     for index, slots in saved["state"].items():
-        entry = ordered[index]
+        entry = numbered[index]
         if entry.path not in steps:
             continue
         for slot in optimizer.slots:
             if slots.get(slot) is None:
                 raise UserError(f"optimizer_state: no '{slot}' for {entry.key}; it was not written by {optimizer.kind}")
+            if np.shape(slots[slot]) != entry.shape:
+                raise UserError(
+                    f"optimizer_state: '{slot}' of {entry.key} has the shape {list(np.shape(slots[slot]))} and the "
+                    f"parameter {list(entry.shape)}; it is of another model"
+                )
             filled[slot][entry.path] = np.ascontiguousarray(entry.layout.to_jax(slots[slot]), dtype=np.float32)
         steps[entry.path] = float(slots.get("step", 1))
     return filled | {"step": np.array([steps[path] for path in paths], np.float32)}
+
+
+# --- how torch numbers parameters ---------------------------------------------------------------------------------
+
+PARTS = ("encoder.", "decoder.")  # later v9's groups
+
+
+def numbering(saved: Mapping[str, Any], entries: list[Entry], frozen: Collection[str] = ()) -> dict[int, Entry]:
+    """The entry of each number in torch's optimiser state, by whichever layout its groups are as long as.
+
+    Raises UserError if they are as long as none.
+    """
+    groups = [list(group["params"]) for group in saved["param_groups"]]
+    layouts = [[parameters(entries)], [_trained(entries, frozen)], _parts(entries, frozen)]
+    for layout in layouts:
+        if [len(part) for part in layout] == [len(group) for group in groups]:
+            return {
+                number: entry
+                for group, part in zip(groups, layout, strict=True)
+                for number, entry in zip(group, part, strict=True)
+            }
+    (everything,), (trained,), _ = layouts
+    counts = ", ".join(f"{sum(e.key.startswith(part) for e in trained)} of the {part[:-1]}" for part in PARTS)
+    raise UserError(
+        f"optimizer_state: has {' + '.join(str(len(group)) for group in groups)} parameters, the model has "
+        f"{len(everything)}, of which {len(trained)} are not frozen ({counts}); freeze what was frozen when it was "
+        f"written (--freeze-face-backbone, ...), or take the weights alone with --init-checkpoint"
+    )
+
+
+def rates_note(saved: Mapping[str, Any]) -> str | None:
+    """A line about groups with learning rates of their own, of which only the first is kept; None if they agree."""
+    rates = [group.get("lr") for group in saved["param_groups"]]
+    if len({*rates}) < 2:
+        return None
+    given = ", ".join(f"{rate:g}" for rate in rates)
+    return f"optimizer_state: its groups have the learning rates {given}; here one rate holds for all parameters"
+
+
+def regrouped(
+    saved: Mapping[str, Any], layout: str, entries: list[Entry], frozen: Collection[str] = ()
+) -> dict[str, Any]:
+    """torch's optimiser state in `layout`, v9 or later-v9; the settings of a group are those of the first one saved."""
+    old = {entry.path: number for number, entry in numbering(saved, entries, frozen).items()}
+    parts = [parameters(entries)] if layout == "v9" else _parts(entries, frozen)
+    groups, slots, first = [], {}, 0
+    for part in parts:
+        numbers = range(first, first + len(part))
+        groups.append({**saved["param_groups"][0], "params": list(numbers)})
+        for number, entry in zip(numbers, part, strict=True):
+            if (before := old.get(entry.path)) in saved["state"]:
+                slots[number] = saved["state"][before]
+        first += len(part)
+    return {"state": slots, "param_groups": groups}
+
+
+def _trained(entries: list[Entry], frozen: Collection[str]) -> list[Entry]:
+    return [entry for entry in parameters(entries) if entry.path not in frozen]
+
+
+def _parts(entries: list[Entry], frozen: Collection[str]) -> list[list[Entry]]:
+    """Later v9's groups; one without any parameter is not there."""
+    trained = _trained(entries, frozen)
+    parts = [[entry for entry in trained if entry.key.startswith(part)] for part in PARTS]
+    return [part for part in parts if part]

@@ -9,11 +9,13 @@ import ml_dtypes  # noqa: F401  (gives NumPy bfloat16 by name)
 import numpy as np
 
 from convert.checkpoint import blueprint
+from convert.optimizer import regrouped
 from convert.safetensors_file import write_safetensors
 from convert.source import Source, cast, find_ties
 from convert.state_dict import differences
 from convert.torch_file import write_pt
 from slt_jax.errors import UserError
+from slt_jax.models.freeze import frozen_paths
 from slt_jax.models.trust import Trust
 
 TRAINING = ("optimizer_state", "scaler_state")
@@ -29,13 +31,39 @@ def to_torch(
     dtype: np.dtype | None = None,
     prefix: str = "",
     weights_only: bool = False,
+    layout: str = "v9",
+    model: Mapping | None = None,
+    trust: Trust = False,
     progress: Progress | None = None,
 ) -> None:
-    """Write a `.pt` in v9's layout: the weights, and what lies beside them in `source`, or by themselves."""
+    """Write a `.pt` as v9 does: the weights, and what lies beside them in `source`, or by themselves.
+
+    `layout` is how the optimiser's state numbers parameters, v9 or later-v9; `model` as for `blueprint`.
+    """
     state = {prefix + key: array for key, array in cast(source.tensors, dtype).items()}
     rest = {key: value for key, value in source.rest.items() if not (weights_only and key in TRAINING)}
+    if not weights_only:
+        rest |= _optimizer_state(source, layout, model, trust)
     content = {"epoch": 0, "model_state": state} | rest if rest else state
     write_pt(target, content, progress=adding_up(progress, total_bytes(state, rest)))
+
+
+def _optimizer_state(source: Source, layout: str, model: Mapping | None, trust: Trust) -> dict[str, Any]:
+    """The optimiser's state in this layout, as a part of what lies beside the weights."""
+    saved = source.rest.get("optimizer_state")
+    if not isinstance(saved, Mapping):
+        if layout != "v9":
+            raise UserError(f"--layout {layout}: {source.path} has no optimiser state")
+        return {}
+    if layout == "v9" and len(saved["param_groups"]) == 1:
+        return {}
+    plan = blueprint(source.checkpoint, model, trust=trust)
+    _, entries = plan.structure()
+    frozen = frozen_paths(plan.config, {entry.path for entry in entries})
+    try:
+        return {"optimizer_state": regrouped(saved, layout, entries, frozen)}
+    except UserError as error:
+        raise UserError(f"{source.path}: {error}") from None
 
 
 def to_safetensors(

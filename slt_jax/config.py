@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from slt_jax.base.json_text import DEEPEST, parse_json
 from slt_jax.config_rules import check_plain, check_values, with_home
 from slt_jax.errors import UserError, nearest, shortened, shown
+from slt_jax.later_v9 import later_v9
 from slt_jax.streams import IMAGES, STREAMS, Stream, parse_mix_stream
 
 FreezeSpec = bool | int | str | list | dict | None
@@ -210,6 +211,8 @@ def build_config(tree: Mapping[str, Mapping]) -> Config:
     """A `Config` from nested mappings, every key and value checked."""
     for name in tree:
         if name not in SECTIONS:
+            if later := later_v9(str(name)):
+                raise UserError(f"configuration section {shown(name)} {later}")
             raise UserError(f"unknown configuration section {shown(name)}{nearest(str(name), SECTIONS)}")
     config = Config(**{name: build_section(name, tree.get(name) or {}) for name in SECTIONS})
     longest = config.model.sequence_length
@@ -229,6 +232,8 @@ def build_section(name: str, values: Mapping) -> Any:
     hints = typing.get_type_hints(section)
     for key in values:
         if key not in hints:
+            if later := later_v9(str(key)):
+                raise UserError(f"configuration key '{name}.{key}' {later}")
             raise UserError(f"unknown configuration key '{name}.{shortened(str(key))}'{nearest(str(key), hints)}")
     values = with_home(name, values)
     checked = section(**{key: _coerce(f"{name}.{key}", value, hints[key]) for key, value in values.items()})
@@ -248,6 +253,8 @@ def read_config_file(path: str | Path) -> dict:
         raise UserError(f"--config {path}: must hold the sections {', '.join(SECTIONS)}")
     for section, values in (tree or {}).items():
         if values is not None and not isinstance(values, dict):
+            if later := later_v9(str(section)):
+                raise UserError(f"--config {path}: section {shown(section)} {later}")
             raise UserError(f"--config {path}: section {shown(section)} must be a mapping")
     return {section: dict(values or {}) for section, values in (tree or {}).items()}
 
@@ -257,6 +264,8 @@ def apply_setting(tree: dict, setting: str) -> None:
     key, separator, text = setting.partition("=")
     parts = key.strip().split(".")
     if not separator or len(parts) < 2:
+        if later := later_v9(parts[0]):
+            raise UserError(f"--set {shortened(parts[0])}: {later}")
         raise UserError(f"--set {shortened(setting)}: expected SECTION.KEY=VALUE, for example optim.lr=0.0003")
     try:
         value = parse_json(text)

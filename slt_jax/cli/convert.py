@@ -49,6 +49,14 @@ def parser() -> argparse.ArgumentParser:
         model.add_argument("--config", metavar="FILE", help="the same from the section model of a YAML or JSON file")
         if name != "to-jax":
             command.add_argument("--prefix", default="", help="put this before every key, such as module.")
+        if name == "to-torch":
+            command.add_argument(
+                "--layout",
+                choices=("v9", "later-v9"),
+                default="v9",
+                help="how the optimiser's state numbers parameters: v9 all of them, later-v9 what is not frozen, "
+                "the encoder's and the decoder's in a group each (default: v9)",
+            )
         if name != "to-safetensors":
             state = command.add_mutually_exclusive_group()
             state.add_argument(
@@ -128,10 +136,20 @@ def convert_command(arguments: argparse.Namespace) -> int:
         left_out = f"; {len(ties)} tied tensors are stored once; the metadata names them" if ties else ""
         print(f"{target}: written, {len(source.tensors) - len(ties)} tensors{left_out}")
         return 0
+    if arguments.weights_only and arguments.layout != "v9":
+        raise UserError("--layout is about the optimiser's state, which --weights-only leaves out; give one")
     notes = notes_for_v9(source, trust)
     with bar(target.name) as progress:
         to_torch(
-            source, target, dtype=dtype, prefix=arguments.prefix, weights_only=arguments.weights_only, progress=progress
+            source,
+            target,
+            dtype=dtype,
+            prefix=arguments.prefix,
+            weights_only=arguments.weights_only,
+            layout=arguments.layout,
+            model=model,
+            trust=trust,
+            progress=progress,
         )
     print(f"{target}: written, {len(source.tensors)} tensors")
     for note in notes:

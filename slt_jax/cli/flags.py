@@ -13,6 +13,7 @@ from slt_jax.base.json_text import parse_json
 from slt_jax.config import SECTIONS, Config, load_config
 from slt_jax.data.corpus_folder import FOLDERS, PLACES
 from slt_jax.errors import UserError, nearest, shortened, shown
+from slt_jax.later_v9 import later_v9
 from slt_jax.streams import MIXABLE, parse_mix_stream
 
 # Keys whose flag differs from the key, or that have none (they are set in the file or by --set).
@@ -195,5 +196,8 @@ def parse(top: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     arguments, unknown = top.parse_known_args(argv)
     if unknown:
         flag = unknown[0].partition("=")[0]
+        for name in (text.partition("=")[0] for text in unknown if text.startswith("--")):
+            if later := later_v9(name):
+                raise UserError(f"{shortened(name)} {later}")
         raise UserError(f"unknown argument {shortened(flag)}{nearest(flag, top._option_string_actions, listed=False)}")
     return arguments

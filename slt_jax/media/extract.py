@@ -23,6 +23,7 @@ from slt_jax.streams import IMAGES, MASKED, STREAMS, Crop
 
 FACE_SCALE = 1.5  # a crop's side relative to the widest extent of the face's points
 HEAD_SCALE = 2.2  # the same for the pose's points of the head, which reach only to the ears
+SIGNING_SPACE = "signing_space_v1"  # what later v9's own extraction writes under pose_norm
 BLUR_SCALE = 1.2  # the blurred square relative to the crop
 FACE_HOLD_SECONDS = 1.0
 
@@ -190,6 +191,8 @@ def _write_pose(path: Path, tracks: _Tracks, settings: ExtractionSettings, fps: 
         "landmarks": np.array(landmarks.names(settings.landmarks)),
         "landmark_set": np.array(settings.landmarks),
         "pose_space": np.array(settings.pose),
+        # By this key later v9 knows poses that are normalised already. Whatever text it holds counts as a yes.
+        **({"pose_norm": np.array(SIGNING_SPACE)} if settings.pose == "signing" and space else {}),
         # Pixels = origin + unit * value, in a picture of `picture_size`.
         "space_origin": np.array(used.origin), "space_unit": np.array(used.unit),
         "picture_size": np.array([width, height]),

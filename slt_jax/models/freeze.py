@@ -23,7 +23,15 @@ class Frozen(nnx.Variable):
 
 def trained_paths(config: ModelConfig, paths: Collection[str], buffers: Collection[str]) -> list[str]:
     """The sorted paths that get gradients and optimiser state. As in torch, the others get none and never move."""
-    frozen = set(buffers)
+    frozen = frozen_paths(config, paths) | set(buffers)
+    text_encoders = () if config.decoder_class else families.text_encoders()
+    reached = (path for path in paths if not MASK_TOKEN.match(path) and not path.startswith(text_encoders))
+    return sorted(path for path in reached if path not in frozen)
+
+
+def frozen_paths(config: ModelConfig, paths: Collection[str]) -> set[str]:
+    """The paths that the configuration freezes: those that do not require a gradient in torch."""
+    frozen: set[str] = set()
     for stream in IMAGES:
         prefix, key = stream.backbone_prefix, stream.backbone_key
         names = {path.removeprefix(prefix): path for path in paths if path.startswith(prefix)}
@@ -32,9 +40,7 @@ def trained_paths(config: ModelConfig, paths: Collection[str], buffers: Collecti
             asked[f"model.{key}.freeze"] = spec.get("freeze")
         for where, freeze in asked.items():
             frozen |= {names[name] for name in frozen_names(freeze, names, where)}
-    text_encoders = () if config.decoder_class else families.text_encoders()
-    reached = (path for path in paths if not MASK_TOKEN.match(path) and not path.startswith(text_encoders))
-    return sorted(path for path in reached if path not in frozen)
+    return frozen
 
 
 def frozen_names(spec: FreezeSpec, names: Collection[str], key: str) -> set[str]:

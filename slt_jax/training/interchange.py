@@ -17,6 +17,7 @@ from convert.source import Source, cast, open_source
 from convert.target import Progress, adding_up, total_bytes
 from slt_jax.config import SECTIONS, Config, build_config
 from slt_jax.errors import UserError
+from slt_jax.models.freeze import frozen_paths
 from slt_jax.models.trust import Trust
 from slt_jax.training.optim import learning_rate
 from slt_jax.training.position import Position
@@ -70,7 +71,8 @@ def to_states(
         source.rest if not weights_only else {**source.rest, "epoch": 0, "optimizer_state": None, "scaler_state": None}
     )
     checkpoint = dataclasses.replace(checkpoint, state=cast(checkpoint.state, dtype), rest=rest)
-    state = checkpoint_state(checkpoint, translation_program(config, plan), entries)
+    frozen = frozen_paths(config.model, {entry.path for entry in entries})
+    state = checkpoint_state(checkpoint, translation_program(config, plan), entries, frozen)
     state = state.replace(step=np.int32(np.max(state.optimizer.step, initial=0)))
     read = adding_up(progress, total_bytes(state))
     state = jax.tree.map(lambda leaf: _in_memory(leaf, read), state)
@@ -111,7 +113,8 @@ def training_config(source: Source, plan: Blueprint) -> Config:
     for name, section in SECTIONS.items():
         given = saved.get(name)
         known = given.items() if isinstance(given, Mapping) else ()
-        tree[name] = {key: value for key, value in known if key in section.__dataclass_fields__}
+        # Later v9 writes null for what it leaves to a default.
+        tree[name] = {key: v for key, v in known if key in section.__dataclass_fields__ and v is not None}
     if isinstance(optimizer := source.rest.get("optimizer_state"), Mapping):
         group = optimizer["param_groups"][0]
         tree["optim"] |= {

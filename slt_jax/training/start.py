@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.checkpoint import Blueprint, Checkpoint, load_params
-from convert.optimizer import from_torch
+from convert.optimizer import from_torch, rates_note
 from convert.pretrained import pretrained_params
 from convert.state_dict import Entry, to_params
 from slt_jax.base.console import say
@@ -118,20 +118,31 @@ def tokenizer_beside(path: str | Path | None) -> Path | None:
 
 
 def resume_checkpoint(
-    checkpoint: Checkpoint, program: Program, entries: list[Entry], steps_per_epoch: int
+    checkpoint: Checkpoint, program: Program, entries: list[Entry], steps_per_epoch: int, frozen: Collection[str] = ()
 ) -> tuple[TrainState, Position]:
     """Weights, optimiser state and epoch of a `.pt`, v9's or ours. The epoch sets the schedule."""
-    state, position = checkpoint_state(checkpoint, program, entries), Position.from_checkpoint(checkpoint.rest)
+    state, position = checkpoint_state(checkpoint, program, entries, frozen), Position.from_checkpoint(checkpoint.rest)
     return program.place(state.replace(step=np.int32(position.epoch * steps_per_epoch))), position
 
 
-def checkpoint_state(checkpoint: Checkpoint, program: Program, entries: list[Entry]) -> TrainState:
-    """The state in a `.pt`, on this host and at step 0. Raises UserError if it does not fit the model."""
+def checkpoint_state(
+    checkpoint: Checkpoint, program: Program, entries: list[Entry], frozen: Collection[str] = ()
+) -> TrainState:
+    """The state in a `.pt`, on this host and at step 0. Raises UserError if it does not fit the model.
+
+    `frozen` are the paths that the configuration freezes, which later v9 does not number.
+    """
     state, rest = program.new_state(load_params(checkpoint, entries)), checkpoint.rest
     optimizer = state.optimizer
     if saved := rest.get("optimizer_state"):
         kind, trained = program.functions.optimizer, program.trained
-        optimizer = OptState.from_tree(from_torch(saved, optimizer.to_tree(), trained, kind, entries))
+        if note := rates_note(saved):
+            say(f"{checkpoint.path}: {note}")
+        try:
+            tree = from_torch(saved, optimizer.to_tree(), trained, kind, entries, frozen)
+        except UserError as error:
+            raise UserError(f"{checkpoint.path}: {error}") from None
+        optimizer = OptState.from_tree(tree)
     return state.replace(optimizer=optimizer, scaler=scaler_state(rest.get("scaler_state")))
 
 

@@ -25,7 +25,7 @@ from slt_jax.decoding.scores import corpus_scores
 from slt_jax.decoding.search import Search
 from slt_jax.decoding.translate import BatchDecoder, translate
 from slt_jax.errors import UserError
-from slt_jax.models.freeze import training_table
+from slt_jax.models.freeze import frozen_paths, training_table
 from slt_jax.models.params import Structure
 from slt_jax.models.trust import Trust, trusting
 from slt_jax.runtime import hosts
@@ -180,7 +180,8 @@ def begin(
             state, position, _ = resume_states(earlier.path, program)
             return state, position
         steps_per_epoch = math.ceil(len(splits.train) / config.training.grad_accum_steps)
-        return resume_checkpoint(earlier.checkpoint, program, entries, steps_per_epoch)
+        frozen = frozen_paths(config.model, {entry.path for entry in entries})
+        return resume_checkpoint(earlier.checkpoint, program, entries, steps_per_epoch, frozen)
     checkpoint = earlier.checkpoint if earlier else None
     params = dict(starting_params(plan, entries, config.data.seed, checkpoint))
     if checkpoint is None or not knows_poses(checkpoint.state):

@@ -300,8 +300,10 @@ def test_to_torch_says_what_v9_cannot_do(files, tmp_path, capsys):
     ("model", "masks", "expected"),
     [
         ({"projector_dim": 384}, True, []),
-        ({}, True, ["an MLP projector follows the hub backbone of face, hand_left, hand_right", "--projector-dim 384"]),
-        ({"projector_dim": 384, "projector": {"hand_left": "mlp"}}, True, ["hub backbone of hand_left,"]),
+        ({}, True, ["an MLP projector follows the hub backbone of face, hand_left, hand_right", "--projector-dim 384",
+                    "only those of a later v9 (8 days on) can:"]),
+        ({"projector_dim": 384, "projector": {"hand_left": "mlp"}}, True, ["hub backbone of hand_left,",
+                                                                          "cannot load these checkpoints:"]),
         ({"projector_dim": 384, "decoder_class": "tests.none:Decoder"}, True, ["Flax class tests.none:Decoder"]),
         ({"projector_dim": 384}, False, ["hides every hand"]),
     ],

@@ -8,6 +8,7 @@ import pytest
 
 import slt_jax
 from convert import write_pt
+from convert.state_dict import parameters
 from slt_jax.base.files import write_json
 from slt_jax.cli.convert import main
 from tests.convert.models import settings, tiny
@@ -23,9 +24,12 @@ def commands() -> list[list[str]]:
 
 def test_every_command_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    _, state = tiny()
+    plan, state = tiny()
+    count = len(parameters(plan.structure()[1]))
+    group = {"lr": 1e-3, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8, "params": list(range(count))}
     config = {"data": {"v9_hand_masks": False}, "model": settings()}
     content = {"epoch": 1, "model_state": state, "val_loss": 1.0, "config": config}
+    content["optimizer_state"] = {"state": {}, "param_groups": [group]}
     write_pt("last.pt", content)
     Path("run").mkdir()
     write_pt("run/best.pt", content)
@@ -40,7 +44,7 @@ def test_every_command_runs(tmp_path, monkeypatch, capsys):
             arguments = [str(GOLDENS / Path(a).name) if a.startswith("goldens/") else a for a in arguments]
         assert main(arguments) == 0, (arguments, capsys.readouterr())
     assert {path.name for path in tmp_path.iterdir()} == {
-        "last.pt", "run", "states", "back.pt", "small.pt", "last.safetensors"
+        "last.pt", "run", "states", "back.pt", "small.pt", "later.pt", "last.safetensors"
     }  # fmt: skip
     assert slt_jax.load("small.pt").config.d_model == 32
 

@@ -151,6 +151,7 @@ def test_sources_and_validity_are_stored(tmp_path):
     assert data["source_face"].tolist() == ["holistic"] * 5
     assert data["landmarks"][:3].tolist() == ["nose", "left_shoulder", "right_shoulder"]
     assert (str(data["landmark_set"]), str(data["pose_space"]), float(data["fps"])) == ("upper13", "signing", 25.0)
+    assert str(data["pose_norm"]).strip()  # whatever text later v9 finds here, it takes the pose for normalised
     assert np.isnan(data["box_hand_l"][3]).all()
     wrist = data["pose"].reshape(5, 13, 3)[0, 5, :2] * data["space_unit"] + data["space_origin"]
     np.testing.assert_allclose(wrist, (62, 60), atol=1.5)
