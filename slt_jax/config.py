@@ -81,6 +81,9 @@ class DataConfig:
     tensorboard: str | None = option(None, "folder for TensorBoard event files")
     pin_memory: bool = option(True, "torch only; has no effect here")
     tokenizer: str | None = option(None, "tokenizer folder or hub id (default: one is trained on the training texts)")
+    target_language: str | None = option(
+        None, "language of the texts, for tokenizers of many: es_XX, spa_Latn, es, ..."
+    )
     max_target_length: int = option(128, "longest target in tokens, end token included")
     mix_streams: dict = option({}, "stream: probability of permuting it across the batch")
     flip_probability: float = option(0.2, "probability of mirroring a training clip")

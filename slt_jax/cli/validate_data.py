@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
+from slt_jax.config import DataConfig
 from slt_jax.data.contract import ERROR, WARNING, Finding, Report, check_data_set
 from slt_jax.data.corpus_folder import FOLDERS, INDICES, PLACES, by_stream
+from slt_jax.data.text import load_tokenizer
 from slt_jax.errors import UserError
 from slt_jax.streams import HANDS
 from slt_jax.synthetic.generator import generate
@@ -27,6 +29,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top.add_argument(
         "--pose-landmarks", type=int, metavar="INT", help="landmarks per frame (default: as most clips have)"
     )
+    top.add_argument("--tokenizer", metavar="DIR", help="check the texts' lengths and characters with this tokenizer")
+    top.add_argument(
+        "--max-target-length", type=int, metavar="INT",
+        help=f"longest target in tokens (default: {DataConfig.max_target_length})",
+    )  # fmt: skip
     top.add_argument("--generate", action="store_true", help="generate a small corpus and check it")
     top.add_argument("--strict", action="store_true", help="warnings are errors")
     top.add_argument("--rows", type=int, metavar="INT", help="clips to list for each kind of finding (default: 20)")
@@ -54,7 +61,18 @@ def _validate(argv: Sequence[str] | None) -> int:
         return 130
 
 
-def _check(*, pose_landmarks: int | None = None, strict: bool = False, rows: int = 20, **given: str) -> int:
+def _check(
+    *,
+    pose_landmarks: int | None = None,
+    tokenizer: str | None = None,
+    max_target_length: int = DataConfig.max_target_length,
+    strict: bool = False,
+    rows: int = 20,
+    **given: str,
+) -> int:
+    if max_target_length < 1:
+        raise UserError(f"--max-target-length {max_target_length}: must be at least 1")
+    texts = {"tokenizer": load_tokenizer(tokenizer), "max_target_length": max_target_length} if tokenizer else {}
     paths = flags.places_of(given, INPUTS)
     splits = flags.places_of(given, [key for key in INDICES if key in given] or INDICES, needed=False)
     indices = {key.removesuffix("_index"): path for key, path in splits.items() if key in given or Path(path).is_file()}
@@ -65,7 +83,7 @@ def _check(*, pose_landmarks: int | None = None, strict: bool = False, rows: int
             bar.update(done - bar.n)
 
         report = check_data_set(
-            by_stream(paths), paths["metadata_csv"], indices, landmarks=pose_landmarks, progress=progress
+            by_stream(paths), paths["metadata_csv"], indices, landmarks=pose_landmarks, progress=progress, **texts
         )
     print("\n".join(table(report, rows)))
     return 1 if report.count(ERROR) or (strict and report.count(WARNING)) else 0

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from slt_jax.config import DataConfig
 from slt_jax.data.clip_files import BadClip, ClipFiles, Frames, decode_image, scan
 from slt_jax.data.corpus_folder import StreamFolders, check_folders
 from slt_jax.data.decode import IMAGE_ERRORS, jpeg_header, looks_plain, open_image
@@ -30,6 +32,7 @@ from slt_jax.data.pose_layout import (
 from slt_jax.data.quality import WHOLE, check_clip, gaps_kind
 from slt_jax.data.regular import read_regular
 from slt_jax.data.stream_folders import check_streams
+from slt_jax.data.text import IGNORE, encode_targets
 from slt_jax.errors import UserError
 from slt_jax.streams import BY_NAME, IMAGES, MASKED
 
@@ -87,11 +90,14 @@ def check_data_set(
     indices: Mapping[str, str | Path],
     *,
     landmarks: int | None = None,
+    tokenizer: Any = None,
+    max_target_length: int = DataConfig.max_target_length,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Check the tables against each other, then all clips that any of them names.
 
-    `indices` are by the split's name; `landmarks` per frame (None: as most clips have). Raises UserError if a folder or
+    `indices` are by the split's name; `landmarks` per frame (None: as most clips have). With a `tokenizer`, texts of
+    more than `max_target_length` tokens are found, and those that it does not know. Raises UserError if a folder or
     file does not exist, as there is nothing to check then.
     """
     check_folders(folders)
@@ -111,6 +117,8 @@ def check_data_set(
         except UserError as error:
             report.findings.append(Finding(ERROR, Path(path).name, "index cannot be read", str(error)))
     report.findings += _check_tables(metadata, splits)
+    if tokenizer is not None:
+        report.findings += _check_targets(list(metadata.values()), tokenizer, max_target_length)
 
     ids = dict.fromkeys([video_id for members in splits.values() for video_id in members] + list(metadata))
     files = scan(folders, ids)
@@ -165,6 +173,17 @@ def _check_tables(metadata: Mapping[str, ClipRow], splits: Mapping[str, Sequence
     for video_id in metadata if splits else ():
         if video_id not in owner:
             yield Finding(WARNING, video_id, "in no index")
+
+
+def _check_targets(clips: Sequence[ClipRow], tokenizer: Any, longest: int) -> Iterator[Finding]:
+    """What training cannot learn of the texts."""
+    targets = encode_targets(tokenizer, [clip.text for clip in clips], longest)
+    unknown = (targets.labels == (IGNORE - 1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id)).sum(axis=1)
+    for clip, tokens, lost in zip(clips, targets.lengths.tolist(), unknown.tolist(), strict=True):
+        if tokens > longest:
+            yield Finding(WARNING, clip.video_id, "text is cut", f"{tokens} tokens, --max-target-length {longest}")
+        if lost:
+            yield Finding(WARNING, clip.video_id, "text with unknown tokens", f"{lost} of {min(tokens, longest)}")
 
 
 def _check_landmarks(clips: Mapping[str, Examined], wanted: int | None) -> Iterator[Finding]:

@@ -16,7 +16,8 @@ from slt_jax.data.packs import open_pack
 from slt_jax.data.quality import check_images, look_at_pose, report_quality, tell
 from slt_jax.data.spot_check import spot_check
 from slt_jax.data.stream_folders import check_streams
-from slt_jax.data.text import encode_labels, load_tokenizer, train_tokenizer
+from slt_jax.data.target_language import set_target_language
+from slt_jax.data.text import IGNORE, Targets, encode_targets, end_token, ends_texts, load_tokenizer, train_tokenizer
 from slt_jax.errors import UserError
 from slt_jax.streams import STREAMS
 
@@ -70,12 +71,17 @@ def open_splits(
 
     named = data.tokenizer or earlier_tokenizer or tokenizer_of_decoder(config.model.decoder_model)
     tokenizer = open_tokenizer(
-        named, tokenizer_dir, [clip.text for clip in train.clips], local_files_only=config.model.local_files_only
+        named,
+        tokenizer_dir,
+        [clip.text for clip in train.clips],
+        language=data.target_language,
+        local_files_only=config.model.local_files_only,
     )
 
     def loader(split: Usable, batch_size: int, *, training: bool) -> Loader:
         clips, length = split.clips, config.model.sequence_length
-        labels = encode_labels(tokenizer, [clip.text for clip in clips], data.max_target_length)
+        targets = encode_targets(tokenizer, [clip.text for clip in clips], data.max_target_length)
+        tell_targets(targets, tokenizer, "training" if training else "validation", data.max_target_length)
         settings = LoaderSettings(
             batch_size=batch_size,
             sequence_length=length,
@@ -92,7 +98,7 @@ def open_splits(
         )
         frames = [split.frames[clip.video_id] for clip in clips]
         lengths = padded_lengths(frames, length, data.buckets or (), v9_inputs=settings.v9_inputs)
-        return Loader(clips, files, labels, settings, lengths=lengths)
+        return Loader(clips, files, targets.labels, settings, lengths=lengths)
 
     return Splits(
         loader(train, data.batch_size, training=True),
@@ -163,13 +169,42 @@ def tokenizer_of_decoder(decoder_model: str | None) -> str | None:
     return decoder_model
 
 
-def open_tokenizer(named: str | Path | None, folder: Path, texts: Sequence[str], *, local_files_only: bool = False):
-    """The tokenizer `named`, else one trained on `texts`. It is kept in `folder`."""
+def tell_targets(targets: Targets, tokenizer: Any, split: str, longest: int) -> None:
+    """Say what a model cannot learn of the texts of a split: ends that are cut off, and unknown tokens."""
+    if cut := int((targets.lengths > longest).sum()):
+        logger.warning(
+            "%d of %d %s texts are longer than --max-target-length %d and are cut; the longest has %d tokens",
+            cut, len(targets.lengths), split, longest, targets.lengths.max(),
+        )  # fmt: skip
+    if unknown := int((targets.labels == tokenizer.unk_token_id).sum()) if tokenizer.unk_token_id is not None else 0:
+        total = int((targets.labels != IGNORE).sum())
+        what = "the tokenizer does not know; another --tokenizer may"
+        logger.warning("%d of the %d tokens of the %s texts stand for what %s", unknown, total, split, what)
+
+
+def open_tokenizer(
+    named: str | Path | None,
+    folder: Path,
+    texts: Sequence[str],
+    *,
+    language: str | None = None,
+    local_files_only: bool = False,
+):
+    """The tokenizer `named`, else one trained on `texts`. It is kept in `folder`.
+
+    Raises UserError if it needs a `language` and none is given, or if it knows none.
+    """
     if named:
         tokenizer = load_tokenizer(named, local_files_only=local_files_only)
+        set_target_language(tokenizer, language, str(named))
+        if not ends_texts(tokenizer):
+            end = tokenizer.convert_ids_to_tokens(end_token(tokenizer))
+            logger.warning("--tokenizer %s: puts no end after texts; targets get its %s", named, end)
         if Path(named).absolute() != folder.absolute():
             tokenizer.save_pretrained(folder)
         return tokenizer
+    if language:
+        raise UserError(f"--target-language {language}: the tokenizer that training makes has no languages")
     tokenizer = train_tokenizer(texts, folder)
     logger.warning(
         "no --tokenizer: trained one on the %d training texts (%d tokens) and saved it in %s",

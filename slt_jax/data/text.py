@@ -4,12 +4,16 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from slt_jax.base.hub import hub_unreachable
+from slt_jax.data import sentencepiece_model
+from slt_jax.data.target_language import frame, language_codes
 from slt_jax.errors import UserError
 
 IGNORE = -100  # labels with this value are no target
@@ -19,21 +23,47 @@ PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as T5 numbers them
 
 def load_tokenizer(path: str | Path, *, local_files_only: bool = False):
     """A tokenizer from a local directory or, if no such path exists, from the HuggingFace hub (or its cache)."""
-    from transformers import AutoTokenizer  # takes seconds to import
-
     name, local = str(path), os.path.exists(path)
     if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError(f"--tokenizer {name}: no such directory")
     local = local or local_files_only
     away = "" if local else hub_unreachable()  # then only the cache can have it
     local = local or bool(away)
+    models = sentencepiece_model.model_files(Path(path))
+    if models and (advice := sentencepiece_model.cannot_read_models()):
+        raise UserError(f"--tokenizer {name}: {advice}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+        tokenizer = _open(name, models, local_files_only=local)
+    except UserError:
+        raise
     except Exception as error:
         reason = away or next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        if "tiktoken" in reason:  # which is tried where a SentencePiece model of the hub could not be read
+            reason = sentencepiece_model.cannot_read_models() or reason
         raise UserError(f"--tokenizer {name}: cannot be loaded ({reason})") from None
     if tokenizer.pad_token_id is None:
         raise UserError(f"--tokenizer {name}: it has no pad token, which labels need; choose one that defines it")
+    return tokenizer
+
+
+def _open(name: str, models: list[Path], *, local_files_only: bool):
+    """The tokenizer, and not what transformers says about how it got it."""
+    import transformers  # takes seconds to import
+
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            if models and not sentencepiece_model.says_its_class(Path(name)):
+                tokenizer = sentencepiece_model.open_bare(Path(name), models)
+            else:
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    name, local_files_only=local_files_only, trust_remote_code=False
+                )
+    finally:
+        transformers.logging.set_verbosity(level)
+    if models:
+        sentencepiece_model.agree(tokenizer, Path(name), models)
     return tokenizer
 
 
@@ -95,23 +125,69 @@ def _umask() -> int:
     return mask
 
 
-def encode_labels(tokenizer, texts: Sequence[str], max_length: int) -> np.ndarray:
-    """Label ids, int32 (N, S), padded with -100. Long texts are cut and keep their end token.
+def end_token(tokenizer) -> int:
+    """The id that ends a text. Raises UserError if the tokenizer has none."""
+    end = next((t for t in (tokenizer.eos_token_id, tokenizer.sep_token_id) if t is not None), None)
+    if end is None:
+        raise UserError("--tokenizer: it has neither an eos nor a sep token; the decoder needs one to stop")
+    return end
 
-    S is the length of the longest text, rounded up to a multiple of 8 and at most `max_length`: one shape per split.
+
+def ends_texts(tokenizer) -> bool:
+    """Whether the tokenizer puts its end token after texts by itself."""
+    return end_token(tokenizer) in frame(tokenizer)[1]
+
+
+def vocabulary_size(tokenizer) -> int:
+    """How many tokens a decoder needs: the vocabulary, and added tokens if targets or their padding hold some."""
+    before, after = frame(tokenizer)
+    languages = {*language_codes(tokenizer).values()}
+    languages = languages if languages & {*before, *after} else set()  # else targets hold none
+    largest = max(tokenizer.pad_token_id, end_token(tokenizer), *before, *after, *languages)
+    return tokenizer.vocab_size if largest < tokenizer.vocab_size else max(len(tokenizer), largest + 1)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The labels of texts, int32 (N, S), padded with -100, and the tokens (N,) that each text has uncut."""
+
+    labels: np.ndarray
+    lengths: np.ndarray
+
+
+def encode_targets(tokenizer, texts: Sequence[str], max_length: int) -> Targets:
+    """What a decoder learns of texts. Long ones are cut, and all end in the end token, whoever puts it there.
+
+    S is the length of the longest label, rounded up to a multiple of 8 and at most `max_length`: one shape per split.
+    Raises UserError for added tokens, which the decoder does not have.
     """
-    ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
-    longest = max(map(len, ids), default=1)
+    if not len(texts):
+        return Targets(np.full((0, min(8, max_length)), IGNORE, np.int32), np.zeros(0, int))
+    end = [] if ends_texts(tokenizer) else [end_token(tokenizer)]
+    ids = tokenizer(text_target=list(texts), verbose=False)["input_ids"]
+    lengths = np.array([len(tokens) + len(end) for tokens in ids])
+    if long := np.flatnonzero(lengths > max_length).tolist():
+        chosen, room = [texts[n] for n in long], max_length - len(end)
+        cut = tokenizer(text_target=chosen, truncation=True, max_length=room)["input_ids"] if room else [[]] * len(long)
+        for n, tokens in zip(long, cut, strict=True):
+            ids[n] = tokens
+    longest = min(lengths.max(), max_length)
     labels = np.full((len(ids), min(-(-longest // 8) * 8, max_length)), IGNORE, np.int32)
     for row, tokens in zip(labels, ids, strict=True):
-        row[: len(tokens)] = tokens
-    if labels.size and labels.max() >= tokenizer.vocab_size:
-        largest = f"id {labels.max()} in a vocabulary of {tokenizer.vocab_size}"
+        row[: len(tokens) + len(end)] = [*tokens, *end]
+    if labels.max() >= (size := vocabulary_size(tokenizer)):
+        largest = f"id {labels.max()} in a vocabulary of {size}"
         raise UserError(f"--tokenizer {tokenizer.name_or_path}: added tokens occur in the texts ({largest})")
-    return labels
+    return Targets(labels, lengths)
+
+
+def encode_labels(tokenizer, texts: Sequence[str], max_length: int) -> np.ndarray:
+    """The labels alone, see `encode_targets`."""
+    return encode_targets(tokenizer, texts, max_length).labels
 
 
 def decode(tokenizer, ids: np.ndarray) -> list[str]:
-    """The texts of ids (N, S), without special tokens and ignored labels."""
-    rows = [row[row >= 0].tolist() for row in np.asarray(ids)]
+    """The texts of ids (N, S), without special tokens, languages and ignored labels."""
+    hidden = [IGNORE, *language_codes(tokenizer).values()]  # not all tokenizers call their languages special
+    rows = [row[(row >= 0) & ~np.isin(row, hidden)].tolist() for row in np.asarray(ids)]
     return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]

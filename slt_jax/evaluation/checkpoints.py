@@ -15,6 +15,7 @@ from convert.state_dict import Entry
 from slt_jax.base.console import say
 from slt_jax.config import DataConfig, ModelConfig, build_section
 from slt_jax.data.corpus_folder import FOLDERS
+from slt_jax.data.target_language import set_target_language
 from slt_jax.decoding.search import Search
 from slt_jax.errors import UserError
 from slt_jax.evaluation.agreement import agreed_blueprint
@@ -24,7 +25,7 @@ from slt_jax.models.families import max_positions
 from slt_jax.models.params import Structure
 from slt_jax.models.trust import trusting
 from slt_jax.runtime.precision import compute_dtype
-from slt_jax.training.start import trained_with_v9_masks
+from slt_jax.training.start import starts_of, trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
 from slt_jax.training.tokenizer import tokenizer_of
 from slt_jax.training.workdir import WorkDir
@@ -125,9 +126,12 @@ def _open(path: Path, label: str, request: EvaluationRequest) -> Candidate:
                 f"(--set data.v9_hand_masks=false shows it hands)"
             )
     tokenizer = tokenizer_of(path, plan, request.data.get("tokenizer"), data.tokenizer)
-    return Candidate(
-        label, path, checkpoint, data, plan, structure, entries, tokenizer, _search(path, plan, data, request)
-    )
+    search = _search(path, plan, data, request)
+    if language := request.data.get("target_language"):  # else as its configuration says
+        set_target_language(tokenizer, language, str(data.tokenizer or "of the run"))
+        starts: dict[str, Any] = starts_of(plan, tokenizer)
+        search = dataclasses.replace(search, **starts)
+    return Candidate(label, path, checkpoint, data, plan, structure, entries, tokenizer, search)
 
 
 def _data(checkpoint: Checkpoint, given: Mapping[str, Any]) -> DataConfig:

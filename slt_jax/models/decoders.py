@@ -47,6 +47,8 @@ def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -
     fields |= config.decoder_kwargs
     settings = _with_defaults(fields)
     settings["tie_word_embeddings"] = tie_word_embeddings
+    if "forced_bos_token_id" in config.decoder_kwargs:  # which transformers 5 has moved out of configurations
+        settings["forced_bos_token_id"] = config.decoder_kwargs["forced_bos_token_id"]
     # Labels that begin with their language need no start token, and generation begins with bos there.
     kind = settings["model_type"]
     if settings.get("decoder_start_token_id") is None and kind not in family_of(kind).language_first:

@@ -15,8 +15,10 @@ from convert.pretrained import pretrained_params
 from convert.state_dict import Entry, to_params
 from slt_jax.base.console import say
 from slt_jax.config import Config
+from slt_jax.data.target_language import generation_starts
+from slt_jax.data.text import end_token, vocabulary_size
 from slt_jax.errors import UserError
-from slt_jax.models.families import max_positions
+from slt_jax.models.families import family_of, max_positions
 from slt_jax.models.multistream import initial_positions
 from slt_jax.models.params import Params, split_model
 from slt_jax.models.vit import ViTConfig
@@ -29,21 +31,36 @@ from slt_jax.training.workdir import WorkDir, state_folder
 
 def with_tokenizer(config: Config, tokenizer) -> Config:
     """The configuration with the vocabulary and special tokens of the tokenizer in it."""
-    end = next((t for t in (tokenizer.eos_token_id, tokenizer.sep_token_id) if t is not None), None)
-    if end is None:
-        raise UserError("--tokenizer: it has neither an eos nor a sep token; the decoder needs one to stop")
-    if config.model.vocab_size is not None and config.model.vocab_size < tokenizer.vocab_size:
+    size = vocabulary_size(tokenizer)
+    if config.model.vocab_size is not None and config.model.vocab_size < size:
         raise UserError(
-            f"model.vocab_size {config.model.vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size}; "
+            f"model.vocab_size {config.model.vocab_size} is smaller than the tokenizer's {size}; "
             f"leave it out to take the tokenizer's"
         )
     model = dataclasses.replace(
         config.model,
-        vocab_size=config.model.vocab_size or tokenizer.vocab_size,
+        vocab_size=config.model.vocab_size or size,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=end,
+        eos_token_id=end_token(tokenizer),
     )
     return dataclasses.replace(config, model=model)
+
+
+def starts_of(plan: Blueprint, tokenizer) -> dict[str, int]:
+    """How the decoder of a plan must begin to generate, to go on as this tokenizer's targets do."""
+    kind = (plan.decoder or {}).get("model_type")
+    last_comes_first = kind is not None and kind in family_of(kind).language_first
+    return generation_starts(tokenizer, end_token(tokenizer), last_comes_first=last_comes_first)
+
+
+def with_starts(config: Config, plan: Blueprint, tokenizer) -> Config:
+    """The configuration of a decoder that begins to generate as its targets begin, unless `decoder_kwargs` say how."""
+    known, given = plan.decoder or {}, config.model.decoder_kwargs
+    if "model_type" not in known:  # the user's own decoder takes no settings but its own
+        return config
+    starts = starts_of(plan, tokenizer)
+    due = {key: token for key, token in starts.items() if key not in given and known.get(key) != token}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, decoder_kwargs=given | due))
 
 
 def check_target_length(plan: Blueprint, max_target_length: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from convert.checkpoint import Blueprint
 from slt_jax.data.splits import tokenizer_of_decoder
-from slt_jax.data.text import load_tokenizer
+from slt_jax.data.text import load_tokenizer, vocabulary_size
 from slt_jax.errors import UserError
 from slt_jax.training.start import tokenizer_beside
 
@@ -22,7 +22,7 @@ def tokenizer_of(path: Path, plan: Blueprint, given: str | None, saved: str | No
     tokenizer = load_tokenizer(named, local_files_only=plan.config.local_files_only)
     if plan.decoder is None:
         raise UserError(f"{path} holds an encoder without a decoder, which makes no text")
-    size, vocabulary = tokenizer.vocab_size, plan.vocabulary
+    size, vocabulary = vocabulary_size(tokenizer), plan.vocabulary
     # Decoders made by others have room for more tokens than their tokenizer has; so may a run's own.
     roomy = plan.config.decoder_model or plan.config.decoder_config or named == beside
     if size > vocabulary or (size < vocabulary and not roomy):

@@ -46,6 +46,7 @@ from slt_jax.training.start import (
     starting_params,
     tokenizer_beside,
     trained_with_v9_masks,
+    with_starts,
     with_tokenizer,
 )
 from slt_jax.training.state import TrainState
@@ -102,6 +103,8 @@ def _train(
         )
     try:
         config = with_tokenizer(config, splits.tokenizer)
+        plan = plan_model(config.model)
+        config = with_starts(config, plan, splits.tokenizer)
         plan = plan_model(config.model)
         check_target_length(plan, config.data.max_target_length)
         structure, entries = plan.structure(dtype=compute_dtype(config.data.precision))

@@ -9,6 +9,7 @@ from PIL import Image
 
 from slt_jax.data.contract import ERROR, WARNING, check_data_set
 from slt_jax.data.corpus_folder import folders_under
+from slt_jax.data.text import train_tokenizer
 from slt_jax.errors import UserError
 from tests.data.conftest import STREAMS, ClipFactory
 
@@ -196,3 +197,12 @@ def test_real_streams_keep_the_contract(real_clips):
     assert {(finding.clip, finding.kind) for finding in report.findings} == {
         ("slp_asl_wrong_what", "no hand_l images"), ("slp_pose_test_video", "no hand_l images")
     }  # fmt: skip
+
+
+def test_texts_that_a_tokenizer_cuts_or_does_not_know(data, tmp_path):
+    tokenizer = train_tokenizer(["texto a"], tmp_path, 300)
+    data.tables([f"{name};texto {name};5;1.0;{FRAMES}" for name in "abc"] + ["d;texto mucho más largo;;;"], "abc", "d")
+    assert data.findings(tokenizer=tokenizer, max_target_length=12) == {(WARNING, "d", "text is cut")}
+    (found,) = data.report.findings
+    assert found.detail == f"{len(tokenizer('texto mucho más largo')['input_ids'])} tokens, --max-target-length 12"
+    assert data.findings(tokenizer=tokenizer) == set()

@@ -1,0 +1,92 @@
+"""The language of the targets, for tokenizers of many languages: mBART, NLLB, M2M100 and their like.
+
+They put a language before or after each text, and take English where nobody says otherwise.
+"""
+
+import json
+import re
+from typing import Any
+
+from slt_jax.errors import UserError, nearest, shown
+
+CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[A-Za-z_]{2,12}__")  # es_XX, spa_Latn, __es__
+FLAG = "--target-language"
+
+
+def frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer puts before and after every target."""
+    if getattr(tokenizer, "src_lang", None) and getattr(tokenizer, "tgt_lang", None) is None:
+        tokenizer.tgt_lang = tokenizer.src_lang  # M2M100 has none before somebody says so
+    bare, full = (tokenizer(text_target="a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[:start], full[start + len(bare) :]
+    return [], []
+
+
+def language_codes(tokenizer: Any) -> dict[str, int]:
+    """The ids of the languages that a tokenizer knows, by their codes."""
+    codes = {code: int(id) for code, id in (getattr(tokenizer, "lang_code_to_id", None) or {}).items()}
+    if not codes:
+        tokens = {*map(str, tokenizer.all_special_tokens), *tokenizer.get_added_vocab()}
+        codes = {token: tokenizer.convert_tokens_to_ids(token) for token in sorted(tokens) if CODE.fullmatch(token)}
+    return {code: id for code, id in codes.items() if id != tokenizer.unk_token_id}
+
+
+def set_target_language(tokenizer: Any, language: str | None, named: str) -> None:
+    """Let the targets carry `language`, if they carry one at all. `named` is the tokenizer in errors.
+
+    Raises UserError if a language is due and none or an unknown one is given, or if one is given and none is due.
+    """
+    codes = language_codes(tokenizer)
+    framing = {id for side in frame(tokenizer) for id in side}
+    due = framing & {*codes.values()}
+    if not due and tokenizer.unk_token_id in framing:
+        code = getattr(tokenizer, "src_lang", None)
+        raise UserError(f"--tokenizer {named}: its language {code} is not in its vocabulary; its files are incomplete")
+    if not due and language:
+        raise UserError(f"{FLAG} {language}: the tokenizer {named} puts no language into texts; leave it out")
+    if not due:
+        return
+    if not language:
+        listed = ", ".join(codes)
+        raise UserError(f"{FLAG} is not given, and the tokenizer {named} puts a language into texts; one of {listed}")
+    code = next((name for name in (language, f"__{language}__", language.strip("_")) if name in codes), None)
+    if code is None:
+        raise UserError(
+            f"{FLAG} {shown(language)}: the tokenizer {named} has no such language{nearest(language, codes)}"
+        )
+    if hasattr(tokenizer, "src_lang"):
+        tokenizer.tgt_lang = code  # before the other, which renews what is put around texts
+        tokenizer.src_lang = code
+    else:
+        _replace(tokenizer, due, code)
+    if codes[code] not in {id for side in frame(tokenizer) for id in side}:
+        raise UserError(f"{FLAG} {language}: the tokenizer {named} cannot be told its language; use one of its class")
+
+
+def _replace(tokenizer: Any, due: set[int], code: str) -> None:
+    """Another language in what a tokenizer of no particular class puts around texts."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(tokenizer._tokenizer.to_str())
+    text = json.dumps(state["post_processor"])
+    for id in due:
+        text = text.replace(json.dumps(tokenizer.convert_ids_to_tokens(id)), json.dumps(code))
+        text = re.sub(rf"(?<=\[){id}(?=\])", str(tokenizer.convert_tokens_to_ids(code)), text)
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state | {"post_processor": json.loads(text)}))
+
+
+def generation_starts(tokenizer: Any, end: int, *, last_comes_first: bool) -> dict[str, int]:
+    """How generation must begin to go on as targets did: `decoder_start_token_id`, `forced_bos_token_id`.
+
+    Targets end in `end`, put there by us if not by the tokenizer. `last_comes_first` says that a decoder is shown a
+    target's last token before its first, as mBART's is.
+    """
+    before, after = frame(tokenizer)
+    starts = {}
+    if last_comes_first:
+        starts["decoder_start_token_id"] = after[-1] if end in after else end
+    if before and before[0] in language_codes(tokenizer).values():
+        starts["forced_bos_token_id"] = before[0]
+    return starts
