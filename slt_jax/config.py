@@ -171,6 +171,9 @@ class TrainingConfig:
     init_checkpoint: str | None = option(None, "start from these weights (.pt, Orbax folder or work-dir)")
     eval_bleu_every: int = option(0, "epochs between scores of real translations by BLEU and chrF (0: never)")
     eval_bleu_clips: int = option(64, "validation clips that are translated for these scores")
+    bleu_tokenize: str = option(
+        "auto", "sacrebleu's tokeniser for BLEU: auto (13a, or one for texts without spaces), 13a, zh, char, ..."
+    )
     best_metric: str = option("loss", "what best.pt is chosen by: loss, bleu or chrf of the validation split")
     early_stop_patience: int | None = option(None, "stop after so many evaluations in a row without a new best")
 

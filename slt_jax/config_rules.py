@@ -17,6 +17,20 @@ CHOICES = {
     "optim.scheduler": ("none", "steplr", "cosine"),
     "training.sharding": ("replicated", "fsdp"),
     "training.best_metric": ("loss", "bleu", "chrf"),
+    "training.bleu_tokenize": (
+        "auto",
+        "13a",
+        "intl",
+        "zh",
+        "ja-mecab",
+        "ko-mecab",
+        "char",
+        "flores101",
+        "flores200",
+        "spBLEU-1K",
+        "spm",
+        "none",
+    ),
 }
 PROJECTORS = ("auto", "mlp", "identity")
 AT_LEAST_ONE = {

@@ -51,6 +51,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="INT",
         help="longest translation in tokens (default: --max-target-length with the start token)",
     )
+    top.add_argument(
+        "--bleu-tokenize", metavar="NAME",
+        help="sacrebleu's tokeniser: 13a, zh, ja-mecab, char, ... (default: 13a, or one for texts without spaces)",
+    )  # fmt: skip
     top.add_argument("--split-by", metavar="COLUMN", help="also score each value of a column of the metadata")
     top.add_argument("--log-level", type=str.upper, choices=LOG_LEVELS, help="(default: WARNING)")
     flags.add_trust_flag(top)
@@ -81,6 +85,7 @@ def _evaluate(argv: Sequence[str] | None) -> int:
         num_beams=getattr(arguments, "num_beams", 1),
         max_new_tokens=getattr(arguments, "max_new_tokens", None),
         split_by=getattr(arguments, "split_by", None),
+        bleu_tokenize=getattr(arguments, "bleu_tokenize", "auto"),
         trust_classes=arguments.trust_classes,
     )
     choose_device(data.get("device", DataConfig.device))
@@ -101,7 +106,7 @@ def _evaluate(argv: Sequence[str] | None) -> int:
 
 def table(report: Mapping[str, Any]) -> list[str]:
     """A line per checkpoint and per group, and for several checkpoints their mean and standard deviation."""
-    rows = [("", "clips", *COLUMNS)]
+    rows = [("", "clips", *_columns(report["checkpoints"][0].get("signatures", {})))]
     for checkpoint in report["checkpoints"]:
         rows.append(_row(checkpoint["label"], checkpoint["clips"], checkpoint["metrics"]))
         rows += [_row(f"  {name}", group["clips"], group) for name, group in checkpoint["groups"].items()]
@@ -112,6 +117,15 @@ def table(report: Mapping[str, Any]) -> list[str]:
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     seconds = sum(checkpoint["compile_seconds"] for checkpoint in report["checkpoints"])
     return [*lines, f"compiled in {seconds:.1f} s, which is not part of the times per clip"]
+
+
+def _columns(signatures: Mapping[str, str]) -> list[str]:
+    """The names of the columns, which say so where texts without spaces are counted otherwise."""
+    tokens = signatures.get("bleu", "").partition("|tok:")[2].partition("|")[0]
+    names = {"BLEU": f"BLEU ({tokens})"} if tokens not in ("", "13a") else {}
+    if signatures.get("words") == "characters":
+        names |= {"WER": "WER (characters)", "ROUGE-L": "ROUGE-L (characters)"}
+    return [names.get(name, name) for name in COLUMNS]
 
 
 def _row(name: str, clips: int | str, values: Mapping[str, float]) -> tuple[str, ...]:

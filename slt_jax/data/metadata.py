@@ -6,6 +6,7 @@ Real files are dirty, so everything the corpora in circulation contain is read: 
 """
 
 import math
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,20 +51,23 @@ class ClipRow:
 def read_metadata(path: str | Path) -> dict[str, ClipRow]:
     """All clips of a metadata CSV by id, in the order of the file.
 
-    Rows that are there twice become one, and short rows are filled up; both are told. Raises UserError for an id with
-    two different rows, and for an id that cannot be part of a file name.
+    Rows that are there twice become one, short rows are filled up, and texts become NFC; all of it is told. Raises
+    UserError for an id with two different rows, and for an id that cannot be part of a file name.
     """
     table = read_table(path)
     clips: dict[str, ClipRow] = {}
     first_line: dict[str, int] = {}
-    filled, repeated = [], []
+    filled, repeated, composed = [], [], []
     for line, found in table.rows:
         cells = table.fit(line, found)
         if len(found) < len(cells):
             filled.append(line)
         video_id = checked_id(path, line, cells[table.id_column])
         named = {name.strip().lower(): value.strip() for name, value in zip(table.header, cells, strict=True)}
-        clip = _clip(video_id, cells[table.text_column].strip(), named)
+        text = cells[table.text_column].strip()
+        if (composed_text := unicodedata.normalize("NFC", text)) != text:
+            composed.append(line)
+        clip = _clip(video_id, composed_text, named)
         known = clips.setdefault(video_id, clip)
         first = first_line.setdefault(video_id, line)
         if known is not clip:
@@ -73,6 +77,7 @@ def read_metadata(path: str | Path) -> dict[str, ClipRow]:
             repeated.append(line)
     tell_lines(path, filled, FILLED)
     tell_lines(path, repeated, "the same as an earlier one, read once")
+    tell_lines(path, composed, "with accents as characters of their own, read as NFC")
     return clips
 
 

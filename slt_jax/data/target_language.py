@@ -25,12 +25,12 @@ def frame(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def language_codes(tokenizer: Any) -> dict[str, int]:
-    """The ids of the languages that a tokenizer knows, by their codes."""
+    """The ids of the languages that a tokenizer knows, by their codes. Any object that decodes may have none."""
     codes = {code: int(id) for code, id in (getattr(tokenizer, "lang_code_to_id", None) or {}).items()}
-    if not codes:
+    if not codes and hasattr(tokenizer, "get_added_vocab"):
         tokens = {*map(str, tokenizer.all_special_tokens), *tokenizer.get_added_vocab()}
         codes = {token: tokenizer.convert_tokens_to_ids(token) for token in sorted(tokens) if CODE.fullmatch(token)}
-    return {code: id for code, id in codes.items() if id != tokenizer.unk_token_id}
+    return {code: id for code, id in codes.items() if id != getattr(tokenizer, "unk_token_id", None)}
 
 
 def set_target_language(tokenizer: Any, language: str | None, named: str) -> None:

@@ -14,6 +14,7 @@ from slt_jax.base.console import Progress, say
 from slt_jax.base.files import write_json
 from slt_jax.data.augment import prepare
 from slt_jax.decoding.results import Prediction
+from slt_jax.decoding.scores import choose_scoring
 from slt_jax.decoding.translate import BatchDecoder, translate
 from slt_jax.errors import UserError
 from slt_jax.evaluation.checkpoints import Candidate, open_candidates
@@ -39,11 +40,14 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     for candidate in candidates:
         check_batch_size("--batch-size", candidate.batch_size, mesh)
     split = open_clips(request.eval_index, first.data, first.model.pose_landmarks)
+    scoring = choose_scoring((clip.text for clip in split.clips), request.bleu_tokenize)
     groups = split.groups(request.split_by) if request.split_by else {}
     say(
         f"{counted(len(split.clips), 'clip')}, {counted(len(candidates), 'checkpoint')}, "
         f"{mesh.size} x {jax.devices()[0].device_kind}"
     )
+    if note := scoring.note():
+        say(note)
 
     # --- translations -------------------------------------------------------------------------------------------------
     results: dict[str, list[Prediction]] = {}
@@ -62,7 +66,7 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
                 "label": candidate.label,
                 "predictions": name,
                 "epoch": candidate.checkpoint.rest.get("epoch"),
-                **checkpoint_report(predictions),
+                **checkpoint_report(predictions, scoring),
                 "compile_seconds": round(compile_seconds, 3),
                 "skipped": skipped,
                 "settings": _settings(candidate),

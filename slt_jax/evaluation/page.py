@@ -104,7 +104,7 @@ def _checkpoint(
         "label": label,
         "path": known.get("checkpoint"),
         "epoch": known.get("epoch"),
-        **{key: known.get(key, {}) for key in ("metrics", "groups", "settings", "skipped")},
+        **{key: known.get(key, {}) for key in ("metrics", "groups", "settings", "skipped", "signatures")},
         "rows": [[place[p.video_id], p.prediction, round(p.chrf, 2), round(p.latency_ms, 2)] for p in predictions],
     }
 

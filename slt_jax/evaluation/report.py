@@ -8,7 +8,7 @@ Keys, layout and types are v9's, so that what reads its reports reads these. Our
             "checkpoint": path, "metrics": {METRIC: number},
             "examples": five of {"video_id", "prediction", "reference", "latency_ms"},
             "label": text, "predictions": file name, "epoch": number or null, "clips": number,
-            "signatures": {"bleu", "chrf"}, sacrebleu's,
+            "signatures": {"bleu", "chrf"}, sacrebleu's; "words": "whitespace" or "characters"; "texts": "NFC"
             "groups": {VALUE: {"clips", "bleu", "chrf", "cer", "wer", "rouge_l"}}, empty without --split-by
             "compile_seconds": number, "skipped": {video_id: reason}, empty without --skip-bad-clips
             "settings": {"num_beams", "max_length", "min_length", "precision", "batch_size", "v9_hand_masks"}
@@ -37,25 +37,29 @@ import numpy as np
 
 from slt_jax.base.files import replacing
 from slt_jax.decoding.results import Prediction
-from slt_jax.decoding.scores import corpus_scores, signatures
+from slt_jax.decoding.scores import Scoring, choose_scoring, corpus_scores
 
 SCORES = ("bleu", "chrf", "cer", "wer", "rouge_l")
 LATENCIES = tuple(f"{name}_latency_ms" for name in ("avg", "std", "p50", "p95", "min", "max"))
 EXAMPLES = 5
 
 
-def checkpoint_report(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """The part of report.json that follows from the translations of one checkpoint."""
+def checkpoint_report(predictions: Sequence[Prediction], scoring: Scoring | None = None) -> dict[str, Any]:
+    """The part of report.json that follows from the translations of one checkpoint.
+
+    Without `scoring`, it is chosen by the references, for all groups alike.
+    """
+    scoring = scoring or choose_scoring(p.reference for p in predictions)
     groups: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         if prediction.group is not None:
             groups.setdefault(prediction.group, []).append(prediction)
     return {
         "clips": len(predictions),
-        "metrics": {**_latencies(predictions), **_scores(predictions)},
-        "signatures": dict(signatures()),
+        "metrics": {**_latencies(predictions), **_scores(predictions, scoring)},
+        "signatures": scoring.signatures(),
         "examples": [_row(prediction) for prediction in predictions[:EXAMPLES]],
-        "groups": {name: {"clips": len(groups[name]), **_scores(groups[name])} for name in sorted(groups)},
+        "groups": {name: {"clips": len(groups[name]), **_scores(groups[name], scoring)} for name in sorted(groups)},
     }
 
 
@@ -101,8 +105,8 @@ def _rows(checkpoint: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"type": "group", "name": name, "value": value, "reference": group}
 
 
-def _scores(predictions: Sequence[Prediction]) -> dict[str, float]:
-    return corpus_scores([p.reference for p in predictions], [p.prediction for p in predictions])
+def _scores(predictions: Sequence[Prediction], scoring: Scoring) -> dict[str, float]:
+    return corpus_scores([p.reference for p in predictions], [p.prediction for p in predictions], scoring)
 
 
 def _latencies(predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -45,6 +45,7 @@ class EvaluationRequest:
     num_beams: int = 1
     max_new_tokens: int | None = None
     split_by: str | None = None
+    bleu_tokenize: str = "auto"
     trust_classes: bool = False
 
     def __post_init__(self):

@@ -24,7 +24,7 @@ class Panel:
 
 PANELS = (
     Panel("loss", {"train_loss": ("train", "--"), "val_loss": ("validation", "-")}),
-    Panel("character error rate (%), teacher forced", {"val_cer": ("CER", "-")}, factor=100.0),
+    Panel("character error rate (%), teacher forced", {"val_cer": ("teacher-forced CER", "-")}, factor=100.0),
     Panel("translations of validation clips", {"val_bleu": ("BLEU", "-"), "val_chrf": ("chrF", "--")}),
     Panel("learning rate", {"lr": ("lr", "-")}),
     Panel("throughput (clips/s)", {"clips_per_second": ("clips/s", "-")}),

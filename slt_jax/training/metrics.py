@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from slt_jax.decoding.scores import nfc
+
 CROSS_ENTROPY = "cross_entropy"  # the metric that perplexity is told of: a smoothed loss says little about it
 
 
@@ -70,8 +72,11 @@ def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def character_errors(references: Sequence[str], predictions: Sequence[str], tokens: Sequence[int]) -> float:
-    """Each clip's edit distance divided by its reference's length, weighted by its number of label tokens."""
+    """Each clip's edit distance divided by its reference's length, weighted by its number of label tokens.
+
+    An accent is the same however a tokenizer writes it.
+    """
     return sum(
-        Levenshtein.distance(reference, prediction) / max(len(reference), 1) * count
+        Levenshtein.distance(nfc(reference), nfc(prediction)) / max(len(nfc(reference)), 1) * count
         for reference, prediction, count in zip(references, predictions, tokens, strict=True)
     )

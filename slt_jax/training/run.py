@@ -163,7 +163,8 @@ class Run:
         self.publish()
         say(task.summary(record, self.position.is_best))
         if self.tracker:
-            self.tracker.scalars({f"epoch/{name}": value for name, value in record.items()}, epoch + 1)
+            titles = {f"epoch/{name}": title for name, title in evaluation.titles.items()}
+            self.tracker.scalars({f"epoch/{name}": value for name, value in record.items()}, epoch + 1, titles)
             self.tracker.texts(evaluation.texts, epoch + 1)
             self.tracker.flush()
 

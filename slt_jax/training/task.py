@@ -42,6 +42,7 @@ class Evaluation:
     metrics: Mapping[str, float] = field(default_factory=dict)  # for metrics.jsonl, under its names
     texts: Mapping[str, str] = field(default_factory=dict)  # Markdown for TensorBoard, by tag
     samples: Sequence[Any] = ()  # what `finish` may show
+    titles: Mapping[str, str] = field(default_factory=dict)  # of metrics whose names would mislead people
 
 
 class Task(Protocol):

@@ -17,11 +17,11 @@ class Tracker:
     def __bool__(self) -> bool:
         return self._writer is not None
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Write values by tag."""
+    def scalars(self, values: Mapping[str, float], step: int, titles: Mapping[str, str] | None = None) -> None:
+        """Write values by tag, shown under their `titles`, where they have one."""
         if self._writer:
             for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+                self._writer.add_scalar(name, value, step, display_name=(titles or {}).get(name, ""))
 
     def texts(self, texts: Mapping[str, str], step: int) -> None:
         """Markdown by tag."""

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from slt_jax.config import Config, TrainingConfig, build_config
 from slt_jax.data.loader import Batch
 from slt_jax.data.splits import Splits, open_splits
 from slt_jax.decoding.results import Prediction
-from slt_jax.decoding.scores import corpus_scores
+from slt_jax.decoding.scores import Scoring, choose_scoring, corpus_scores
 from slt_jax.decoding.search import Search
 from slt_jax.decoding.translate import BatchDecoder, translate
 from slt_jax.errors import UserError
@@ -102,6 +102,7 @@ def _train(
             config, tokenizer, tokenizer_beside(origin), shard_index=jax.process_index(), shard_count=hosts.count()
         )
     try:
+        scoring = choose_scores(config.training, splits)
         config = with_tokenizer(config, splits.tokenizer)
         plan = plan_model(config.model)
         config = with_starts(config, plan, splits.tokenizer)
@@ -128,7 +129,7 @@ def _train(
         # --- epochs -------------------------------------------------------------------------------------------------
         exporter = exporter_of(config, plan, entries)
         size = config.data.batch_size
-        task = Translation(program, config.training, size, config, splits, exporter, workdir.features)
+        task = Translation(program, config.training, size, config, splits, exporter, workdir.features, scoring)
         return Run(task, state, position, workdir, config.data.tensorboard).to_the_end()
     finally:
         splits.train.close()
@@ -243,6 +244,7 @@ class Translation(Task):
     splits: Splits
     exporter: Exporter
     features: Path
+    scoring: Scoring = field(default_factory=Scoring)
 
     @property
     def structure(self) -> Structure:
@@ -272,7 +274,7 @@ class Translation(Task):
         scored = is_scored(self.training, epoch)
         count = self.training.eval_bleu_clips if scored else SAMPLES if self.config.data.tensorboard else 0
         translations = self.translations(state, count, stopped) if count and not stopped() else []
-        scores = text_scores(translations) if scored and translations else {}
+        scores = text_scores(translations, self.scoring) if scored and translations else {}
         metrics = {
             "val_loss": totals.mean_loss,
             "val_perplexity": totals.perplexity,
@@ -280,7 +282,9 @@ class Translation(Task):
             **{f"val_{name}": score for name, score in scores.items()},
         }
         texts = {"val/translations": as_table(translations[:SAMPLES])}
-        return Evaluation(totals.mean_loss, scores, metrics, texts, translations)
+        # With the correct tokens before it, a model can be right about each token and translate nothing.
+        titles = {"val_cer": "CER, teacher forced (fraction)"}
+        return Evaluation(totals.mean_loss, scores, metrics, texts, translations, titles)
 
     def translations(self, state: TrainState, count: int, stopped: Callable[[], bool]) -> list[Prediction]:
         """Translations of the first clips of the validation split; fewer once a signal came."""
@@ -317,7 +321,8 @@ class Translation(Task):
         waiting = record["data_wait_seconds"] / max(record["seconds"], 1e-9)
         return (
             f"epoch {record['epoch']}/{self.training.epochs}: train loss {record['train_loss']:.4f}, "
-            f"val loss {record['val_loss']:.4f}{' (best)' if best else ''}, CER {record['val_cer']:.3f}, {scores}"
+            f"val loss {record['val_loss']:.4f}{' (best)' if best else ''}, "
+            f"teacher-forced CER {record['val_cer']:.3f}, {scores}"
             f"lr {record['lr']:.3g}, {record['clips_per_second']:.2f} clips/s, {record['seconds']:.0f} s, "
             f"{waiting:.0%} waiting for data"
         )
@@ -334,9 +339,19 @@ def is_scored(training: TrainingConfig, epoch: int) -> bool:
     return bool(every) and (done % every == 0 or done == training.epochs)
 
 
-def text_scores(translations: Sequence[Prediction]) -> dict[str, float]:
+def choose_scores(training: TrainingConfig, splits: Splits) -> Scoring:
+    """How translations are scored during training. Raises UserError for a tokeniser that cannot be used here."""
+    if not training.eval_bleu_every:
+        return Scoring()
+    scoring = choose_scoring((clip.text for clip in splits.val.clips), training.bleu_tokenize)
+    if note := scoring.note():
+        say(note)
+    return scoring
+
+
+def text_scores(translations: Sequence[Prediction], scoring: Scoring) -> dict[str, float]:
     """BLEU and chrF of translations, in percent."""
-    scores = corpus_scores([t.reference for t in translations], [t.prediction for t in translations])
+    scores = corpus_scores([t.reference for t in translations], [t.prediction for t in translations], scoring)
     return {name: scores[name] for name in ("bleu", "chrf")}
 
 

@@ -67,6 +67,7 @@ def test_tensorboard(corpus, finished, tmp_path):
         "train/clips_per_second",
         "epoch/val_loss",
         "epoch/val_cer",
+        "CER, teacher forced (fraction)",
         "val/translations",
     ):
         assert tag.encode() in written, tag

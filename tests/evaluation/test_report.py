@@ -5,7 +5,9 @@ import statistics
 
 import pytest
 
+from slt_jax.cli.evaluate import table
 from slt_jax.decoding.results import Prediction
+from slt_jax.decoding.scores import choose_scoring
 from slt_jax.evaluation.report import aggregate, checkpoint_report, write_predictions, write_report_csv
 
 TEXTS = {"bleu", "chrf", "cer", "wer"}
@@ -67,3 +69,25 @@ def test_rows(report, tmp_path):
 def test_times_have_six_decimals(tmp_path):
     write_predictions(tmp_path / "p.csv", [Prediction("v", "a", "a", latency_ms=1 / 3, chrf=0.0)])
     assert (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()[1] == "v,a,a,0.333333"
+
+
+def test_texts_without_spaces_are_scored_by_what_they_consist_of():
+    """Values of sacrebleu: with 13a, a sentence is one word, and BLEU is 0."""
+    references = ["你今天想吃什么饭菜", "我的妹妹很喜欢跳舞", "他明天要去北京开会", "这本书是我昨天买的"]
+    texts = ["你今天想吃什么东西", "我的妹妹很喜欢唱歌", "他明天要去上海开会", "这本书是她昨天买的"]
+    rows = [
+        Prediction(str(n), reference, text, latency_ms=1.0, chrf=0.0, group="ab"[n % 2])
+        for n, (reference, text) in enumerate(zip(references, texts, strict=True))
+    ]
+    found = checkpoint_report(rows)
+    assert found["metrics"]["bleu"] == pytest.approx(64.749, abs=1e-3)
+    assert found["metrics"]["wer"] == found["metrics"]["cer"] == pytest.approx(100 * 7 / 36)
+    assert "|tok:zh|" in found["signatures"]["bleu"]
+    assert found["signatures"]["words"] == "characters"
+    assert [group["clips"] for group in found["groups"].values()] == [2, 2]
+    found = checkpoint_report(rows, choose_scoring(references, "13a"))
+    assert found["metrics"]["bleu"] == pytest.approx(0, abs=1e-9)
+    assert "|tok:13a|" in found["signatures"]["bleu"]
+    report = {"checkpoints": [{"label": "a", "compile_seconds": 0.0, **checkpoint_report(rows)}], "aggregate": {}}
+    assert "BLEU (zh)" in table(report)[0]
+    assert "WER (characters)" in table(report)[0]

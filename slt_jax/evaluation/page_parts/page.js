@@ -28,15 +28,17 @@ const checkpoint = () => DATA.checkpoints[state.checkpoint];
 // --- the summary ---
 
 function showSummary() {
-  const { label, path, epoch, metrics, settings, skipped } = checkpoint();
+  const { label, path, epoch, metrics, settings, skipped, signatures } = checkpoint();
   const beams = settings.num_beams;
   at("facts").textContent = [
     counted(checkpoint().rows.length, "clip"), path || label, epoch === null ? "" : `epoch ${epoch}`,
     beams ? (beams > 1 ? `${beams} beams` : "greedy search") : "", settings.precision || "", DATA.devices || "",
   ].filter(Boolean).join(" · ");
+  const words = signatures.words === "characters" ? "character" : "word"; // of texts without spaces
+  const tokens = (/\|tok:([^|]+)/.exec(signatures.bleu || "") || [])[1] || "13a";
   const hints = {
-    cer: "character errors, %", wer: "word errors, %", rouge_l: "longest common words", bleu: "words, 4-grams",
-    chrf: "characters, F2",
+    cer: "character errors, %", wer: `${words} errors, %`, rouge_l: `longest common ${words}s`,
+    bleu: tokens === "13a" ? "words, 4-grams" : `tokens of ${tokens}, 4-grams`, chrf: "characters, F2",
     avg_latency_ms: `p50 ${number(metrics.p50_latency_ms, 1)}, p95 ${number(metrics.p95_latency_ms, 1)}`,
   };
   at("scores").replaceChildren(...METRICS.filter(([key]) => key in metrics).map(([key, name, better]) => make(
