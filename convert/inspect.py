@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.optimizer import optimizer_kind
 from convert.source import Source, find_ties
 
 SUMMARY = (
@@ -76,14 +77,6 @@ def _beside(rest: Mapping[str, Any]) -> Iterator[str]:
     ]
     if others:
         yield f"beside them: {', '.join(others)}"
-
-
-def optimizer_kind(saved: Mapping[str, Any]) -> str:
-    """adamw, adam or sgd. torch writes no name, but its settings tell."""
-    group = saved["param_groups"][0]
-    if "betas" not in group:
-        return "sgd"
-    return "adamw" if group.get("decoupled_weight_decay", True) else "adam"
 
 
 def size(count: float) -> str:

@@ -12,8 +12,22 @@ import numpy as np
 from convert.state_dict import Entry, parameters
 from slt_jax.errors import UserError
 
-# What torch 2.13 writes beside the settings below.
-COMMON = {"maximize": False, "foreach": None, "differentiable": False, "fused": None}
+# What torch 2.13 writes in a group beside what was asked for, by optimiser.
+COMMON = {"maximize": False, "foreach": None, "differentiable": False}
+CAPTURABLE: dict[str, Any] = COMMON | {"capturable": False}
+GROUPS: dict[str, dict[str, Any]] = {
+    "adamw": CAPTURABLE | {"fused": None, "amsgrad": False, "decoupled_weight_decay": True},
+    "adam": CAPTURABLE | {"fused": None, "amsgrad": False, "decoupled_weight_decay": False},
+    "sgd": COMMON | {"fused": None, "dampening": 0, "nesterov": False},
+    "rmsprop": CAPTURABLE | {"alpha": 0.99, "centered": False},
+    "adagrad": COMMON | {"fused": None, "lr_decay": 0, "initial_accumulator_value": 0},
+    "adamax": CAPTURABLE,
+    "adadelta": CAPTURABLE | {"rho": 0.9},
+    "nadam": CAPTURABLE | {"momentum_decay": 4e-3, "decoupled_weight_decay": False},
+    "radam": CAPTURABLE | {"decoupled_weight_decay": False},
+}
+WITH_MOMENTUM = ("sgd", "rmsprop")
+WITH_BETAS = ("adamw", "adam", "adamax", "nadam", "radam")
 
 
 class OptimizerSettings(Protocol):
@@ -21,7 +35,7 @@ class OptimizerSettings(Protocol):
 
     @property
     def kind(self) -> str:
-        """adamw, adam or sgd."""
+        """One of `GROUPS`."""
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -33,15 +47,18 @@ class OptimizerSettings(Protocol):
 
     @property
     def momentum(self) -> float:
-        """Of sgd."""
+        """Of sgd and rmsprop."""
 
     @property
     def betas(self) -> tuple[float, float]:
-        """Of adam and adamw."""
+        """Of Adam and what came of it."""
 
     @property
     def epsilon(self) -> float:
-        """Of adam and adamw."""
+        """As torch names it eps; sgd has none."""
+
+    def scalars(self, step: float) -> dict[str, float]:
+        """The numbers that torch keeps of a parameter after `step` updates, by its names."""
 
 
 def to_torch(
@@ -57,31 +74,48 @@ def to_torch(
     slots: dict[int, dict[str, Any]] = {}
     ordered = parameters(entries)
     for index, entry in enumerate(ordered):
-        if not steps.get(entry.path):
+        step = float(steps.get(entry.path, 0))
+        if not step and optimizer.kind != "adagrad":  # the one that makes its state before the first update
             continue
-        arrays = {
-            slot: np.ascontiguousarray(entry.layout.to_torch(np.asarray(state[slot][entry.path])))
-            for slot in optimizer.slots
-        }
-        step = {} if optimizer.kind == "sgd" else {"step": np.asarray(steps[entry.path], np.float32)}
-        slots[index] = step | arrays
+        scalars = {name: np.asarray(value, np.float32) for name, value in optimizer.scalars(step).items()}
+        kept = scalars | {slot: _as_torch(state[slot].get(entry.path), entry) for slot in optimizer.slots}
+        if kept:  # sgd without momentum keeps nothing
+            slots[index] = kept
     group = _group(optimizer) | {"lr": lr, "initial_lr": initial_lr, "params": list(range(len(ordered)))}
     return {"state": slots, "param_groups": [group]}
 
 
+def _as_torch(array: Any, entry: Entry) -> np.ndarray:
+    """A slot in torch's layout; zeros for what is not trained."""
+    if array is None:
+        return np.zeros(entry.shape, np.float32)
+    return np.ascontiguousarray(entry.layout.to_torch(np.asarray(array)))
+
+
 def _group(optimizer: OptimizerSettings) -> dict[str, Any]:
-    specific: dict[str, Any]
-    if optimizer.kind == "sgd":
-        specific = {"momentum": optimizer.momentum, "dampening": 0, "nesterov": False}
-    else:
-        specific = {
-            "betas": optimizer.betas,
-            "eps": optimizer.epsilon,
-            "amsgrad": False,
-            "capturable": False,
-            "decoupled_weight_decay": optimizer.kind == "adamw",
-        }
-    return {"weight_decay": optimizer.weight_decay} | specific | COMMON
+    kind = optimizer.kind
+    asked: dict[str, Any] = {"weight_decay": optimizer.weight_decay}
+    if kind in WITH_MOMENTUM:
+        asked["momentum"] = optimizer.momentum
+    if kind in WITH_BETAS:
+        asked["betas"] = optimizer.betas
+    return asked | ({} if kind == "sgd" else {"eps": optimizer.epsilon}) | GROUPS[kind]
+
+
+def optimizer_kind(saved: Mapping[str, Any]) -> str:
+    """Which of `GROUPS` wrote a state. torch writes no name, but its settings tell."""
+    group = saved["param_groups"][0]
+    for kind, key in (("nadam", "momentum_decay"), ("adagrad", "lr_decay"), ("adadelta", "rho"), ("rmsprop", "alpha")):
+        if key in group:
+            return kind
+    if "betas" not in group:
+        return "sgd"
+    if any("exp_inf" in slots for slots in saved.get("state", {}).values()):
+        return "adamax"
+    decoupled = group.get("decoupled_weight_decay")
+    if "amsgrad" not in group and "foreach" in group:
+        return "adamax" if decoupled is None else "radam"
+    return "adam" if decoupled is False else "adamw"
 
 
 def from_torch(
@@ -97,6 +131,9 @@ def from_torch(
     Parameters without saved state keep zeros, as in torch. `frozen` are the paths that need no gradient, which later
     v9 does not number. Raises UserError if the saved state is of another kind of optimiser or another model.
     """
+    written, wanted = optimizer_kind(saved), optimizer.kind
+    if written != wanted and not {written, wanted} <= {"adam", "adamw"}:
+        raise UserError(f"optimizer_state: was written by {written}, not {wanted}; give --optimizer {written}")
     numbered = numbering(saved, entries, frozen)
     paths = sorted(trained)
     steps = dict.fromkeys(paths, 0.0)

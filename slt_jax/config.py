@@ -142,10 +142,12 @@ class ModelConfig:
 class OptimConfig:
     """The optimiser, its schedule, and the loss."""
 
-    optimizer: str = option("adamw", "adamw, adam (L2 decay) or sgd")
+    optimizer: str = option(
+        "adamw", "adamw, adam, sgd, rmsprop, adagrad, adamax, adadelta, nadam or radam, in any case: torch's"
+    )
     lr: float = option(1e-3, "learning rate")
     weight_decay: float = option(0.0, "weight decay")
-    momentum: float = option(0.0, "momentum of sgd")
+    momentum: float = option(0.0, "momentum of sgd and rmsprop")
     scheduler: str = option("none", "none, steplr or cosine; steps once an epoch")
     scheduler_step_size: int = option(5, "epochs between the drops of steplr")
     scheduler_gamma: float = option(0.5, "factor of steplr")
@@ -246,6 +248,8 @@ def build_section(name: str, values: Mapping) -> Any:
     if name == "data" and checked.mix_streams:
         pairs = (parse_mix_stream(f"{stream}:{p}") for stream, p in checked.mix_streams.items())
         checked = dataclasses.replace(checked, mix_streams=dict(pairs))
+    if name == "optim":
+        checked = dataclasses.replace(checked, optimizer=checked.optimizer.lower())  # as v9 does
     check_values(name, checked)
     return checked
 

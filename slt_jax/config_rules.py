@@ -12,7 +12,7 @@ from slt_jax.streams import IMAGES, STREAMS
 
 CHOICES = {
     "data.precision": ("amp", "fp16", "fp32", "float32"),
-    "optim.optimizer": ("adamw", "adam", "sgd"),
+    "optim.optimizer": ("adamw", "adam", "sgd", "rmsprop", "adagrad", "adamax", "adadelta", "nadam", "radam"),
     "training.remat": ("auto", "none", "block", "stream"),
     "optim.scheduler": ("none", "steplr", "cosine"),
     "training.sharding": ("replicated", "fsdp"),
@@ -133,6 +133,8 @@ def check_values(name: str, section: Any) -> None:
             raise UserError(f"{name}.{attribute} must be at most {most}, not {shown(value, 40)}")
     if name == "optim" and section.grad_clip_norm is not None and section.grad_clip_norm <= 0:
         raise UserError(f"optim.grad_clip_norm must be above 0, not {section.grad_clip_norm!r}; leave it out for none")
+    if name == "optim" and section.momentum and section.optimizer not in ("sgd", "rmsprop"):
+        raise UserError(f"optim.momentum {section.momentum:g}: {section.optimizer} has none; only sgd and rmsprop do")
     if name == "training" and section.best_metric != "loss" and not section.eval_bleu_every:
         raise UserError(f"--best-metric {section.best_metric} needs translations to score: give --eval-bleu-every 1")
     if name == "data" and any(type(length) is not int or length < 1 for length in section.buckets or ()):

@@ -163,7 +163,7 @@ def optim_config(settings: Mapping[str, Any]) -> OptimConfig:
     """The optimiser that `case.json` describes under `optim`."""
     optimizer, schedule = settings["opt"], settings.get("sched") or {"type": "none"}
     return OptimConfig(
-        optimizer=optimizer["type"],
+        optimizer=optimizer["type"].lower(),
         lr=optimizer["lr"],
         weight_decay=optimizer.get("weight_decay", 0.0),
         momentum=optimizer.get("momentum", 0.0),

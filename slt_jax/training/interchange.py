@@ -12,7 +12,7 @@ import numpy as np
 
 from convert.checkpoint import Blueprint, blueprint
 from convert.compatibility import v9_notes
-from convert.inspect import optimizer_kind
+from convert.optimizer import optimizer_kind
 from convert.source import Source, cast, open_source
 from convert.target import Progress, adding_up, total_bytes
 from slt_jax.config import SECTIONS, Config, build_config

@@ -1,7 +1,7 @@
-"""torch's AdamW, Adam and SGD on plain mappings of arrays, with its clipping and its schedules.
+"""torch's optimisers on plain mappings of arrays, with its clipping and its schedules.
 
-Only trained parameters have state. The formulas are those of torch.optim (2.13), in its order of operations: optax's
-agree to 2.6e-5 after 300 steps, which is not enough to continue a torch run.
+Only trained parameters have state. The formulas are those of torch.optim (`optim_rules`): optax's agree to 2.6e-5 after
+300 steps, which is not enough to continue a torch run.
 """
 
 import dataclasses
@@ -17,13 +17,15 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from convert.optimizer import WITH_MOMENTUM
 from slt_jax.config import OptimConfig
+from slt_jax.training.optim_rules import KINDS, SETTLED, nadam_products
 from slt_jax.training.state import OptState
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """`kind` is adamw, adam or sgd; the learning rate is an argument of every update.
+    """`kind` is one of `KINDS`; the learning rate is an argument of every update. Other settings are torch's defaults.
 
     `one_count`: all parameters have had the same number of updates. With a count for each, a GPU's step takes half as
     long again to compile.
@@ -33,15 +35,24 @@ class Optimizer:
     weight_decay: float = 0.0
     momentum: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
     one_count: bool = False
+
+    @property
+    def epsilon(self) -> float:
+        """What keeps a denominator from 0."""
+        return KINDS[self.kind].epsilon
 
     @property
     def slots(self) -> tuple[str, ...]:
         """The arrays kept per parameter, under torch's names."""
+        return KINDS[self.kind].slots + (("momentum_buffer",) if self.momentum else ())
+
+    def scalars(self, step: float) -> dict[str, float]:
+        """The numbers that torch keeps of a parameter after `step` updates, by its names."""
         if self.kind == "sgd":
-            return ("momentum_buffer",) if self.momentum else ()
-        return ("exp_avg", "exp_avg_sq")
+            return {}
+        products = {"mu_product": float(nadam_products(self.betas[0])[min(int(step), SETTLED)])}
+        return {"step": float(step)} | (products if self.kind == "nadam" else {})
 
     def init(self, params: Mapping[str, Any]) -> OptState:
         """A state with zeros in every slot, before any update."""
@@ -59,10 +70,11 @@ class Optimizer:
         """Take one step. `params` and `grads` hold the trained parameters, `lr` is a float32 scalar."""
         step = state.step + 1
         paths = sorted(params)
-        rule = self._sgd if self.kind == "sgd" else self._adam
         counts = [step[0 if self.one_count else i] for i in range(len(paths))]
         results = {
-            path: rule(params[path], grads[path], {slot: state.slots[slot][path] for slot in self.slots}, lr, count)
+            path: self._one(
+                params[path], grads[path], {slot: state.slots[slot][path] for slot in self.slots}, lr, count
+            )
             for path, count in zip(paths, counts, strict=True)
         }
         slots = {slot: {path: results[path][1][slot] for path in paths} for slot in self.slots}
@@ -70,33 +82,18 @@ class Optimizer:
 
     # A function of its own, so that each shape is traced once: a model has hundreds of parameters, dozens of shapes.
     @partial(jax.jit, static_argnums=0)
-    def _adam(self, p: Array, g: Array, slots: dict, lr: Array, step: Array) -> tuple[Array, dict]:
-        b1, b2 = self.betas
+    def _one(self, p: Array, g: Array, slots: dict, lr: Array, step: Array) -> tuple[Array, dict]:
         if self.kind == "adamw":
             p = p * (1 - lr * self.weight_decay)
         elif self.weight_decay:
             g = g + self.weight_decay * p
-        mean = slots["exp_avg"] + (1 - b1) * (g - slots["exp_avg"])
-        square = b2 * slots["exp_avg_sq"] + (1 - b2) * g * g
-        # 1 - b**step loses four digits in float32 at the first steps; expm1 does not.
-        correction1 = -jnp.expm1(step * math.log(b1))
-        correction2 = -jnp.expm1(step * math.log(b2))
-        p = p - lr / correction1 * mean / (jnp.sqrt(square) / jnp.sqrt(correction2) + self.epsilon)
-        return p, {"exp_avg": mean, "exp_avg_sq": square}
-
-    @partial(jax.jit, static_argnums=0)
-    def _sgd(self, p: Array, g: Array, slots: dict, lr: Array, step: Array) -> tuple[Array, dict]:
-        if self.weight_decay:
-            g = g + self.weight_decay * p
-        if not self.momentum:
-            return p - lr * g, {}
-        buffer = self.momentum * slots["momentum_buffer"] + g
-        return p - lr * buffer, {"momentum_buffer": buffer}
+        return KINDS[self.kind].rule(self, p, g, slots, lr, step)
 
 
 def build_optimizer(config: OptimConfig) -> Optimizer:
     """The optimiser of section `optim`."""
-    return Optimizer(config.optimizer, config.weight_decay, config.momentum if config.optimizer == "sgd" else 0.0)
+    momentum = config.momentum if config.optimizer in WITH_MOMENTUM else 0.0
+    return Optimizer(config.optimizer, config.weight_decay, momentum)
 
 
 def global_norm(grads: dict[str, Array]) -> Float[Array, ""]:

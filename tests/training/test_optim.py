@@ -1,19 +1,37 @@
 """One optimiser for many parameters, some of which torch never updated."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from slt_jax.training.optim import Optimizer
+from convert.optimizer import from_torch, optimizer_kind, to_torch
+from convert.state_dict import Entry
+from slt_jax.config import OptimConfig, build_section
+from slt_jax.errors import UserError
+from slt_jax.training.optim import build_optimizer
 from slt_jax.training.state import OptState
 
 LR = 0.05
-OPTIMIZERS = {
-    "adamw": (Optimizer("adamw", 0.1), lambda p: torch.optim.AdamW(p, lr=LR, weight_decay=0.1)),
-    "sgd": (Optimizer("sgd", 0.1, 0.9), lambda p: torch.optim.SGD(p, lr=LR, weight_decay=0.1, momentum=0.9)),
-}
+CLASSES = {
+    "adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad, "adamax": torch.optim.Adamax, "adadelta": torch.optim.Adadelta,
+    "nadam": torch.optim.NAdam, "radam": torch.optim.RAdam,
+}  # fmt: skip
+MOMENTUM = {"sgd": 0.9, "rmsprop": 0.8}
+OPTIMIZERS = [*CLASSES, "sgd without momentum", "rmsprop without momentum"]
+
+
+def both(name: str):
+    """Ours with weight decay, and what makes torch's for parameters."""
+    kind, _, bare = name.partition(" without ")
+    momentum = 0.0 if bare else MOMENTUM.get(kind, 0.0)
+    options = {"momentum": momentum} if kind in MOMENTUM else {}
+    theirs = partial(CLASSES[kind], lr=LR, weight_decay=0.1, **options)
+    return build_optimizer(OptimConfig(kind, LR, 0.1, momentum)), theirs
 
 
 @pytest.mark.parametrize("late", [0, 3])
@@ -23,9 +41,9 @@ def test_each_parameter_counts_its_own_updates(name, late):
     rng = np.random.default_rng(0)
     weights = {path: rng.standard_normal((3, 4), np.float32) for path in "ab"}
     gradients = rng.standard_normal((6, 2, 3, 4), np.float32)
-    optimizer, theirs = OPTIMIZERS[name]
+    optimizer, theirs = both(name)
     there = {path: torch.tensor(array, requires_grad=True) for path, array in weights.items()}
-    torch_optimizer = theirs(there.values())
+    torch_optimizer = theirs(list(there.values()))
     here, state = jax.tree.map(jnp.asarray, weights), optimizer.init(weights)
 
     for count, gradient in enumerate(gradients):
@@ -44,3 +62,104 @@ def test_each_parameter_counts_its_own_updates(name, late):
 
     for path, array in there.items():
         np.testing.assert_allclose(here[path], array.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+class Transposed:
+    """A layout as that of a Linear."""
+
+    def to_torch(self, array):
+        return array.T
+
+    def to_jax(self, array):
+        return np.asarray(array).T
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_torch_and_ours_continue_each_other(name):
+    """Two steps in torch, two here from its state, two more in torch from ours: as six in torch."""
+    rng = np.random.default_rng(1)
+    start, gradients = rng.standard_normal((3, 4), np.float32), rng.standard_normal((6, 3, 4), np.float32)
+    optimizer, theirs = both(name)
+    entries = [Entry(key, key, (3, 4), Transposed(), False) for key in ("unused", "w")]
+
+    def torch_steps(w, saved, gradients):
+        parameters = [torch.zeros(3, 4, requires_grad=True), torch.tensor(w, requires_grad=True)]
+        torch_optimizer = theirs(parameters)
+        if saved:
+            torch_optimizer.load_state_dict(saved)
+        for gradient in gradients:
+            parameters[1].grad = torch.tensor(gradient)
+            torch_optimizer.step()
+        return parameters[1].detach().numpy(), torch_optimizer.state_dict()
+
+    expected, _ = torch_steps(start, None, gradients)
+    w, saved = torch_steps(start, None, gradients[:2])
+    assert optimizer_kind(saved) == optimizer.kind
+    fresh = optimizer.init({"w": start.T}).to_tree()
+    state = OptState.from_tree(from_torch(as_numpy(saved), fresh, ["w"], optimizer, entries))
+    here = {"w": jnp.asarray(w.T)}
+    update = jax.jit(optimizer.suited_to(state).update)
+    for gradient in gradients[2:4]:
+        here, state = update(here, {"w": jnp.asarray(gradient.T)}, state, jnp.float32(LR))
+    ours = to_torch(state.to_tree(), ["w"], optimizer, LR, LR, entries)
+    again, final = torch_steps(np.asarray(here["w"]).T, as_tensors(ours), gradients[4:])
+    np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-6)
+
+    # What we wrote has torch's own layout: the same groups, numbers and slots.
+    theirs_group, group = final["param_groups"][0], ours["param_groups"][0]
+    assert group.keys() - theirs_group.keys() <= {"initial_lr"}
+    fresh_group = torch_steps(start, None, gradients[:1])[1]["param_groups"][0]
+    assert {key: group[key] for key in fresh_group} == fresh_group
+    assert ours["state"].keys() == saved["state"].keys()
+    assert {n: list(slots) for n, slots in ours["state"].items()} == {n: list(s) for n, s in saved["state"].items()}
+
+
+def as_numpy(tree):
+    if isinstance(tree, dict):
+        return {key: as_numpy(value) for key, value in tree.items()}
+    return tree.numpy() if isinstance(tree, torch.Tensor) else tree
+
+
+def as_tensors(tree):
+    if isinstance(tree, dict):
+        return {key: as_tensors(value) for key, value in tree.items()}
+    return torch.tensor(tree) if isinstance(tree, np.ndarray) else tree
+
+
+@pytest.mark.parametrize("name", ["nadam", "radam"])
+def test_late_updates_are_torchs(name):
+    """What comes from a table holds after thousands of updates, and at the change to rectified ones."""
+    optimizer, theirs = both(name)
+    for count in (4, 5, 6, 3000, 40000):
+        w = torch.tensor([0.5], requires_grad=True)
+        torch_optimizer = theirs([w])
+        w.grad = torch.tensor([0.25])
+        torch_optimizer.step()
+        with torch.no_grad():
+            w.fill_(0.5)
+            torch_optimizer.state[w]["step"].fill_(count)
+            if name == "nadam":
+                torch_optimizer.state[w]["mu_product"].fill_(optimizer.scalars(float(count))["mu_product"])
+        saved = as_numpy(torch_optimizer.state_dict())
+        entries = [Entry("w", "w", (1,), Transposed(), False)]
+        fresh = optimizer.init({"w": np.zeros(1, np.float32)}).to_tree()
+        state = OptState.from_tree(from_torch(saved, fresh, ["w"], optimizer, entries))
+        here, _ = jax.jit(optimizer.update)({"w": jnp.array([0.5])}, {"w": jnp.array([0.25])}, state, jnp.float32(LR))
+        torch_optimizer.step()
+        np.testing.assert_allclose(here["w"], w.detach().numpy(), rtol=1e-5)
+
+
+def test_names_in_any_case_and_what_is_not_one():
+    assert build_section("optim", {"optimizer": "AdamW"}).optimizer == "adamw"
+    assert build_section("optim", {"optimizer": "RMSprop", "momentum": 0.9}).momentum == 0.9
+    with pytest.raises(UserError, match="did you mean 'radam'"):
+        build_section("optim", {"optimizer": "RAdams"})
+    with pytest.raises(UserError, match=r"optim\.momentum 0\.9: adam has none"):
+        build_section("optim", {"optimizer": "Adam", "momentum": 0.9})
+
+
+def test_another_optimisers_state_is_refused():
+    optimizer, _ = both("radam")
+    saved = to_torch(optimizer.init({}).to_tree(), [], optimizer, LR, LR, [])
+    with pytest.raises(UserError, match="was written by radam, not adamw; give --optimizer radam"):
+        from_torch(saved, {}, [], both("adamw")[0], [])
