@@ -14,7 +14,7 @@ from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
 from slt_jax.data.packs import open_pack
 from slt_jax.data.quality import check_images, look_at_pose, report_quality, tell
-from slt_jax.data.spot_check import spot_check
+from slt_jax.data.spot_check import check_kinds, spot_check
 from slt_jax.data.stream_folders import check_streams
 from slt_jax.data.target_language import set_target_language
 from slt_jax.data.text import IGNORE, Targets, encode_targets, end_token, ends_texts, load_tokenizer, train_tokenizer
@@ -66,6 +66,7 @@ def open_splits(
     report_quality([*train.clips, *val.clips], files, strict=data.strict_quality)
     both = [(clip.video_id, "in both splits", "") for clip in val.clips if clip.video_id in train.frames]
     tell(both, f"the {len(val.clips)} validation clips", strict=data.strict_quality)
+    check_kinds([*train.clips, *val.clips], files, strict=data.strict_quality)
     for split in (train, val):
         spot_check(split.clips, files, landmarks, strict=data.strict_quality)
 
@@ -173,7 +174,7 @@ def tell_targets(targets: Targets, tokenizer: Any, split: str, longest: int) -> 
     """Say what a model cannot learn of the texts of a split: ends that are cut off, and unknown tokens."""
     if cut := int((targets.lengths > longest).sum()):
         logger.warning(
-            "%d of %d %s texts are longer than --max-target-length %d and are cut; the longest has %d tokens",
+            "%d of %d %s texts are longer than --max-target-length %d and are cut: the longest has %d tokens, raise it",
             cut, len(targets.lengths), split, longest, targets.lengths.max(),
         )  # fmt: skip
     if unknown := int((targets.labels == tokenizer.unk_token_id).sum()) if tokenizer.unk_token_id is not None else 0:

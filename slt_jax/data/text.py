@@ -47,23 +47,24 @@ def load_tokenizer(path: str | Path, *, local_files_only: bool = False):
 
 
 def _open(name: str, models: list[Path], *, local_files_only: bool):
-    """The tokenizer, and not what transformers says about how it got it."""
     import transformers  # takes seconds to import
 
+    def automatic():
+        return transformers.AutoTokenizer.from_pretrained(
+            name, local_files_only=local_files_only, trust_remote_code=False
+        )
+
+    if not models:
+        return automatic()
     level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)  # what it tries is not what the user is to do
     try:
         with warnings.catch_warnings(action="ignore"):
-            if models and not sentencepiece_model.says_its_class(Path(name)):
-                tokenizer = sentencepiece_model.open_bare(Path(name), models)
-            else:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    name, local_files_only=local_files_only, trust_remote_code=False
-                )
+            known = sentencepiece_model.says_its_class(Path(name))
+            tokenizer = automatic() if known else sentencepiece_model.open_bare(Path(name), models)
     finally:
         transformers.logging.set_verbosity(level)
-    if models:
-        sentencepiece_model.agree(tokenizer, Path(name), models)
+    sentencepiece_model.agree(tokenizer, Path(name), models)
     return tokenizer
 
 

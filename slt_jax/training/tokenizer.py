@@ -23,6 +23,8 @@ def tokenizer_of(path: Path, plan: Blueprint, given: str | None, saved: str | No
     if plan.decoder is None:
         raise UserError(f"{path} holds an encoder without a decoder, which makes no text")
     size, vocabulary = vocabulary_size(tokenizer), plan.vocabulary
+    if tokenizer.vocab_size == vocabulary:  # as runs of 0.1.0 counted, with padding beyond it
+        return tokenizer
     # Decoders made by others have room for more tokens than their tokenizer has; so may a run's own.
     roomy = plan.config.decoder_model or plan.config.decoder_config or named == beside
     if size > vocabulary or (size < vocabulary and not roomy):

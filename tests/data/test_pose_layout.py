@@ -13,7 +13,7 @@ from slt_jax.data.packing import write_pack
 from slt_jax.data.packs import open_pack
 from slt_jax.data.quality import look_at_pose
 from slt_jax.data.splits import usable
-from slt_jax.data.spot_check import spot_check
+from slt_jax.data.spot_check import check_kinds, spot_check
 from slt_jax.errors import UserError
 from tests.data.conftest import ClipFactory
 
@@ -190,3 +190,20 @@ def test_the_data_check_reads_layouts_alike(factory):
     assert report.clips["a"].landmarks == 33
     report = check_data_set(factory.dirs, factory.root / "meta.csv", {}, landmarks=44)
     assert "pose confidence" in {f.kind for f in report.findings if f.severity == "error"}
+
+
+def test_poses_of_several_kinds_are_told_apart(factory, caplog):
+    kinds = [("upper17", "raw"), ("coco17", "raw"), ("coco17", "raw"), (None, None)]
+    clips = [ClipRow(f"c{n}", "x") for n in range(len(kinds))]
+    for clip, (points, space) in zip(clips, kinds, strict=True):
+        factory.write(clip.video_id, 2, **({"landmark_set": points, "pose_space": space} if points else {}))
+    files = scan(factory.dirs, [clip.video_id for clip in clips])
+    check_kinds(clips[1:], files)
+    assert not caplog.records
+    check_kinds(clips, files)
+    assert [r.getMessage() for r in caplog.records] == [
+        "landmark_set: poses of several kinds are mixed, upper17 (c0) and coco17 (c1); extract all with the same "
+        "--landmarks"
+    ]
+    with pytest.raises(UserError, match="landmark_set: poses of several kinds"):
+        check_kinds(clips, files, strict=True)

@@ -233,7 +233,7 @@ def test_what_targets_lose_is_counted(tmp_path, caplog):
     texts = ["mi casa", "mi casa es agua", "漢 casa"]
     tell_targets(encode_targets(tokenizer, texts, 4), tokenizer, "training", 4)
     assert [record.getMessage() for record in caplog.records] == [
-        "1 of 3 training texts are longer than --max-target-length 4 and are cut; the longest has 5 tokens",
+        "1 of 3 training texts are longer than --max-target-length 4 and are cut: the longest has 5 tokens, raise it",
         "1 of the 11 tokens of the training texts stand for what the tokenizer does not know; another --tokenizer may",
     ]
     caplog.clear()

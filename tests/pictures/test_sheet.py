@@ -166,3 +166,13 @@ def test_extras_that_only_their_writer_reads_are_left_aside(corpus):
     files = corpus.write("clip", 2, source_hand_l=np.array(["hands", None], object), landmarks=13, fps=np.array("fast"))
     clip = open_clip(files)
     assert (clip.sources["hand_l"], clip.fps, clip.total) == ((), None, 2)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_poses_with_depth_are_drawn_without_it(corpus, flat):
+    files = corpus.write("clip", 2)
+    points = np.random.default_rng(0).uniform((0.2, 0.2, -1.5, 0.9), (0.8, 0.8, -0.1, 1.0), (2, 33, 4))
+    np.savez(files.pose, pose=points.reshape(2, -1) if flat else points)
+    clip = open_clip(files)
+    np.testing.assert_array_equal(clip.pose, points[..., [0, 1, 3]].astype("f4"))
+    assert clip.figure.names == usual_names(33)
