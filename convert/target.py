@@ -14,6 +14,7 @@ from convert.safetensors_file import write_safetensors
 from convert.source import Source, cast, find_ties
 from convert.state_dict import differences
 from convert.torch_file import write_pt
+from slt_jax.base.places import check_file
 from slt_jax.errors import UserError
 from slt_jax.models.freeze import frozen_paths
 from slt_jax.models.trust import Trust
@@ -89,8 +90,7 @@ def check_target_file(target: Path, *, overwrite: bool) -> None:
     """Raises UserError if `target` exists and must not be replaced by a file."""
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists; --overwrite replaces it")
-    if target.is_dir():
-        raise UserError(f"{target}: is a folder; name another place")
+    check_file("", target)
 
 
 def adding_up(progress: Progress | None, total: int) -> Callable[[int], None] | None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from convert.checkpoint import blueprint, load_params
+from slt_jax.base.quiet import silence_absent_tpu
 from slt_jax.config import ModelConfig
 from slt_jax.decoding.inference import Translator
 from slt_jax.models.trust import trusting
@@ -23,6 +24,7 @@ def load(path: str | Path, model: ModelConfig | Mapping | None = None, *, trust_
     does and `trust_classes` is true. Raises UserError (one line, or a +/- diff of keys) if the file cannot be read or
     does not fit, and for a class that only the file names.
     """
+    silence_absent_tpu()
     trust = trusting(model, trust_classes)
     checkpoint = open_checkpoint(path, trust)
     plan = blueprint(checkpoint, model, trust=trust)

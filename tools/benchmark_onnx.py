@@ -24,6 +24,7 @@ from torch import nn
 
 from convert.checkpoint import Blueprint, blueprint, load_params, plan_model, read_checkpoint
 from convert.state_dict import to_state
+from slt_jax.cli.command import run
 from slt_jax.cli.flags import add_trust_flag
 from slt_jax.config import ModelConfig
 from slt_jax.export.encoder import encoder_graph, encoder_inputs, encoder_outputs
@@ -141,6 +142,10 @@ def compare(sessions: dict[str, onnxruntime.InferenceSession], batch: dict, repe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    return run("benchmark_onnx", measure, argv)
+
+
+def measure(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", help="a .pt (default: v9's default sizes with random weights)")
     add_trust_flag(parser)

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from slt_jax.cli.command import run
 from slt_jax.cli.evaluate import main as evaluate
 from slt_jax.cli.train import main as train
 from slt_jax.synthetic.contact_sheet import contact_sheet
@@ -15,21 +16,26 @@ SHOWN = 5
 
 
 def main() -> int:
-    data, run = Path("runs/demo/data"), Path("runs/demo/run")
+    """Exit codes: 0 done, 2 a mistake in the input, such as a full disk."""
+    return run("demo", lambda _: demo(), None)
+
+
+def demo() -> int:
+    data, work_dir = Path("runs/demo/data"), Path("runs/demo/run")
     print("generating 1,080 clips of 12 signs by 3 signers; no sentence of the test clips is in the others", flush=True)
     generate(data, num_train=1000, num_val=40, num_test=40, level="small", image_size=28, overwrite=True)
     code = train([
-        "--config", str(CONFIG), "--root", str(data), "--work-dir", str(run), "--overwrite",
+        "--config", str(CONFIG), "--root", str(data), "--work-dir", str(work_dir), "--overwrite",
     ])  # fmt: skip
     if code:
         return code
-    predictions = run / "test" / "predictions.csv"
+    predictions = work_dir / "test" / "predictions.csv"
     print("\ntest clips, whose sentences the model has never seen:")
     code = evaluate([
-        "--checkpoint", str(run / "last.pt"), "--root", str(data), "--eval-index", f"{data}/index/test.csv",
+        "--checkpoint", str(work_dir / "last.pt"), "--root", str(data), "--eval-index", f"{data}/index/test.csv",
         "--output-csv", str(predictions),
     ])  # fmt: skip
-    return code or show(predictions, data, run.parent / "clips.png")
+    return code or show(predictions, data, work_dir.parent / "clips.png")
 
 
 def show(predictions: Path, data: Path, picture: Path) -> int:

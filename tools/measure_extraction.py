@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from slt_jax.cli.command import run
 from slt_jax.media.detect import Detector
 from slt_jax.media.extract_many import extract_videos
 from slt_jax.media.hands import DETECTED, SIDES
@@ -83,6 +84,10 @@ class _Open:
 
 
 def main() -> int:
+    return run("measure_extraction", lambda _: measure(), None)
+
+
+def measure() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("videos")
     parser.add_argument("--speed", action="store_true", help="also the time of one and of two workers")

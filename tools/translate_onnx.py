@@ -6,11 +6,13 @@ python tools/translate_onnx.py artefacts/encoder_v1.json CLIP --root corpus --to
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from slt_jax.cli import command
 from slt_jax.cli.flags import add_corpus_flags, places_of
 from slt_jax.data.clip_files import scan
 from slt_jax.data.clips import read_clip
@@ -143,19 +145,20 @@ def translate(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     return texts
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 2 a mistake in the input, 130 stopped by Ctrl-C."""
+    return command.run("translate_onnx", _translate, argv)
+
+
+def _translate(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], argument_default=argparse.SUPPRESS)
     parser.add_argument("metadata", type=Path, help="the .json that slt-export --decoder wrote")
     parser.add_argument("video_id", nargs="+", help="a clip's name: its files are VIDEO_ID_f000000.jpg and so on")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
     add_corpus_flags(parser, FOLDERS)
     arguments = parser.parse_args(argv)
-    try:
-        for video_id, text in translate(arguments):
-            print(f"{video_id}: {text}")
-    except UserError as error:
-        print(f"translate_onnx: error: {error}", file=sys.stderr)
-        return 2
+    for video_id, text in translate(arguments):
+        print(f"{video_id}: {text}")
     return 0
 
 

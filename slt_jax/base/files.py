@@ -15,6 +15,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from slt_jax.base.places import naming
+
 LONGEST_PREFIX = 230  # bytes of the name that the temporary name repeats; file names may have 255
 
 
@@ -24,28 +26,57 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Missing folders are created. If `path` is a link, its target is replaced. The new file is locked while it is
     written, so the next writer can tell a file that another one is still writing from what a killed one left behind,
-    and removes the latter.
+    and removes the latter. Where the system refuses to write, as on a full disk, the OSError names `path`.
     """
-    target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = "." + os.fsencode(target.name)[:LONGEST_PREFIX].decode(errors="ignore")
-    _remove_abandoned(target.parent, prefix)
-    temporary = target.with_name(f"{prefix}.{os.urandom(4).hex()}.tmp")
-    with open(temporary, "xb") as file:
-        try:
+    with naming(path):
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prefix = "." + os.fsencode(target.name)[:LONGEST_PREFIX].decode(errors="ignore")
+        _remove_abandoned(target.parent, prefix)
+        temporary = target.with_name(f"{prefix}.{os.urandom(4).hex()}.tmp")
+        with _unfinished(temporary) as file, naming(path):  # before the unfinished file makes room again
             _try_lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
             os.replace(temporary, target)
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # so that the new name survives a power cut too
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _unfinished(temporary: Path) -> Iterator[BinaryIO]:
+    """A new file that is removed after an error."""
+    with open(temporary, "xb") as file:
+        try:
+            yield file
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # so that the new name survives a power cut too
-    finally:
-        os.close(folder)
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a new folder that replaces `path`, as `replacing` does with a file. Missing folders above are created."""
+    target = Path(os.path.realpath(path))
+    partial, old = (target.with_name(f".{target.name}.{kind}-{os.getpid()}") for kind in ("partial", "old"))
+    with naming(path):
+        partial.mkdir(parents=True)
+        try:
+            with naming(path):  # before the unfinished folder makes room again
+                yield partial
+            if target.exists():
+                target.rename(old)
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _try_lock(file: IO) -> bool:

@@ -1,5 +1,6 @@
 """Silence libtpu on a machine without a TPU, where it is installed for `slt-plan` or with JAX by habit."""
 
+import glob
 import os
 
 # Otherwise libtpu asks a cloud's servers for these, and complains if there are none.
@@ -13,3 +14,12 @@ def expect_no_tpu() -> None:
     """Keep libtpu from filling the terminal with what it misses. Call it before libtpu is loaded."""
     for variable, value in ALONE.items():
         os.environ.setdefault(variable, value)
+
+
+def silence_absent_tpu() -> None:
+    """`expect_no_tpu` where JAX has looked for TPU chips and found none. Call it before JAX's first computation."""
+    import jax  # noqa: F401  (sets the variable where it finds no chips)
+
+    # A host with chips may have the variable too, from whoever started it.
+    if os.environ.get("TPU_SKIP_MDS_QUERY") and not glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*"):
+        expect_no_tpu()

@@ -2,14 +2,15 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from slt_jax.base.quiet import silence_absent_tpu
 from slt_jax.cli import flags
+from slt_jax.cli.command import keep_compiled_programs, run
 from slt_jax.errors import UserError, shortened
 
 LARGE = 64 << 20  # bytes; a larger file shows a progress bar
@@ -79,20 +80,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 something differs, 2 a mistake in the input."""
+    """Exit codes: 0 done, 1 something differs, 2 a mistake in the input, 130 stopped by Ctrl-C."""
+    return run("slt-convert", _convert, argv)
+
+
+def _convert(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
-    try:
-        if arguments.command == "inspect":
-            return inspect_command(arguments)
-        if arguments.command == "verify":
-            return verify_command(arguments)
-        return convert_command(arguments)
-    except UserError as error:
-        print(f"slt-convert: error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of a long table, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    silence_absent_tpu()
+    if arguments.command == "inspect":
+        return inspect_command(arguments)
+    if arguments.command == "verify":
+        return verify_command(arguments)
+    return convert_command(arguments)
 
 
 def inspect_command(arguments: argparse.Namespace) -> int:
@@ -110,7 +109,7 @@ def convert_command(arguments: argparse.Namespace) -> int:
 
     from convert.target import check_target_file, model_differences, to_safetensors, to_torch
     from slt_jax.models.trust import trusting
-    from slt_jax.training.interchange import clear_target_folder, notes_for_v9, open_weights, to_states
+    from slt_jax.training.interchange import check_target_folder, notes_for_v9, open_weights, to_states
 
     model, target = model_section(arguments), arguments.target
     trust = trusting(model, arguments.trust_classes)
@@ -121,8 +120,8 @@ def convert_command(arguments: argparse.Namespace) -> int:
             print(line)
         print(f"{source.path} ({source.kind}) {'differs from' if lines else 'fits'} the model; nothing is written")
         return 1 if lines else 0
-    clear = clear_target_folder if arguments.command == "to-jax" else check_target_file
-    clear(target, overwrite=arguments.overwrite)
+    check = check_target_folder if arguments.command == "to-jax" else check_target_file
+    check(target, overwrite=arguments.overwrite)
     dtype = np.dtype(arguments.dtype) if arguments.dtype else None
     if arguments.command == "to-jax":
         with bar(f"reading {source.path.name}") as progress:
@@ -212,7 +211,6 @@ def verify_command(arguments: argparse.Namespace) -> int:
 
 
 def verify_case_command(folder: Path, tolerance: float, trust_classes: bool) -> int:
-    from slt_jax.cli.command import keep_compiled_programs
     from slt_jax.evaluation.v9_case import read_case, verify_case
 
     case = read_case(folder, trust_classes)

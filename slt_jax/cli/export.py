@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slt_jax.base.places import check_file
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.errors import UserError
@@ -93,9 +94,8 @@ def targets(arguments: argparse.Namespace) -> dict[str, Path | None]:
     for flag, path, suffix in (("--onnx", onnx, ".onnx"), ("--metadata", metadata, ".json")):
         if path is not None and path.suffix != suffix:
             raise UserError(f"{flag} {path}: the name must end in {suffix}")
-    for path in (onnx, metadata, stablehlo):
-        if path is not None and Path(path).is_dir():
-            raise UserError(f"{path}: is a folder; name a file")
+    for flag, path in (("--onnx", onnx), ("--metadata", metadata), ("--stablehlo", stablehlo)):
+        check_file(flag if folder is None else "--artifact-dir", path)
     return {"onnx": onnx, "stablehlo": None if stablehlo is None else Path(stablehlo), "metadata": metadata}
 
 
@@ -148,8 +148,6 @@ def _export(argv: Sequence[str] | None) -> int:
     except VerificationFailed as error:
         print(f"slt-export: {error}", file=sys.stderr)
         return 1
-    except OSError as error:
-        raise UserError(f"{error.filename or arguments.checkpoint}: cannot be written ({error.strerror})") from None
     return 0
 
 

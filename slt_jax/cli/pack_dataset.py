@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from slt_jax.base.places import check_folder
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.data.clip_files import ClipFiles, scan
@@ -60,12 +61,10 @@ def _pack(argv: Sequence[str] | None) -> int:
 def _write(output: Path, shard_mb: int = SHARD_MB, **given: Any) -> int:
     if shard_mb < 1:
         raise UserError(f"--shard-mb {shard_mb}: must be at least 1")
+    check_folder("--output", output)
     clips, files = _source(**given)
-    try:
-        with tqdm(desc="clips", unit="clip", leave=False, disable=None) as bar:
-            index = write_pack(output, clips, files, shard_bytes=shard_mb * 1_000_000, progress=_shown(bar))
-    except (OSError, RuntimeError) as error:  # the latter is ArrayRecord's, also for a full disk
-        raise UserError(f"--output {output}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    with tqdm(desc="clips", unit="clip", leave=False, disable=None) as bar:
+        index = write_pack(output, clips, files, shard_bytes=shard_mb * 1_000_000, progress=_shown(bar))
     bad = [entry["bad"] for entry in index["clips"] if "bad" in entry]
     for reason in bad[:ROWS]:
         print(f"not packed: {reason}")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slt_jax.base.files import write_json
+from slt_jax.base.places import check_file
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.data.text import VOCABULARY
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plan(argv: Sequence[str] | None) -> int:
     arguments = parse(argv)
     config, _ = flags.configure(arguments)
+    check_file("--json", getattr(arguments, "json", None))
     topologies = getattr(arguments, "topology", [])
     if topologies:
         os.environ["JAX_PLATFORMS"] = "cpu"

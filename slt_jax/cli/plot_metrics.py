@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from slt_jax.base.places import check_file
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.errors import UserError
@@ -33,13 +34,10 @@ def _plot(argv: Sequence[str] | None) -> int:
     if output.suffix.lower() not in KINDS:
         raise UserError(f"--output {output}: name a file that ends in .png or .svg; both are written")
     targets = [output.with_suffix(kind) for kind in KINDS]
-    if any(target.is_dir() for target in targets):
-        raise UserError(f"--output {output}: is a folder; name a file in it")
+    for target in targets:
+        check_file("--output", target)
     runs = read_runs(arguments.runs)
-    try:
-        plot(runs, targets)
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror or error})") from None
+    plot(runs, targets)
     print("\n".join(f"{label}: {len(records)} epoch{'s' * (len(records) > 1)}" for label, records in runs.items()))
     print(f"written: {', '.join(map(str, targets))}")
     return 0

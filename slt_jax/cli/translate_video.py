@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slt_jax.base.files import replacing
+from slt_jax.base.places import check_file
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.cli.extract import add_setting_flags, settings
@@ -52,8 +53,9 @@ def _translate(argv: Sequence[str] | None) -> int:
     if window is not None and not 0 < window < 86400:
         raise UserError(f"--window {window:g}: must be above 0 seconds")
     subtitles = Path(given["srt"]) if "srt" in given else None
-    if subtitles is not None and (subtitles.is_dir() or not subtitles.absolute().parent.is_dir()):
-        raise UserError(f"--srt {subtitles}: is a folder, or its folder does not exist")
+    check_file("--srt", subtitles)
+    if subtitles is not None and not subtitles.absolute().parent.is_dir():
+        raise UserError(f"--srt {subtitles}: its folder does not exist")
     settings(arguments)  # so that errors in it and in the video are reported before a model is loaded
     facts(given["video"])
     choose_device(given.get("device", "auto"))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slt_jax.base.files import replacing
+from slt_jax.base.places import check_file
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.data.clip_files import ClipFiles, scan
@@ -50,19 +51,18 @@ def _view(argv: Sequence[str] | None) -> int:
     if not 1 <= columns <= 200:
         raise UserError(f"--columns {columns}: must be 1 to 200")
     targets = _targets(arguments)
+    for target in targets:
+        check_file("--output", target)
     files = _find(arguments.video_id, by_stream(flags.places_of(vars(arguments), FOLDERS)))
     clip = open_clip(files)
     for target in targets:
-        try:
-            if target.suffix.lower() == ".png":
-                with replacing(target) as file:
-                    clip_sheet(files, columns=columns).save(file, "PNG")
-            else:
-                rate = fps or clip.fps or 25.0
-                write = write_mp4 if target.suffix.lower() == ".mp4" else write_gif
-                write(target, clip, rate)
-        except OSError as error:
-            raise UserError(f"--output {target}: cannot be written ({error.strerror or error})") from None
+        if target.suffix.lower() == ".png":
+            with replacing(target) as file:
+                clip_sheet(files, columns=columns).save(file, "PNG")
+        else:
+            rate = fps or clip.fps or 25.0
+            write = write_mp4 if target.suffix.lower() == ".mp4" else write_gif
+            write(target, clip, rate)
     print(f"{files.video_id}: {describe(clip)}")
     print(f"written: {', '.join(map(str, targets))}")
     return 0
@@ -72,8 +72,6 @@ def _targets(arguments: argparse.Namespace) -> list[Path]:
     if output := getattr(arguments, "output", None):
         if Path(output).suffix.lower() not in KINDS:
             raise UserError(f"--output {output}: name a file that ends in {', '.join(KINDS)}")
-        if Path(output).is_dir():
-            raise UserError(f"--output {output}: is a folder; name a file in it")
         return [Path(output)]
     moving = ".mp4" if importlib.util.find_spec("av") else ".gif"
     return [Path(arguments.video_id + kind) for kind in (".png", moving)]

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from slt_jax.base.files import replacing, write_json
+from slt_jax.base.places import check_folder
 from slt_jax.corpora.data_report import report_page
 from slt_jax.corpora.partition import partition, same_footage
 from slt_jax.corpora.prepared import Prepared
@@ -52,6 +53,8 @@ def prepare(request: PreparationRequest, extract: Callable[..., Sequence[Mapping
     with its reason. Raises UserError for what the user can fix.
     """
     _check(request)
+    if request.output is not None:
+        check_folder("--output", request.output)
     corpus = read_corpus(request.metadata)
     videos = _find_videos(request.videos, corpus) if request.videos else {}
     if request.videos:
@@ -148,8 +151,6 @@ def _most_common(drops: Sequence[Drop]) -> str:
 def _claim(output: Path, request: PreparationRequest) -> None:
     """Refuse to overwrite tables that something else wrote, above all the source."""
     meta = output / "meta.csv"
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}: is a file; name a folder")
     if meta.exists() and not (output / MARKER).is_file():
         raise UserError(f"--output {output}: holds a meta.csv that this command did not write; name another")
     settings = {"metadata": str(request.metadata), "splits": list(request.shares), "seed": request.seed,

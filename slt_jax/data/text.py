@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from slt_jax.base.hub import hub_unreachable
+from slt_jax.base.places import naming
 from slt_jax.data import sentencepiece_model
 from slt_jax.data.target_language import frame, language_codes
 from slt_jax.errors import UserError
@@ -102,20 +103,23 @@ def train_tokenizer(texts: Iterable[str], directory: str | Path, vocab_size: int
 
 def _save(tokenizer, directory: Path) -> None:
     """Write beside the directory and rename, so that readers see all of it or nothing."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    with naming(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        tokenizer.save_pretrained(temporary)
-        config = temporary / "tokenizer_config.json"
-        settings = json.loads(config.read_text(encoding="utf-8"))
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 4 does not know version 5's name for it
-        config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        temporary.chmod(0o777 & ~_umask())
-        if directory.is_dir() and any(directory.iterdir()):  # the directory holds other files: replace each at once
-            for file in sorted(temporary.iterdir()):
-                os.replace(file, directory / file.name)
-        else:
-            os.replace(temporary, directory)
+        with naming(directory):
+            tokenizer.save_pretrained(temporary)
+            config = temporary / "tokenizer_config.json"
+            settings = json.loads(config.read_text(encoding="utf-8"))
+            # transformers 4 does not know version 5's name for it
+            settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+            config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            temporary.chmod(0o777 & ~_umask())
+            if directory.is_dir() and any(directory.iterdir()):  # it holds other files: replace each at once
+                for file in sorted(temporary.iterdir()):
+                    os.replace(file, directory / file.name)
+            else:
+                os.replace(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,11 +1,11 @@
 """What the user asks for, before any checkpoint has been opened."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slt_jax.base.places import check_file
 from slt_jax.config import apply_setting, load_config, read_config_file
 from slt_jax.config_rules import with_home
 from slt_jax.errors import UserError
@@ -52,14 +52,10 @@ class EvaluationRequest:
         for flag, value in (("--num-beams", self.num_beams), ("--max-new-tokens", self.max_new_tokens)):
             if value is not None and value < 1:
                 raise UserError(f"{flag} must be at least 1, not {value}")
-        flag = f"--output-csv {self.output_csv}"
-        if self.output_csv.is_dir():
-            raise UserError(f"{flag}: is a folder; name a file in it")
         if self.output_csv.name in REPORTS:
-            raise UserError(f"{flag}: this is the name of a report that is written beside it; choose another")
-        folder = next(parent for parent in self.output_csv.absolute().parents if parent.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise UserError(f"{flag}: no file can be made in {folder}")
+            wrong = "this is the name of a report that is written beside it; choose another"
+            raise UserError(f"--output-csv {self.output_csv}: {wrong}")
+        check_file("--output-csv", self.output_csv)
 
 
 def merge_settings(

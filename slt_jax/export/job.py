@@ -17,6 +17,7 @@ from convert.checkpoint import Blueprint, Checkpoint, load_params
 from convert.state_dict import to_state
 from slt_jax.base.console import say
 from slt_jax.base.files import replacing, write_json
+from slt_jax.base.places import naming
 from slt_jax.decoding.inference import Translator
 from slt_jax.errors import UserError
 from slt_jax.export import metadata, verify
@@ -95,9 +96,10 @@ def _export_onnx(
 ) -> dict[str, float]:
     """Write the ONNX files; {what: largest difference}."""
     target = onnx.parent
-    target.mkdir(parents=True, exist_ok=True)
+    with naming(onnx):
+        target.mkdir(parents=True, exist_ok=True)
     differences = {}
-    with tempfile.TemporaryDirectory(prefix=f".{onnx.stem}.", dir=target) as temporary:
+    with tempfile.TemporaryDirectory(prefix=f".{onnx.stem}.", dir=target) as temporary, naming(onnx):
         kept = folder = Path(temporary)
         names = _write_graphs(onnx, translator.blueprint, state, request, folder)
         precision = request.precision

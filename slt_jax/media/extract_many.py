@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from slt_jax.base.console import PLAIN_SECONDS, say
+from slt_jax.base.places import DISK, check_file, check_folder
 from slt_jax.errors import UserError
 from slt_jax.media.detect import Detector
 from slt_jax.media.extract import extract
@@ -26,6 +27,7 @@ from slt_jax.media.pool import run_jobs
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.streams import HANDS, IMAGES, POSE, STREAMS
 
+REFUSED = "refused"  # in the outcome of a clip: the number of the error that the disk gave
 WORKING = ".extracting"  # folder under the output that holds clips until they are complete
 
 
@@ -55,6 +57,7 @@ def extract_videos(
     if workers < 0:
         raise UserError(f"--workers {workers}: must be 0 or more")
     _make_folders(out_root)
+    check_file("--metadata" if metadata else "--output", metadata or out_root / "metadata.jsonl")
     record = ExtractionRecord(metadata or out_root / "metadata.jsonl")
     files = files_on_disk(out_root, [job.video_id for job in jobs])
     if not (resume or overwrite):
@@ -74,6 +77,8 @@ def extract_videos(
             named = [job for job in todo if not job.problem]
             for job, outcome in chain(unnamed, run_jobs(named, make_detector, work, workers, shown.frames)):
                 # A clip is complete on disk before its record says so; until then, another run would make it again.
+                if refused := outcome.get(REFUSED):
+                    raise OSError(refused, outcome["reason"], str(out_root))
                 if outcome["status"] == "ok":
                     _put_in_place(working / job.video_id, out_root, files[job.video_id])
                 facts = {"video_id": printable(job.video_id), "video": printable(job.video)}
@@ -81,7 +86,8 @@ def extract_videos(
                 record.add(outcome)
                 shown.done(job, outcome)
     except OSError as error:
-        raise UserError(f"--output {out_root}: cannot be written ({error.strerror or error})") from None
+        place = f"--metadata {record.path}" if error.filename == str(record.path) else f"--output {out_root}"
+        raise UserError(f"{place}: cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(working, ignore_errors=True)
         _remove_if_empty(out_root / WORKING)
@@ -119,6 +125,8 @@ def _extract_clip(working: Path, settings: ExtractionSettings, detector, job: Jo
         raise
     except Exception as error:  # the other videos continue, whatever a decoder or model does with this one
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in DISK:  # no other video would fare better
+            return {"status": "failed", "reason": error.strerror, REFUSED: error.errno}
         return {"status": "failed", "reason": printable(f"{type(error).__name__}: {' '.join(str(error).split())}")}
     counts = {stream.name: len(os.listdir(folder / stream.name)) for stream in STREAMS}
     return {"status": "ok"} | outcome | {"files": counts}
@@ -156,6 +164,7 @@ def _runs(process: int) -> bool:
 
 
 def _make_folders(out_root: Path) -> None:
+    check_folder("--output", out_root)
     try:
         for stream in STREAMS:
             (out_root / stream.name).mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slt_jax.base.files import write_json_lines
+from slt_jax.base.places import naming
 from slt_jax.data.clip_files import FRAME
 from slt_jax.data.ids import id_problem, shown_id
 from slt_jax.errors import UserError
@@ -98,8 +99,9 @@ class ExtractionRecord:
     def add(self, clip: dict[str, Any]) -> None:
         """Add the line of a clip."""
         self.clips[clip["video_id"]] = clip
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
+        with naming(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(clip, ensure_ascii=False) + "\n")
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from slt_jax.base.files import replacing
 from slt_jax.data.metadata import read_metadata
 from slt_jax.errors import UserError
 from slt_jax.pictures.lettering import draw_text
@@ -37,7 +38,8 @@ def contact_sheet(
     else:
         clips = list(source)
     path = Path(path)
-    draw_sheet(clips, columns).save(path)
+    with replacing(path) as file:
+        draw_sheet(clips, columns).save(file, "PNG")
     return path
 
 

@@ -10,11 +10,8 @@ import csv
 import json
 import multiprocessing
 import os
-import shutil
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +19,9 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
+from slt_jax.base.files import replacing_folder
 from slt_jax.base.heap import keep_freed_memory
+from slt_jax.base.places import check_folder
 from slt_jax.data.corpus_folder import SPLITS, folders_under
 from slt_jax.errors import UserError
 from slt_jax.synthetic import render
@@ -150,7 +149,7 @@ def generate(
     _check_directory(out_dir, overwrite)
     started = time.perf_counter()
     specs, sentences = plan(counts, seed, level, frames)
-    with _written_whole(out_dir) as directory:
+    with replacing_folder(out_dir) as directory:
         for folder in (*folders_under(directory).values(), directory / "index"):
             folder.mkdir()
         missing = _write_clips(directory, specs, image_size, workers, progress)
@@ -224,30 +223,12 @@ def _check(counts, level, frames, image_size, fps, workers, seed) -> None:
 def _check_directory(out_dir: Path, overwrite: bool) -> None:
     if out_dir.exists() and not out_dir.is_dir():
         raise UserError(f"{out_dir} is a file: choose a directory for the corpus")
+    check_folder("", out_dir)
     if out_dir.exists() and any(out_dir.iterdir()):
         if not overwrite:
             raise UserError(f"{out_dir} is not empty: choose another directory, or replace the corpus with --overwrite")
         if not (out_dir / MARKER).is_file():
             raise UserError(f"{out_dir} holds other files (no {MARKER}): --overwrite only replaces a generated corpus")
-
-
-@contextmanager
-def _written_whole(out_dir: Path) -> Iterator[Path]:
-    """Yield a directory beside `out_dir` that takes its name if the block succeeds and is removed otherwise."""
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (out_dir.parent / f".{out_dir.name}.{kind}-{os.getpid()}" for kind in ("partial", "old"))
-    partial.mkdir()
-    try:
-        yield partial
-        if out_dir.exists():
-            out_dir.rename(old)
-        partial.rename(out_dir)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        if old.exists() and not out_dir.exists():
-            old.rename(out_dir)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_clips(directory: Path, specs: dict[str, ClipSpec], image_size: int, workers, progress: bool) -> int:
@@ -257,7 +238,7 @@ def _write_clips(directory: Path, specs: dict[str, ClipSpec], image_size: int, w
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     missing = 0
-    with tqdm(total=len(items), unit="clip", desc="signs", disable=not progress) as bar:
+    with tqdm(total=len(items), unit="clip", desc="signs", disable=None if progress else True) as bar:
         if not workers:
             for chunk in chunks:
                 missing += _write_chunk(directory, chunk, image_size)
@@ -299,7 +280,8 @@ def _write_jpeg(path: str, image: np.ndarray) -> None:
     data = simplejpeg.encode_jpeg(image, quality=JPEG_QUALITY, colorsubsampling="420")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)  # costs a third less than open()
     try:
-        os.write(descriptor, data)
+        while data:  # the last bytes of a disk are written, and the next are refused
+            data = data[os.write(descriptor, data) :]
     finally:
         os.close(descriptor)
 

@@ -1,7 +1,6 @@
 """Training states to and from files that others read: turn a `.pt` into a state, open a state like a `.pt`."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from convert.compatibility import v9_notes
 from convert.optimizer import optimizer_kind
 from convert.source import Source, cast, open_source
 from convert.target import Progress, adding_up, total_bytes
+from slt_jax.base.files import replacing_folder
+from slt_jax.base.places import check_folder
 from slt_jax.config import SECTIONS, Config, build_config
 from slt_jax.errors import UserError
 from slt_jax.models.freeze import frozen_paths
@@ -77,25 +78,21 @@ def to_states(
     read = adding_up(progress, total_bytes(state))
     state = jax.tree.map(lambda leaf: _in_memory(leaf, read), state)
     exporter = exporter_of(config, plan, entries)
-    with StateStore(target) as store:
+    with replacing_folder(target) as folder, StateStore(folder) as store:
         store.save(state.to_tree(), exporter.notes(Position.from_checkpoint(rest)))
         store.wait()
 
 
-def clear_target_folder(target: Path, *, overwrite: bool) -> None:
-    """Make room for a folder of training states at `target`. With `overwrite`, such a folder is removed.
+def check_target_folder(target: Path, *, overwrite: bool) -> None:
+    """Raise UserError if `target` cannot become a folder of training states.
 
-    Raises UserError if something else is there.
+    With `overwrite` it may be such a folder, which is then replaced.
     """
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not overwrite:
+    if target.exists() and not overwrite and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target}: exists; --overwrite replaces it")
-    if not target.is_dir():
-        raise UserError(f"{target}: is a file; name another place")
-    if state_folder(target) != target:
+    check_folder("", target)
+    if target.exists() and any(target.iterdir()) and state_folder(target) != target:
         raise UserError(f"{target}: is not a folder of training states, so it is not removed; name another place")
-    shutil.rmtree(target)
 
 
 def notes_for_v9(source: Source, trust: Trust = False) -> list[str]:

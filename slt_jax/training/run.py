@@ -60,6 +60,8 @@ class Run:
         task, settings, last = self.task, self.task.training, None
         with self.store, self.tracker, self.stop:
             self.publish_what_was_committed()
+            if hosts.primary() and self.position.epoch < settings.epochs:
+                self.store.check_room(self.state.to_tree())
             task.begin(self.state, lambda: bool(self.stop))
             self.leave_if_asked()
             for epoch in range(self.position.epoch, settings.epochs):

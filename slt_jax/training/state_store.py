@@ -2,7 +2,9 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from convert.optimizer import to_torch
 from convert.state_dict import Entry, to_state
 from convert.torch_file import write_pt
 from slt_jax.base.files import checksums, write_json
+from slt_jax.base.places import existing_folder, naming
 from slt_jax.config import Config, build_config
 from slt_jax.errors import UserError
 from slt_jax.models.trust import Trust, check_trusted, named_classes
@@ -31,19 +34,25 @@ logger = logging.getLogger(__name__)
 
 
 CHECKSUMS = "checksums.json"
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of Orbax's folders until they are whole
 Tree = Mapping[str, Any]  # a state as nested mappings of arrays, see `TrainState.to_tree`
 
 
 class StateStore:
-    """The numbered states under a folder. The last two are kept, and a save that is cut off leaves no trace."""
+    """The numbered states under a folder. The last two are kept, and a save that is cut off leaves no trace.
+
+    Where the system refuses to write a state, an OSError names the folder.
+    """
 
     def __init__(self, folder: Path, *, read_only: bool = False):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every save
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every save, and what it raises
         options = ocp.CheckpointManagerOptions(max_to_keep=2, read_only=read_only, create=not read_only)
         self.folder = folder
         handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
         self._unsealed: int | None = None
         self._checked: set[int] = set()
+        if not read_only and hosts.primary():
+            self._remove_unfinished()
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
     def save(self, state: Tree, notes: Mapping[str, Any]) -> None:
@@ -51,15 +60,34 @@ class StateStore:
         self._seal()
         number = self._unsealed = (self.latest() or 0) + 1
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(dict(notes)))
-        self._manager.save(number, args=items)
+        with self._writing():
+            self._manager.save(number, args=items)
 
     def _seal(self) -> None:
         """Write checksums beside the newest state, once it is whole."""
-        self._manager.wait_until_finished()
-        if self._unsealed is not None and hosts.primary():
-            folder = self.folder / str(self._unsealed)
-            write_json(folder / CHECKSUMS, checksums(folder, without=CHECKSUMS))
-        self._unsealed = None
+        with self._writing():
+            self._manager.wait_until_finished()
+            if self._unsealed is not None and hosts.primary():
+                folder = self.folder / str(self._unsealed)
+                write_json(folder / CHECKSUMS, checksums(folder, without=CHECKSUMS))
+            self._unsealed = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Name the folder where the system refuses to write, and leave no part of a state behind."""
+        try:
+            with naming(self.folder):
+                yield
+        except Exception:
+            self._unsealed = None
+            if hosts.primary():
+                self._remove_unfinished()
+            raise
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a save that was cut off has left."""
+        for left in self.folder.glob(f"*{UNFINISHED}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _check(self, number: int) -> None:
         """Raise ValueError where a file of a state is not what was written; a state may have no checksums."""
@@ -118,6 +146,16 @@ class StateStore:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), notes=ocp.args.JsonRestore())
         restored = self._manager.restore(number, args=items)
         return restored["state"], restored["notes"]
+
+    def check_room(self, state: Tree) -> None:
+        """Raise UserError where the disk has no room for a state, which would be known only after an epoch."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(existing_folder(self.folder)).free
+        if free < needed:
+            raise UserError(
+                f"--work-dir {self.folder.parent}: {free / 1e6:.1f} MB are free there, and a saved state takes up to "
+                f"{needed / 1e6:.1f} MB; make room or name another folder"
+            )
 
     def wait(self) -> None:
         """Return once all states are whole on disk."""

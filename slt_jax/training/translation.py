@@ -17,6 +17,7 @@ from convert.compatibility import v9_notes
 from convert.state_dict import Entry
 from slt_jax.base.console import say
 from slt_jax.base.files import copy_file
+from slt_jax.base.places import check_folder
 from slt_jax.config import Config, TrainingConfig, build_config
 from slt_jax.data.loader import Batch
 from slt_jax.data.splits import Splits, open_splits
@@ -84,9 +85,18 @@ def train(
     check_batch_size("--val-batch-size", config.data.val_batch_size or config.data.batch_size, mesh)
     with contextlib.ExitStack() as claim:
         if hosts.primary():
+            check_places(config)
             claim.enter_context(workdir.claimed(source, overwrite=overwrite, keep=config.data.tokenizer))
         hosts.barrier("work-dir")
         return _train(config, merged, workdir, source, mesh, trusting(config.model, trust_classes))
+
+
+def check_places(config: Config) -> None:
+    """Raise UserError now where what the run writes outside of its work-dir could not be written."""
+    if config.data.tensorboard and "://" not in config.data.tensorboard:  # tensorboardX also writes to buckets
+        check_folder("--tensorboard", config.data.tensorboard)
+    if config.data.feature_cache not in ("auto", "none"):
+        check_folder("--feature-cache", Path(config.data.feature_cache).expanduser())
 
 
 def _train(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slt_jax.base.files import holding, write_json, write_json_lines
+from slt_jax.base.places import check_folder
 from slt_jax.errors import UserError
 
 LOCK = ".lock"
@@ -58,13 +59,12 @@ class WorkDir:
         Refused too is a folder that holds a run other than the one that is resumed from `source`. With `overwrite`
         that run is removed, except for the folder `keep` (a tokenizer that is still wanted).
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--work-dir {self.path}: is a file; name a folder")
         resumed = source is not None and source.absolute().is_relative_to(self.path.absolute())
         if resumed and overwrite:
             raise UserError(f"--overwrite would remove the run in {self.path} that --resume is to continue; give one")
         if self.holds_run() and not (resumed or overwrite):
             raise UserError(f"--work-dir {self.path} holds a run; --resume continues it, --overwrite replaces it")
+        check_folder("--work-dir", self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / LOCK).touch()

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from slt_jax.base.files import write_json
+from slt_jax.base.places import check_file
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.errors import UserError, nearest
@@ -47,6 +48,7 @@ def _benchmark(argv: Sequence[str] | None) -> int:
     )
     module.add_flags(top)
     arguments = flags.parse(top, argv[1:])
+    check_file("--json", arguments.json)
     machine = description()
     results = module.measure(arguments)
     if arguments.json:
