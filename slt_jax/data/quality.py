@@ -63,10 +63,10 @@ def look_at_pose(files: ClipFiles, landmarks: int | None = None) -> list[int]:
     if points is None:
         raise other_landmarks(str(files.pose), pose, int(landmarks or 0))
     if landmarks or not possible_numbers(some):
-        hint = misread(some, points.shape[1])
         for problem in pose_problems(with_confidence(points)):
             if problem.certain:
-                raise BadClip(f"{files.pose}: {problem.kind}: {problem.detail}; {hint or ADVICE[problem.kind]}")
+                advice = misread(some, points.shape[1]) or ADVICE[problem.kind]
+                raise BadClip(f"{files.pose}: {problem.kind}: {problem.detail}; {advice}")
     return [len(pose), 3 * pose.shape[1] if pose.ndim == 3 else pose.shape[1]]
 
 
