@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
+from slt_jax.decoding.scores import choose_scoring
 from slt_jax.errors import UserError
 
 LENGTHS = 6  # classes of clip length, each with the same number of clips
@@ -13,6 +14,7 @@ TRIES = 40  # assignments that the best is chosen from
 # Two videos show the same if they share at least so many sentences, of so many words, and this part of the shorter one.
 # In LSA-T, a compilation of earlier programmes shares a quarter or more with each of them, all other pairs at most 3 %.
 SHARED, WORDS, PART = 5, 5, 0.1
+CHARACTERS = 10  # in place of words, where the texts put no spaces between them
 COMMON = 20  # a sentence in more videos than this is a set phrase
 
 
@@ -22,7 +24,9 @@ def same_footage(texts: Mapping[str, Collection[str]]) -> list[list[str]]:
     If one group would hold more than half of the clips, the sentences are repeated by design, as when several people
     sign the same list. Then every video is its own group.
     """
-    sentences = {video: {text for text in lines if len(text.split()) >= WORDS} for video, lines in texts.items()}
+    scoring = choose_scoring(text for lines in texts.values() for text in lines)
+    least = WORDS if scoring.spaces else CHARACTERS
+    sentences = {video: {text for text in lines if len(scoring.words(text)) >= least} for video, lines in texts.items()}
     videos_of = defaultdict(list)
     for video in sorted(sentences):
         for text in sentences[video]:

@@ -7,6 +7,7 @@ Nothing is guessed: a row that still has no text or no times is dropped, with it
 
 import ast
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,6 +172,7 @@ def _clip(
         repair("text", cell, text, "subtitle lines")
     if not text:
         raise _Unusable("no text")
+    text = unicodedata.normalize("NFC", text)  # as training reads it, so that the same sentence is found again
     video_column = next((name for name in VIDEO_COLUMNS if name in named), None)
     video = named[video_column] if video_column else default_video
 

@@ -254,6 +254,19 @@ def test_a_compilation_stays_with_what_it_is_made_of():
     assert sorted(video for group in groups for video in group) == sorted(texts)
 
 
+def test_a_compilation_is_found_in_texts_without_spaces():
+    def spoken(name: str, count: int) -> list[str]:
+        return [f"{name}今天在学校里说了第{'一二三四五六七八九十'[n % 10] * (1 + n // 10)}句话" for n in range(count)]
+
+    texts = {
+        "a": spoken("张", 40),
+        "best of": spoken("张", 9) + spoken("李", 40),
+        "c": spoken("王", 80),
+        "d": spoken("刘", 80),
+    }
+    assert [group for group in same_footage(texts) if len(group) > 1] == [["a", "best of"]]
+
+
 def test_what_every_video_says_joins_none():
     texts = {f"v{n}": said(f"v{n}", 20) + (said("la presentadora", 6) if n < 25 else []) for n in range(60)}
     assert same_footage(texts) == [[video] for video in sorted(texts)]
