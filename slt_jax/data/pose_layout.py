@@ -103,7 +103,7 @@ def pose_problems(points: np.ndarray) -> Iterator[PoseProblem]:
         )
         yield PoseProblem("pose around 0", detail, False)
     if far.max() > FARTHEST:
-        detail = f"x or y up to {far.max():g}, where 0 to 1 is the picture: are these pixels?"
+        detail = f"x or y up to {far.max():g}, where 0 to 1 is the picture: pixels, it seems"
         yield PoseProblem("pose out of range", detail, bool(np.median(far) > FARTHEST))
 
 

@@ -12,10 +12,13 @@ from slt_jax.data.metadata import ClipRow
 from slt_jax.data.npz import NPZ_ERRORS, TEXTS, read_arrays
 from slt_jax.data.quality import look_at_pose, tell
 from slt_jax.errors import UserError
+from slt_jax.streams import MASKED
 
 logger = logging.getLogger(__name__)
 
 CLIPS = 32  # of a split, evenly spread, as it may be sorted by signer
+# Told of all clips by `report_quality`, or nothing to tell: a video may well show one hand.
+TOLD = {*SEVERITY, *(f"no {stream.name} images" for stream in MASKED)}
 KINDS = {"landmark_set": "--landmarks", "pose_space": "--pose"}  # keys of slt-extract's pose files, and its flags
 SECONDS = 5.0  # after which no other clip is looked at
 
@@ -25,8 +28,8 @@ def spot_check(
 ) -> None:
     """Warn of what is doubtful in some of the clips, one line for each kind; raise UserError if `strict`.
 
-    What `report_quality` tells of all clips is left out. Raises BadClip for a packed pose that cannot be meant, whether
-    bad clips are skipped or not, as the others in the pack are unknown; poses in folders were looked at.
+    Raises BadClip for a packed pose that cannot be meant, whether bad clips are skipped or not, as the others in the
+    pack are unknown; poses in folders were looked at.
     """
     findings, looked = [], 0
     for clip in _some(clips):
@@ -37,7 +40,7 @@ def spot_check(
         if loaded is not files[clip.video_id] and loaded.pose:
             look_at_pose(loaded, landmarks)
         examined = examine(loaded, clip, landmarks)
-        findings += [(f.clip, f.kind, f.detail) for f in examined.findings if f.kind not in SEVERITY]
+        findings += [(f.clip, f.kind, f.detail) for f in examined.findings if f.kind not in TOLD]
         looked += 1
     tell(sorted(findings), f"{looked} clips looked at", strict=strict)
 

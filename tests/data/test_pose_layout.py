@@ -102,7 +102,7 @@ def scale(part, factor):
 
 
 SURE = {
-    "pixels": (scale((..., [0, 1]), 640), "pose out of range: x or y up to .*are these pixels.*divide x by the width"),
+    "pixels": (scale((..., [0, 1]), 640), "pose out of range: x or y up to .*pixels, it seems; divide x by the width"),
     "x in pixels": (scale((..., 0), 640), "pose out of range"),
     "percent": (scale((..., 2), 100), "pose confidence: .*expected 0 to 1; write each landmark's confidence"),
     "logits": (scale((..., 2), -3), "pose confidence"),
