@@ -78,7 +78,7 @@ class DataConfig:
     seed: int = option(1234, "seed of initialisation, shuffling, augmentation and dropout")
     device: str = option("auto", "auto, cpu, gpu or cuda[:N], tpu")
     precision: str = option("amp", "amp (bfloat16 compute), fp16 (float16, loss scaled), fp32 or float32")
-    tensorboard: str | None = option(None, "folder for TensorBoard event files")
+    tensorboard: str | None = option(None, "folder for TensorBoard event files; the flag alone means the work-dir")
     pin_memory: bool = option(True, "torch only; has no effect here")
     tokenizer: str | None = option(None, "tokenizer folder or hub id (default: one is trained on the training texts)")
     target_language: str | None = option(
@@ -248,6 +248,8 @@ def build_section(name: str, values: Mapping) -> Any:
     if name == "data" and checked.mix_streams:
         pairs = (parse_mix_stream(f"{stream}:{p}") for stream, p in checked.mix_streams.items())
         checked = dataclasses.replace(checked, mix_streams=dict(pairs))
+    if name == "data" and checked.tensorboard == "":
+        checked = dataclasses.replace(checked, tensorboard=checked.work_dir or "")
     if name == "optim":
         checked = dataclasses.replace(checked, optimizer=checked.optimizer.lower())  # as v9 does
     check_values(name, checked)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slt_jax.base.json_text import DEEPEST
-from slt_jax.errors import UserError, nearest, shown
+from slt_jax.errors import UserError, divisors, nearest, shown
 from slt_jax.streams import IMAGES, STREAMS
 
 CHOICES = {
@@ -112,7 +112,7 @@ def check_values(name: str, section: Any) -> None:
         where, _, attribute = key.partition(".")
         if where == name and getattr(section, attribute) not in choices:
             value = getattr(section, attribute)
-            wrong = f"{shown(value)}{nearest(str(value), choices)}"
+            wrong = f"{shown(value)}{nearest(str(value), choices, listed=False)}"
             raise UserError(f"{key} must be one of {', '.join(choices)}, not {wrong}")
     for part in dataclasses.fields(section):
         value = getattr(section, part.name)
@@ -150,8 +150,8 @@ def _check_model(model: Any) -> None:
         )
         if not built_elsewhere and model.d_model % getattr(model, heads):
             raise UserError(
-                f"model.d_model {model.d_model} is not divisible by model.{heads} {getattr(model, heads)}; "
-                f"choose a multiple"
+                f"model.d_model {model.d_model} is not divisible by model.{heads} {getattr(model, heads)}; it is by "
+                f"{divisors(model.d_model, getattr(model, heads))}"
             )
     given, keys = model.projector, [stream.key for stream in IMAGES]
     streams = given if isinstance(given, dict) else {"face": given}
@@ -159,7 +159,7 @@ def _check_model(model: Any) -> None:
         if stream not in keys or kind not in PROJECTORS:
             raise UserError(
                 f"model.projector must be one of {', '.join(PROJECTORS)}, or a mapping of {', '.join(keys)} "
-                f"to these, not {shown(given)}{nearest(str(kind), PROJECTORS)}"
+                f"to these, not {shown(given)}{nearest(str(kind), PROJECTORS, listed=False)}"
             )
     if model.decoder_model and model.decoder_config:
         raise UserError("--decoder-model and --decoder-config exclude each other; give one")

@@ -30,6 +30,13 @@ def shortened(text: str, limit: int = 80) -> str:
     return line if len(line) <= limit else f"{line[: limit - 23]}...{line[-20:]}"
 
 
+def divisors(width: int, near: int) -> str:
+    """The numbers that divide `width`, for an error's line: of many the eight next to `near`."""
+    found = [number for number in range(1, min(width, 10**5) + 1) if width % number == 0]
+    found = sorted(sorted(found, key=lambda number: abs(number - near))[:8])
+    return ", ".join(map(str, found))
+
+
 def nearest(name: str, known: Iterable[str], *, listed: bool = True) -> str:
     """The end of an error about an unknown name: the one probably meant, else (`listed`) all of them."""
     match = difflib.get_close_matches(shortened(name), list(known), n=1, cutoff=0.5)

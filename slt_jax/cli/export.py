@@ -62,7 +62,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=None,
         help="write the encoder as a jax.export artefact (default: in --artifact-dir)",
     )
-    top.add_argument("--torchscript", metavar="FILE", default=None, help="not supported; says how to get it")
+    top.add_argument("--torchscript", metavar="FILE", nargs="?", const="FILE", default=None, help="says how to get it")
+    top.add_argument(
+        "--device",
+        metavar="NAME",
+        default="cpu",
+        help="where the model computes what the files are compared with: auto, cpu (default), gpu or cuda[:N], tpu",
+    )
     flags.add_trust_flag(top)
     flags.add_config_flags(top, ["model"])
     return flags.parse(top, argv)
@@ -72,8 +78,9 @@ def targets(arguments: argparse.Namespace) -> dict[str, Path | None]:
     """The files to write. Raises UserError that names the flag."""
     if arguments.torchscript is not None:
         raise UserError(
-            "--torchscript: TorchScript needs torch; give v9's own tools/export_onnx_encoder_v9.py the .pt instead "
-            "(slt-convert to-torch makes one)"
+            f"--torchscript: needs torch; v9's own tools/export_onnx_encoder_v9.py writes it: in v9's folder, "
+            f"python tools/export_onnx_encoder_v9.py --checkpoint {arguments.checkpoint} --torchscript "
+            f"{arguments.torchscript} with v9's flags of the model (slt-convert to-torch makes a .pt)"
         )
     folder, name = arguments.artifact_dir, f"encoder_{arguments.version}"
     onnx, stablehlo, metadata = arguments.onnx, arguments.stablehlo, arguments.metadata
@@ -122,7 +129,7 @@ def _export(argv: Sequence[str] | None) -> int:
     if arguments.quantize and arguments.precision != "fp32":
         raise UserError("--quantize int8 and --precision fp16 exclude each other; give one")
     config, merged = flags.configure(arguments)
-    choose_device("cpu")
+    choose_device(arguments.device)
     keep_compiled_programs()
     from convert.checkpoint import blueprint
     from slt_jax.export.job import ExportRequest

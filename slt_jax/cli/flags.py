@@ -17,11 +17,7 @@ from slt_jax.later_v9 import later_v9
 from slt_jax.streams import MIXABLE, parse_mix_stream
 
 # Keys whose flag differs from the key, or that have none (they are set in the file or by --set).
-FLAGS = {
-    ("data", "pin_memory"): "--no-pin-memory",
-    ("data", "mix_streams"): "--mix-stream",
-    ("optim", "grad_clip_norm"): "--clip-grad-norm",
-}
+FLAGS = {("data", "mix_streams"): "--mix-stream", ("optim", "grad_clip_norm"): "--clip-grad-norm"}
 # What `--root` stands for in training.
 ROOT_KEYS = (*FOLDERS, "metadata_csv", "train_index", "val_index")
 WITHOUT_FLAG = {("model", "backbone"), ("model", "vocab_size"), ("model", "pad_token_id"), ("model", "eos_token_id")}
@@ -115,9 +111,7 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
     if default not in (None, False, True, "") and "default" not in text:
         text += f" (default: {default})"
     kinds = getattr(field.type, "__args__", (field.type,))
-    if flag == "--no-pin-memory":
-        group.add_argument(flag, dest=dest, action="store_false", help=text)
-    elif dest == "data.mix_streams":
+    if dest == "data.mix_streams":
         group.add_argument(
             flag,
             dest=dest,
@@ -125,7 +119,9 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
             metavar="STREAM[:P]",
             help=f"permute {MIXABLE} across the batch with probability P",
         )
-    elif dest == "training.compile":
+    elif dest == "data.tensorboard":
+        group.add_argument(flag, dest=dest, nargs="?", const="", metavar="TEXT", help=text)
+    elif dest in ("training.compile", "data.pin_memory"):
         group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
     elif field.name.startswith("freeze_"):
         group.add_argument(

@@ -34,7 +34,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--max-target-length", type=int, metavar="INT",
         help=f"longest target in tokens (default: {DataConfig.max_target_length})",
     )  # fmt: skip
-    top.add_argument("--generate", action="store_true", help="generate a small corpus and check it")
+    top.add_argument(
+        "--generate", action="store_true", help="generate a small corpus and check it (default if nothing is named)"
+    )
     top.add_argument("--strict", action="store_true", help="warnings are errors")
     top.add_argument("--rows", type=int, metavar="INT", help="clips to list for each kind of finding (default: 20)")
     return flags.parse(top, argv)
@@ -48,9 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _validate(argv: Sequence[str] | None) -> int:
     arguments = vars(parse(argv))
     try:
+        named = {"root", *PLACES} & arguments.keys()
+        if not named and "generate" not in arguments:
+            print("nothing is named, so a generated corpus is checked (--root DIR checks yours)", flush=True)
+            arguments["generate"] = True
         if not arguments.pop("generate", False):
             return _check(**arguments)
-        if {"root", *PLACES} & arguments.keys():
+        if named:
             raise UserError("--generate makes its own data: leave out --root and the other folders and files")
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "corpus"

@@ -1,4 +1,4 @@
-"""`slt-check-metrics RUN REFERENCE`, also `python tools/ci_validate_metrics.py`: did a training go as before?
+"""`slt-check-metrics [RUN [REFERENCE]]`, also `python tools/ci_validate_metrics.py`: did a training go as before?
 
 The reference is a JSON object with one entry per metric of `metrics.jsonl`:
 
@@ -6,7 +6,8 @@ The reference is a JSON object with one entry per metric of `metrics.jsonl`:
 
 `tolerance` (default 0) is absolute, or with `relative` a fraction of the value. `direction` says what is better:
 `lower` fails above the value, `higher` below it, `both` (default) on either side. `epoch` is a number or `last`
-(default).
+(default). Without a reference every number must be finite, and the training loss must have fallen. Without a run it is
+the newest one under `work_dirs/` or `runs/`.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from slt_jax.pictures.curves import Records, read_records
 
 PROG = "slt-check-metrics"
 DIRECTIONS = ("lower", "higher", "both")
+PLACES = ("work_dirs", "runs")  # where runs are looked for
 HEADER = ("metric", "epoch", "found", "reference", "allowed", "result")
 
 
@@ -65,12 +67,22 @@ class Outcome:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser(PROG, "Compare a run's metrics with reference values. Exit code 1: one is off.")
-    top.add_argument("metrics", metavar="RUN", type=Path, help="a metrics.jsonl, or the work-dir that holds it")
+    top.add_argument(
+        "metrics",
+        metavar="RUN",
+        type=Path,
+        nargs="?",
+        default=None,
+        help="a metrics.jsonl, or the work-dir that holds it (default: the newest under work_dirs/ or runs/)",
+    )
     top.add_argument(
         "reference",
         metavar="REFERENCE",
         type=Path,
-        help="JSON: {METRIC: {value, tolerance, relative, direction, epoch}}",
+        nargs="?",
+        default=None,
+        help="JSON: {METRIC: {value, tolerance, relative, direction, epoch}} (default: all numbers are finite, and the "
+        "training loss has fallen)",
     )
     return flags.parse(top, argv)
 
@@ -81,14 +93,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _validate(argv: Sequence[str] | None) -> int:
-    arguments = parse(argv)
-    path = arguments.metrics
+    arguments = vars(parse(argv))
+    path = arguments.get("metrics") or newest_run()
     records = read_records(path / "metrics.jsonl" if path.is_dir() else path)
-    outcomes = compare(records, read_reference(arguments.reference))
+    if arguments.get("reference"):
+        outcomes = compare(records, read_reference(arguments["reference"]))
+    else:
+        outcomes = compare(records, sound(records))
     print("\n".join(table(outcomes)))
     failed = [outcome.metric for outcome in outcomes if not outcome.passed]
     print(f"{path}: " + (f"off: {', '.join(failed)}" if failed else f"all {len(outcomes)} as expected"))
     return 1 if failed else 0
+
+
+def newest_run() -> Path:
+    """The work-dir under `work_dirs/` or `runs/` whose metrics were written last. Raises UserError if there is none."""
+    found = [file for place in PLACES for file in Path(place).glob("**/metrics.jsonl")]
+    if not found:
+        raise UserError("RUN is not given, and no work_dirs/ or runs/ here holds one; name it")
+    return max(found, key=lambda file: (file.stat().st_mtime, str(file))).parent
+
+
+def sound(records: Records) -> dict[str, Expected]:
+    """What a training must keep to without a reference: finite numbers, and a training loss below its first one."""
+    first, last = records[0], records[-1]
+    metrics = [name for name, value in last.items() if isinstance(value, float) or name in ("train_loss", "val_loss")]
+    expected = {name: Expected(-math.inf, direction="higher") for name in metrics}
+    if len(records) > 1 and _is_number(first.get("train_loss")):
+        expected["train_loss"] = Expected(first["train_loss"], direction="lower")
+    return expected
 
 
 def read_reference(path: Path) -> dict[str, Expected]:
@@ -142,12 +175,15 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
             allowed = f"{least:.6g}"
         elif math.isfinite(least) and math.isfinite(greatest):
             allowed = f"{least:.6g} to {greatest:.6g}"
+        elif math.isfinite(greatest):
+            allowed = f"up to {greatest:.6g}"
         else:
-            allowed = f"up to {greatest:.6g}" if math.isfinite(greatest) else f"from {least:.6g}"
+            allowed = f"from {least:.6g}" if math.isfinite(least) else "a finite number"
         epoch = f"{outcome.expected.epoch}: none" if outcome.epoch is None else f"{outcome.epoch}"
         found = "missing" if outcome.found is None else f"{outcome.found:.6g}"
         result = "ok" if outcome.passed else "FAIL"
-        rows.append((outcome.metric, epoch, found, f"{outcome.expected.value:.6g}", allowed, result))
+        reference = f"{outcome.expected.value:.6g}" if math.isfinite(outcome.expected.value) else ""
+        rows.append((outcome.metric, epoch, found, reference, allowed, result))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 

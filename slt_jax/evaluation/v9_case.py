@@ -79,7 +79,7 @@ def read_case(folder: str | Path, trust: Trust = False) -> V9Case:
     """Open a case, whose classes are imported as far as `trust` reaches. Raises UserError if the folder is not one."""
     folder = Path(folder)
     if missing := [name for name in FILES if not (folder / name).exists()]:
-        raise UserError(f"--case {folder}: has no {', '.join(missing)}; a case holds {', '.join(FILES)}")
+        raise UserError(f"--case {folder}: has no {', '.join(missing)}, which a case has")
     try:
         settings = parse_json((folder / "case.json").read_text(encoding="utf-8"))
         inputs, expected = (dict(np.load(folder / name)) for name in ("inputs.npz", "expected.npz"))

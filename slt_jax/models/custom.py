@@ -19,7 +19,10 @@ def import_class(name: str, where: str) -> type[nnx.Module]:
 
     Only for names that the user gave himself (see `slt_jax.models.trust`). Raises UserError that begins with `where`.
     """
-    module, _, attribute = name.partition(":")
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        package, dot, last = name.rpartition(".")
+        raise UserError(f"{where}: write module:Class{f', {package}:{last}' if dot else ''}")
     if module.partition(".")[0] != "slt_jax" and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # unlike `python -m`, a console command does not have it on its path
     try:

@@ -28,7 +28,7 @@ from slt_jax.base.hub import huggingface_folder
 from slt_jax.base.json_text import read_json
 from slt_jax.config import ModelConfig
 from slt_jax.config_rules import check_plain
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, divisors
 from slt_jax.models import seq2seq
 from slt_jax.models.custom import build_custom
 from slt_jax.models.families import family_of
@@ -47,6 +47,12 @@ def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -
     fields |= config.decoder_kwargs
     settings = _with_defaults(fields)
     settings["tie_word_embeddings"] = tie_word_embeddings
+    for key in ("encoder_attention_heads", "decoder_attention_heads"):  # T5 has a width for its heads
+        if settings["d_model"] % (heads := settings.get(key) or 1):
+            raise UserError(
+                f"the decoder's d_model {settings['d_model']} is not divisible by {key} {heads}; it is by "
+                f"{divisors(settings['d_model'], heads)}"
+            )
     if "forced_bos_token_id" in config.decoder_kwargs:  # which transformers 5 has moved out of configurations
         settings["forced_bos_token_id"] = config.decoder_kwargs["forced_bos_token_id"]
     # Labels that begin with their language need no start token, and generation begins with bos there.
@@ -192,7 +198,7 @@ def _with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
     family_of(kind)  # an unknown one is an error
     try:
         settings = CONFIG_MAPPING[kind](**{k: v for k, v in fields.items() if k != "model_type"})
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # transformers and its hub have kinds of their own
         raise UserError(f"the decoder's configuration is not valid: {' '.join(str(error).split())}") from None
     start = getattr(settings, "decoder_start_token_id", None)  # `to_dict` of a T5 configuration leaves it out
     return settings.to_dict() | {"decoder_start_token_id": start, "model_type": kind}

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from slt_jax.errors import shown
+from slt_jax.errors import divisors, shown
 from slt_jax.models.layers import (
     attention,
     flash_attention,
@@ -72,7 +72,10 @@ class ViTConfig:
         if not 0 <= self.interpolate_offset < 1:
             raise ValueError(f"interpolate_offset must be from 0 to below 1, not {shown(self.interpolate_offset)}")
         if self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
+            raise ValueError(
+                f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}; it is by "
+                f"{divisors(self.embed_dim, self.num_heads)}"
+            )
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}")
 

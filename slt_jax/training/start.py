@@ -64,7 +64,9 @@ def with_starts(config: Config, plan: Blueprint, tokenizer) -> Config:
 
 
 def check_target_length(plan: Blueprint, max_target_length: int) -> None:
-    """Raise UserError if targets may outgrow the decoder's table of positions."""
+    """Raise UserError if targets may outgrow the decoder's table of positions, or hold nothing but their end."""
+    if max_target_length < 2:
+        raise UserError(f"--max-target-length {max_target_length}: leaves no room beside the end token; use 2 or more")
     positions = max_positions(plan.decoder or {})
     if positions and max_target_length > positions:
         raise UserError(

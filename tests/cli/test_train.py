@@ -309,6 +309,10 @@ def test_every_flag_of_v9():
     assert merged["mix_streams"] == {"hand_l": 0.5, "face": 1.0}
     assert config_of("--no-compile", "--decoder-model", "m").model.decoder_model == "m"
     assert config_of("--decoder-class", "module:Class").model.decoder_class == "module:Class"
+    assert config_of("--pin-memory").data.pin_memory is True
+    assert config_of("--tensorboard", "--work-dir", "w").data.tensorboard == "w"
+    assert config_of("--tensorboard", "events", "--work-dir", "w").data.tensorboard == "events"
+    assert config_of("--optimizer", "AdamW").optim.optimizer == "adamw"
     assert hasattr(parse(["--resume"]), "resume")
     assert parse(["--resume", "somewhere"]).resume == "somewhere"
 
@@ -316,7 +320,8 @@ def test_every_flag_of_v9():
 def test_v9s_template_is_read():
     config = config_of("--config", str(ROOT / "configs" / "single_signer.yml"))
     assert config.optim.scheduler == "cosine"
-    assert Path(config.data.work_dir) == Path("runs/single_signer")
+    assert Path(config.data.work_dir) == Path("work_dirs/single_signer_experiment")
+    assert config.data.metadata_csv == "meta.csv"
 
 
 def test_resume_wins_over_the_files_init_checkpoint(tmp_path):

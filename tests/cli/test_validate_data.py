@@ -65,12 +65,16 @@ def test_folders_and_files_by_their_own_flags(copy, tmp_path, capsys):
 def test_a_generated_corpus_keeps_the_contract(capsys):
     assert main(["--generate", "--strict"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "0 errors, 0 warnings"
+    assert main([]) == 0  # as v9's tools/ci_validate_data_contract.py does
+    out = capsys.readouterr().out.splitlines()
+    assert "a generated corpus is checked (--root DIR checks yours)" in out[0]
+    assert out[-1] == "0 errors, 0 warnings"
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "--face-dir is not given, nor --root"),
+        (["--metadata-csv", "m.csv"], "--face-dir is not given, nor --root"),
         (["--root", "nowhere"], "--root nowhere: no such directory"),
         (["--generate", "--root", "x"], "--generate makes its own data"),
         (["--roots", "x"], "unknown argument --roots; did you mean '--root'?"),

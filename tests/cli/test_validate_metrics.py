@@ -1,6 +1,7 @@
 """`slt-check-metrics`: what passes, what fails, and references that cannot be used."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,22 @@ def test_files_that_are_not_there(tmp_path, capsys):
 
 def test_the_reference_of_the_debug_training_can_be_read():
     assert read_reference(ROOT / "configs" / "debug_reference.json").keys() >= {"train_loss", "val_loss"}
+
+
+@pytest.mark.parametrize(
+    ("losses", "code"), [([3.0, 2.0], 0), ([3.0, 3.5], 1), ([3.0, float("nan")], 1), ([3.0], 0), ([float("inf")], 1)]
+)
+def test_without_arguments_it_looks_at_the_newest_run(losses, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 2
+    assert "no work_dirs/ or runs/ here holds one" in capsys.readouterr().err
+    for age, (place, kept) in enumerate({"runs/new": losses, "work_dirs/old": [1.0, 9.0]}.items()):
+        file = tmp_path / place / "metrics.jsonl"
+        file.parent.mkdir(parents=True)
+        lines = [json.dumps({"epoch": n, "train_loss": loss, "val_loss": 2.0}) for n, loss in enumerate(kept, 1)]
+        file.write_text("\n".join(lines) + "\n")
+        os.utime(file, (1e9 - age, 1e9 - age))
+    assert main([]) == code
+    out = capsys.readouterr().out
+    assert "runs/new: " in out
+    assert ("off: train_loss" in out) == bool(code)

@@ -179,6 +179,8 @@ def test_weights_that_do_not_fit(checkpoint, capsys):
         (["--onnx", "a.onnx", "--opset", "16"], "--opset 16: choose 17 to 23"),
         (["--onnx", "a.onnx", "--quantize", "int8", "--precision", "fp16"], "exclude each other"),
         (["--onnx", "a.onnx", "--torchscript", "a.ts"], "v9's own tools/export_onnx_encoder_v9.py"),
+        (["--torchscript"], "python tools/export_onnx_encoder_v9.py --checkpoint last.pt --torchscript FILE"),
+        (["--onnx", "a.onnx", "--device", "abacus"], "--device abacus: use auto, cpu"),
         (["--stablehlo"], "--stablehlo: name a file"),
         (["--stablehlo", "a", "--decoder"], "give --onnx FILE too"),
         (["--onnx", "last.pt/a.onnx"], "last.pt"),
@@ -220,9 +222,9 @@ def test_a_class_of_ones_own_goes_to_stablehlo_only(checkpoint, capsys):
     _, state = tiny(backbone=None, **names)
     model = {key: value for key, value in settings(**names).items() if key != "backbone"}
     write_pt("last.pt", {"epoch": 1, "model_state": state, "config": {"model": model}})
-    error = refused(capsys, "--onnx", "encoder.onnx")
+    error = refused(capsys, "--onnx", "encoder.onnx", "--trust-classes")
     assert "my_backbone_of_means:Mean" in error
     assert "--stablehlo" in error
-    assert main(["--checkpoint", "last.pt", "--stablehlo", "encoder.stablehlo"]) == 0
+    assert main(["--checkpoint", "last.pt", "--stablehlo", "encoder.stablehlo", "--trust-classes"]) == 0
     assert "B 2, T 3: largest difference" in capsys.readouterr().out
     assert not Path("encoder.onnx").exists()

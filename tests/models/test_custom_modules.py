@@ -56,6 +56,10 @@ class Bag(nnx.Module):
         return self.encoder(self.embed(decoder_input_ids) + encoded.mean(axis=1, keepdims=True))
 
 
+class TorchBag(torch.nn.Module):
+    """What v9 takes."""
+
+
 class Wide(Bag):
     def __init__(self, d_model, **kwargs):
         super().__init__(d_model, **kwargs)
@@ -106,7 +110,7 @@ class Widthless(nnx.Module):
 def my_modules(monkeypatch):
     """These classes as a module that can be imported by name."""
     module = types.ModuleType("my_modules")
-    for kind in (Bag, Wide, Short, Keyless, Hungry, OwnRandom, OwnSearch, Typed, Widthless):
+    for kind in (TorchBag, Bag, Wide, Short, Keyless, Hungry, OwnRandom, OwnSearch, Typed, Widthless):
         setattr(module, kind.__name__, kind)
     monkeypatch.setitem(sys.modules, "my_modules", module)
 
@@ -176,6 +180,7 @@ def test_dtype_is_given_where_it_is_asked_for():
         ("Hungry", "missing 1 required positional argument: 'temperature'"),
         ("OwnRandom", "it keeps random numbers of its own"),
         ("Nothing", "has no Flax NNX class 'Nothing'"),
+        ("TorchBag", "is a torch.nn.Module, which JAX cannot train; write it as a class of flax.nnx.Module"),
     ],
 )
 def test_what_breaks_the_protocol_is_said_at_the_start(kind, message):
@@ -183,7 +188,21 @@ def test_what_breaks_the_protocol_is_said_at_the_start(kind, message):
         decoder_settings(build_section("model", MODEL | {"decoder_class": f"my_modules:{kind}"}))
     assert message in str(error.value)
     assert f"--decoder-class my_modules:{kind}" in str(error.value)
+    assert str(error.value).count("my_modules:") == 1
     assert "\n" not in str(error.value)
+
+
+def test_a_name_without_a_colon_is_told_how():
+    with pytest.raises(UserError, match=r"--decoder-class my_modules\.Bag: write module:Class, my_modules:Bag"):
+        decoder_settings(build_section("model", MODEL | {"decoder_class": "my_modules.Bag"}))
+
+
+def test_a_module_that_does_not_run_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("def f(:")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(UserError, match="cannot be imported \\(SyntaxError: invalid syntax"):
+        decoder_settings(build_section("model", MODEL | {"decoder_class": "broken_module:Bag"}))
 
 
 def test_decoder_kwargs_override_and_are_checked():
