@@ -118,6 +118,12 @@ def optimizer_kind(saved: Mapping[str, Any]) -> str:
     return "adam" if decoupled is False else "adamw"
 
 
+def check_kind(written: str, wanted: str, where: str) -> None:
+    """Raise UserError if a state is of another optimiser, though its arrays may have the same names and shapes."""
+    if written != wanted and not {written, wanted} <= {"adam", "adamw"}:  # whose states are the same
+        raise UserError(f"{where}: was written by {written}, not {wanted}; give --optimizer {written}")
+
+
 def from_torch(
     saved: Mapping[str, Any],
     state: Mapping[str, Any],
@@ -131,9 +137,7 @@ def from_torch(
     Parameters without saved state keep zeros, as in torch. `frozen` are the paths that need no gradient, which later
     v9 does not number. Raises UserError if the saved state is of another kind of optimiser or another model.
     """
-    written, wanted = optimizer_kind(saved), optimizer.kind
-    if written != wanted and not {written, wanted} <= {"adam", "adamw"}:
-        raise UserError(f"optimizer_state: was written by {written}, not {wanted}; give --optimizer {written}")
+    check_kind(optimizer_kind(saved), optimizer.kind, "optimizer_state")
     numbered = numbering(saved, entries, frozen)
     paths = sorted(trained)
     steps = dict.fromkeys(paths, 0.0)

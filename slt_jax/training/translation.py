@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 
 from convert.checkpoint import Blueprint, Checkpoint, plan_model
 from convert.compatibility import v9_notes
+from convert.optimizer import check_kind
 from convert.state_dict import Entry
 from slt_jax.base.console import say
 from slt_jax.base.files import copy_file
 from slt_jax.base.places import check_folder
-from slt_jax.config import Config, TrainingConfig, build_config
+from slt_jax.config import Config, TrainingConfig, build_config, build_section
 from slt_jax.data.loader import Batch
 from slt_jax.data.splits import Splits, open_splits
 from slt_jax.decoding.results import Prediction
@@ -191,6 +192,8 @@ def begin(
     if earlier and resuming:
         plan.check_resize(earlier.architecture, f"--resume {earlier.path}")
         if earlier.checkpoint is None:
+            written = build_section("optim", earlier.config.get("optim") or {}).optimizer
+            check_kind(written, config.optim.optimizer, f"--resume {earlier.path}")
             state, position, _ = resume_states(earlier.path, program)
             return state, position
         steps_per_epoch = math.ceil(len(splits.train) / config.training.grad_accum_steps)

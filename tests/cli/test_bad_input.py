@@ -242,6 +242,9 @@ def test_work_dir_with_a_run(corpus, finished, refused):
     for text in (f"--work-dir {finished}", "--resume", "--overwrite"):
         assert text in error
     assert (finished / "last.pt").stat().st_mtime_ns == before
+    # Its state's arrays are those of radam too, and would be read as radam's.
+    error = refused(corpus.flags(finished, "--resume", "--epochs", "9", "--optimizer", "radam"))
+    assert "was written by adamw, not radam; give --optimizer adamw" in error
 
 
 def test_default_backbone_without_its_file(corpus, work_dir, refused, monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from convert.optimizer import from_torch, optimizer_kind, to_torch
+from convert.optimizer import check_kind, from_torch, optimizer_kind, to_torch
 from convert.state_dict import Entry
 from slt_jax.config import OptimConfig, build_section
 from slt_jax.errors import UserError
@@ -163,3 +163,6 @@ def test_another_optimisers_state_is_refused():
     saved = to_torch(optimizer.init({}).to_tree(), [], optimizer, LR, LR, [])
     with pytest.raises(UserError, match="was written by radam, not adamw; give --optimizer radam"):
         from_torch(saved, {}, [], both("adamw")[0], [])
+    check_kind("adam", "adamw", "--resume x")  # the one's state is the other's
+    with pytest.raises(UserError, match="--resume x: was written by adamw, not nadam"):
+        check_kind("adamw", "nadam", "--resume x")
