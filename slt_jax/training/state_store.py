@@ -1,5 +1,6 @@
 """Training states on disk: Orbax to resume exactly, `.pt` to exchange with v9."""
 
+import functools
 import json
 import logging
 import shutil
@@ -126,7 +127,7 @@ class StateStore:
                 raise
             except Exception as error:  # Orbax and TensorStore raise all kinds of errors on damaged files
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-                logger.warning("%s: is damaged and passed over (%s)", self.folder / str(number), reason)
+                _tell_damaged(self.folder / str(number), reason)
         raise UserError(f"--resume {self.folder}: none of its states can be read")
 
     def _restore(self, number: int, like: Tree | None) -> tuple[Tree, dict[str, Any]]:
@@ -171,6 +172,11 @@ class StateStore:
         """Finish what is being saved, and let go of the folder."""
         self._seal()
         self._manager.close()
+
+
+@functools.cache  # a run reads the notes of a state, and then the state
+def _tell_damaged(folder: Path, reason: str) -> None:
+    logger.warning("%s: is damaged and passed over (%s)", folder, reason)
 
 
 def resume_states(folder: Path, program: Program) -> tuple[TrainState, Position, dict[str, Any]]:
