@@ -1,9 +1,12 @@
 """Memory that a program frees and allocates again thousands of times a minute."""
 
 import ctypes
+from collections.abc import Iterable
 
 # <malloc.h>: what `mallopt` calls its options.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -2, -3, -4, -8
+_KEPT = ((_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26), (_MMAP_MAX, 0), (_ARENA_MAX, 1))
+_LARGE_RETURNED = ((_MMAP_MAX, 2**16), (_MMAP_THRESHOLD, 2**25))  # glibc takes no higher threshold
 
 
 def keep_freed_memory() -> None:
@@ -13,9 +16,22 @@ def keep_freed_memory() -> None:
     one by one, and the kernel clears each page again. This takes a seventh of a small model's processor time. Call it
     before JAX starts its threads, because each thread has a heap of its own.
     """
+    _tell_glibc(_KEPT)
+
+
+def return_large_blocks() -> None:
+    """From now on, let blocks of 32 MiB and more go back to the system when they are freed.
+
+    In a heap that keeps them, a freed block that something small has been put into is no longer large enough for the
+    next one of its size: a step of gigabytes then takes two or three times its memory.
+    """
+    _tell_glibc(_LARGE_RETURNED)
+
+
+def _tell_glibc(options: Iterable[tuple[int, int]]) -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # Windows has no program handle, other C libraries have no mallopt
         return
-    for option, value in ((_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26), (_MMAP_MAX, 0), (_ARENA_MAX, 1)):
+    for option, value in options:
         mallopt(option, value)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from slt_jax.base.console import say
+from slt_jax.base.heap import return_large_blocks
 from slt_jax.config import TrainingConfig
 from slt_jax.errors import UserError
 from slt_jax.models.remat import KEEP_ALL, Memory
@@ -31,6 +32,9 @@ RULES = (KEEP_ALL, Memory("block"), Memory("stream"), Memory("block", CHUNK))
 CPU_RULES = (KEEP_ALL, Memory("none", CHUNK), Memory("none", CHUNK // 8))
 # Of a frame of 150 kB a ViT-S/14 keeps 0.13 GB for the backward pass, a ViT-g/14 1.3 GB.
 KEPT_PER_BYTE = 10_000
+PLENTY = 8 * GIB  # what any computer has that trains a model
+# XLA's temporaries on a CPU against what JAX would keep: measured are 0.5 to 1.5, docs/performance.md.
+CPU_TEMPORARIES = 1.5
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,28 @@ def device_bytes() -> int:
 
 
 def _free_bytes() -> int:
+    """What the system has left, and no more than the limit of a container or a batch job leaves (control groups)."""
+    match = re.search(r"MemAvailable:\s*(\d+) kB", _content("/proc/meminfo"))
+    free = int(match[1]) * 1024 if match else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    group = Path("/sys/fs/cgroup", *re.findall(r"^0::/(.*)$", _content("/proc/self/cgroup"), re.MULTILINE))
+    limit, used = (_content(group / f"memory.{name}").strip() for name in ("max", "current"))
+    if not (limit.isdecimal() and used.isdecimal()):
+        return free
+    cached = re.search(r"^file (\d+)$", _content(group / "memory.stat"), re.MULTILINE)  # given up when memory is short
+    return max(min(free, int(limit) - int(used) + (int(cached[1]) if cached else 0)), 0)
+
+
+def _content(path: str | Path) -> str:
     try:
-        match = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+        return Path(path).read_text()
     except OSError:
-        match = None
-    return int(match[1]) * 1024 if match else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return ""
+
+
+def process_bytes() -> int:
+    """The memory that this process takes now; 0 where the system does not say."""
+    match = re.search(r"VmRSS:\s*(\d+) kB", _content("/proc/self/status"))
+    return int(match[1]) * 1024 if match else 0
 
 
 def shard_bytes(tree: Any) -> int:
@@ -109,8 +130,11 @@ def with_memory_rule(program: Program, training: TrainingConfig, batch: Shapes, 
     advice = "lower --batch-size (--grad-accum-steps makes up for it)"
     if on_cpu(program.mesh):
         memory, need = _fits_host(program, shapes, batch, rules, limit)
-        reason = f"which takes about {need / GIB:.1f} {of}" if need else f"{limit / GIB:.1f} GiB are free"
-        say(f"memory: {memory}, {reason}")
+        reason, now = f"{limit / GIB:.1f} GiB are free", process_bytes()
+        if need:
+            return_large_blocks()
+            reason = f"the process takes up to {(now + need) / GIB:.1f} of {(now + limit) / GIB:.1f} GiB"
+        say(f"memory: {memory}, {reason}" + (f": if it is killed, {advice}" if need > limit else ""))
     else:
         memory, used = first_that_fits(program, shapes, batch, rules, limit)
         if used and not used.fits:
@@ -138,19 +162,20 @@ def on_cpu(mesh: Mesh) -> bool:
 def _fits_host(
     program: Program, state: TrainState, batch: Shapes, rules: Sequence[Memory], limit: int
 ) -> tuple[Memory, int]:
-    """The first rule that fits by estimate, and its bytes; 0 if a look at the frames is enough.
+    """The first rule that fits by estimate, and the bytes that the process will take more; 0 if these are few.
 
-    Nothing is compiled, as a lack of memory slows a computer down before it ends a run.
+    Nothing is compiled, as that would take longer than many a run.
     """
     images = [a.shape for a in batch.values() if a.dtype == jnp.uint8]
-    if sum(map(math.prod, images)) * KEPT_PER_BYTE < limit:
+    if sum(map(math.prod, images)) * KEPT_PER_BYTE < min(limit, PLENTY):
         return rules[0], 0
     kept = kept_bytes(program, state, batch)
     frames = max(math.prod(shape[:-3]) for shape in images)  # that one backbone sees
     memory, need = rules[0], 0
     for memory in rules:
         chunk = (memory.frame_chunk or frames) * program.mesh.shape["data"]
-        need = int(kept * min(1.0, chunk / frames)) + shard_bytes(state) + shard_bytes(state.trained)
+        # Gradients, and a copy of the state while it is saved; the state itself is there.
+        need = int(CPU_TEMPORARIES * kept * min(1.0, chunk / frames)) + shard_bytes(state.trained) + shard_bytes(state)
         if need < limit:
             break
     return memory, need

@@ -1,6 +1,5 @@
 """Training states on disk: Orbax to resume exactly, `.pt` to exchange with v9."""
 
-import functools
 import json
 import logging
 import shutil
@@ -52,6 +51,7 @@ class StateStore:
         handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
         self._unsealed: int | None = None
         self._checked: set[int] = set()
+        self._damaged: set[int] = set()
         if not read_only and hosts.primary():
             self._remove_unfinished()
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
@@ -119,7 +119,7 @@ class StateStore:
 
     def _newest(self, read: Callable[[int], Any]) -> Any:
         """What `read` makes of the newest state or, if that is damaged, of the one before."""
-        for number in sorted(self._manager.all_steps(), reverse=True):
+        for number in sorted(set(self._manager.all_steps()) - self._damaged, reverse=True):
             try:
                 self._check(number)
                 return read(number)
@@ -127,7 +127,8 @@ class StateStore:
                 raise
             except Exception as error:  # Orbax and TensorStore raise all kinds of errors on damaged files
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-                _tell_damaged(self.folder / str(number), reason)
+                logger.warning("%s: is damaged and passed over (%s)", self.folder / str(number), reason)
+                self._damaged.add(number)
         raise UserError(f"--resume {self.folder}: none of its states can be read")
 
     def _restore(self, number: int, like: Tree | None) -> tuple[Tree, dict[str, Any]]:
@@ -174,15 +175,15 @@ class StateStore:
         self._manager.close()
 
 
-@functools.cache  # a run reads the notes of a state, and then the state
-def _tell_damaged(folder: Path, reason: str) -> None:
-    logger.warning("%s: is damaged and passed over (%s)", folder, reason)
-
-
 def resume_states(folder: Path, program: Program) -> tuple[TrainState, Position, dict[str, Any]]:
     """The newest state under `folder`, exactly as it was saved, with its position and its notes."""
     with StateStore(folder, read_only=True) as store:
-        tree, notes = store.restore(program.abstract_state().to_tree())
+        return resume_from(store, program)
+
+
+def resume_from(store: StateStore, program: Program) -> tuple[TrainState, Position, dict[str, Any]]:
+    """`resume_states` of an open store."""
+    tree, notes = store.restore(program.abstract_state().to_tree())
     return TrainState.from_tree(tree), Position.from_notes(notes), notes
 
 

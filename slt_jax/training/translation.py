@@ -12,14 +12,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from convert.checkpoint import Blueprint, Checkpoint, plan_model
+from convert.checkpoint import Blueprint, plan_model
 from convert.compatibility import v9_notes
-from convert.optimizer import check_kind
 from convert.state_dict import Entry
 from slt_jax.base.console import say
 from slt_jax.base.files import copy_file
 from slt_jax.base.places import check_folder
-from slt_jax.config import Config, TrainingConfig, build_config, build_section
+from slt_jax.config import Config, TrainingConfig
 from slt_jax.data.loader import Batch
 from slt_jax.data.splits import Splits, open_splits
 from slt_jax.decoding.results import Prediction
@@ -33,6 +32,7 @@ from slt_jax.models.trust import Trust, trusting
 from slt_jax.runtime import hosts
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import check_batch_size, device_mesh
+from slt_jax.training.earlier import Earlier
 from slt_jax.training.feature_pass import features_are_read, read_from_cache
 from slt_jax.training.memory import with_memory_rule
 from slt_jax.training.metrics import Totals
@@ -52,7 +52,7 @@ from slt_jax.training.start import (
     with_tokenizer,
 )
 from slt_jax.training.state import TrainState
-from slt_jax.training.state_store import Exporter, StateStore, exporter_of, open_checkpoint, resume_states
+from slt_jax.training.state_store import Exporter, exporter_of
 from slt_jax.training.task import Evaluation, Task
 from slt_jax.training.translation_program import abstract_batch, encode, translation_program
 from slt_jax.training.validation import validate
@@ -129,7 +129,8 @@ def _train(
             workdir.write_settings(config.to_dict(), merged)
         announce(config, state, program, splits, source, position)
         if earlier and source:
-            tell_rate(config, earlier, position.epoch)
+            earlier.tell_rate(config, position.epoch)
+        del earlier  # and with it the arrays of a file
         for note in v9_notes(config, plan):
             say(f"note: {note}")
         # Without images there is little to keep, and no step with images to be compiled and measured.
@@ -147,37 +148,6 @@ def _train(
         splits.val.close()
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """What a run starts from: a checkpoint, or a folder of states whose arrays are read later."""
-
-    path: Path
-    config: Mapping[str, Any]
-    architecture: Any
-    checkpoint: Checkpoint | None
-
-    @classmethod
-    def open(cls, path: str | Path, *, states: bool, trust: Trust) -> "Earlier":
-        """Open a checkpoint, or where `states` is set read the notes beside the newest state.
-
-        Raises UserError, also for classes of a checkpoint that are not in `trust`.
-        """
-        if not states:
-            checkpoint = open_checkpoint(path, trust)
-            return cls(Path(path), checkpoint.config, checkpoint.rest.get("architecture"), checkpoint)
-        with StateStore(Path(path), read_only=True) as store:
-            notes = store.notes()
-        return cls(Path(path), notes["config"], notes.get("architecture"), None)
-
-    def learning_rate(self, epoch: int) -> float | None:
-        """The rate with which the earlier run would have gone on after `epoch` epochs; None if it does not say."""
-        if self.checkpoint is None:
-            config = build_config(self.config)
-            return learning_rate(config.optim, config.training.epochs, epoch)
-        groups = (self.checkpoint.rest.get("optimizer_state") or {}).get("param_groups") or [{}]
-        return groups[0].get("lr")
-
-
 def begin(
     config: Config,
     plan: Blueprint,
@@ -192,10 +162,7 @@ def begin(
     if earlier and resuming:
         plan.check_resize(earlier.architecture, f"--resume {earlier.path}")
         if earlier.checkpoint is None:
-            written = build_section("optim", earlier.config.get("optim") or {}).optimizer
-            check_kind(written, config.optim.optimizer, f"--resume {earlier.path}")
-            state, position, _ = resume_states(earlier.path, program)
-            return state, position
+            return earlier.resume(config, program)
         steps_per_epoch = math.ceil(len(splits.train) / config.training.grad_accum_steps)
         frozen = frozen_paths(config.model, {entry.path for entry in entries})
         return resume_checkpoint(earlier.checkpoint, program, entries, steps_per_epoch, frozen)
@@ -204,15 +171,6 @@ def begin(
     if checkpoint is None or not knows_poses(checkpoint.state):
         params |= standardised_poses(splits.train.files, config.model.pose_landmarks)
     return program.place(program.new_state(params)), Position()
-
-
-def tell_rate(config: Config, earlier: Earlier, epoch: int) -> None:
-    """Say so if this run goes on with another learning rate than the earlier one would have, which v9 keeps."""
-    before, now = earlier.learning_rate(epoch), learning_rate(config.optim, config.training.epochs, epoch)
-    if before is not None and not math.isclose(before, now, rel_tol=1e-6, abs_tol=1e-15):
-        say(
-            f"--resume {earlier.path}: its learning rate was {before:g}; it is {now:g} now, as --lr and --scheduler say"
-        )
 
 
 def with_hand_masks(config: Config, earlier: Earlier | None) -> Config:

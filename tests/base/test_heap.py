@@ -19,6 +19,26 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 """
 
 
+# Blocks that grow, and between them something small that stays: what a freed one leaves is too small for the next.
+LARGE = """
+from slt_jax.base.heap import keep_freed_memory, return_large_blocks
+keep_freed_memory()
+return_large_blocks()
+kept = []
+for size in range(100, 110):
+    block = bytearray(size << 20)
+    kept.append(b"1" * 4096)
+    del block
+print(int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_large_blocks_are_given_back():
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
 def test_freed_blocks_are_not_given_back():
     def faults(how: str) -> int:

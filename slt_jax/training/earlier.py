@@ -1,0 +1,68 @@
+"""What a run goes on from: a checkpoint, or the folder of an earlier run's states."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.checkpoint import Checkpoint
+from convert.optimizer import check_kind
+from slt_jax.base.console import say
+from slt_jax.config import Config, build_config, build_section
+from slt_jax.models.trust import Trust
+from slt_jax.training.optim import learning_rate
+from slt_jax.training.position import Position
+from slt_jax.training.program import Program
+from slt_jax.training.state import TrainState
+from slt_jax.training.state_store import StateStore, open_checkpoint, resume_from
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Opened before the data is: its configuration says what the data is to look like. One of the last two is None."""
+
+    path: Path
+    config: Mapping[str, Any]
+    architecture: Any
+    checkpoint: Checkpoint | None
+    states: StateStore | None
+
+    @classmethod
+    def open(cls, path: str | Path, *, states: bool, trust: Trust) -> "Earlier":
+        """Open a checkpoint, or where `states` is set the notes beside the newest state of a folder.
+
+        Raises UserError, also for classes of a checkpoint that are not in `trust`.
+        """
+        if not states:
+            checkpoint = open_checkpoint(path, trust)
+            return cls(Path(path), checkpoint.config, checkpoint.rest.get("architecture"), checkpoint, None)
+        store = StateStore(Path(path), read_only=True)
+        notes = store.notes()
+        return cls(Path(path), notes["config"], notes.get("architecture"), None, store)
+
+    def resume(self, config: Config, program: Program) -> tuple[TrainState, Position]:
+        """The newest state of the folder, exactly as it was saved, and its position.
+
+        Raises UserError if another optimiser than that of `config` wrote it.
+        """
+        assert self.states is not None
+        written = build_section("optim", self.config.get("optim") or {}).optimizer
+        check_kind(written, config.optim.optimizer, f"--resume {self.path}")
+        with self.states:
+            state, position, _ = resume_from(self.states, program)
+        return state, position
+
+    def tell_rate(self, config: Config, epoch: int) -> None:
+        """Say so if `config` goes on with another learning rate than the earlier run would have, which v9 keeps."""
+        before, now = self._learning_rate(epoch), learning_rate(config.optim, config.training.epochs, epoch)
+        if before is not None and not math.isclose(before, now, rel_tol=1e-6, abs_tol=1e-15):
+            say(f"--resume {self.path}: the learning rate was {before:g}; it is {now:g} now, by --lr and --scheduler")
+
+    def _learning_rate(self, epoch: int) -> float | None:
+        """The rate with which the earlier run would have gone on after `epoch` epochs; None if it does not say."""
+        if self.checkpoint is None:
+            config = build_config(self.config)
+            return learning_rate(config.optim, config.training.epochs, epoch)
+        groups = (self.checkpoint.rest.get("optimizer_state") or {}).get("param_groups") or [{}]
+        return groups[0].get("lr")
