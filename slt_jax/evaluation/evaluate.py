@@ -25,6 +25,7 @@ from slt_jax.evaluation.request import EvaluationRequest
 from slt_jax.models.params import Params, Structure
 from slt_jax.runtime.precision import use_precision
 from slt_jax.runtime.sharding import check_batch_size, device_mesh, replicated
+from slt_jax.training.memory import suit_heap
 
 
 def evaluate(request: EvaluationRequest) -> dict[str, Any]:
@@ -108,6 +109,7 @@ def translate_split(
 ) -> tuple[list[Prediction], dict[str, str], float]:
     """One checkpoint's translations in the order of the index, the unreadable clips, and seconds of compilation."""
     use_precision(candidate.data.precision)
+    suit_heap(candidate.model, candidate.batch_size)
     params = jax.device_put(candidate.params(), replicated(mesh))
     batches = BatchDecoder(
         partial(_encode, candidate.structure, params),

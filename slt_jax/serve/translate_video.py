@@ -28,6 +28,7 @@ from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.media.windows import STILL, at_pauses, even, hand_motion
 from slt_jax.streams import MASKED, POSE
+from slt_jax.training.memory import suit_heap
 from slt_jax.training.start import trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
 from slt_jax.training.tokenizer import tokenizer_of
@@ -148,6 +149,7 @@ def open_translator(
     streams = training_streams(data.get(POSE.folder_key), data.get("packs"))
     if streams.pose is None and "architecture" not in checkpoint.rest:
         streams = dataclasses.replace(streams, pose="raw")  # v9's file, and v9's extraction knew nothing else
+    suit_heap(plan.config, 1)
     translator = Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))
     search = Search(max_length=data.get("max_target_length") or 128, num_beams=num_beams)
     return VideoTranslator(translator, loaded, search, trained_with_v9_masks(checkpoint.config), streams)

@@ -15,10 +15,11 @@ from jax.sharding import Mesh
 
 from slt_jax.base.console import say
 from slt_jax.base.heap import return_large_blocks
-from slt_jax.config import TrainingConfig
+from slt_jax.config import ModelConfig, TrainingConfig
 from slt_jax.errors import UserError
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.runtime import hosts
+from slt_jax.streams import IMAGES
 from slt_jax.training.program import Program
 from slt_jax.training.state import TrainState
 
@@ -32,6 +33,7 @@ RULES = (KEEP_ALL, Memory("block"), Memory("stream"), Memory("block", CHUNK))
 CPU_RULES = (KEEP_ALL, Memory("none", CHUNK), Memory("none", CHUNK // 8))
 # Of a frame of 150 kB a ViT-S/14 keeps 0.13 GB for the backward pass, a ViT-g/14 1.3 GB.
 KEPT_PER_BYTE = 10_000
+COMPILER = GIB // 2  # what compiling takes, and libraries for their own temporaries
 PLENTY = 8 * GIB  # what any computer has that trains a model
 # XLA's temporaries on a CPU against what JAX would keep: measured are 0.5 to 1.5, docs/performance.md.
 CPU_TEMPORARIES = 1.5
@@ -133,7 +135,7 @@ def with_memory_rule(program: Program, training: TrainingConfig, batch: Shapes, 
         reason, now = f"{limit / GIB:.1f} GiB are free", process_bytes()
         if need:
             return_large_blocks()
-            reason = f"the process takes up to {(now + need) / GIB:.1f} of {(now + limit) / GIB:.1f} GiB"
+            reason = f"the process takes up to {(now + need + COMPILER) / GIB:.1f} of {(now + limit) / GIB:.1f} GiB"
         say(f"memory: {memory}, {reason}" + (f": if it is killed, {advice}" if need > limit else ""))
     else:
         memory, used = first_that_fits(program, shapes, batch, rules, limit)
@@ -159,6 +161,17 @@ def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
+def takes_large_blocks(image_bytes: int) -> bool:
+    """Whether a model that is shown so many bytes of frames at once had better return freed blocks to the system."""
+    return image_bytes * KEPT_PER_BYTE >= PLENTY
+
+
+def suit_heap(model: ModelConfig, clips: int) -> None:
+    """Return freed blocks to the system if batches of `clips` of full length take large ones."""
+    if takes_large_blocks(clips * model.sequence_length * len(IMAGES) * 3 * model.image_size**2):
+        return_large_blocks()
+
+
 def _fits_host(
     program: Program, state: TrainState, batch: Shapes, rules: Sequence[Memory], limit: int
 ) -> tuple[Memory, int]:
@@ -167,7 +180,8 @@ def _fits_host(
     Nothing is compiled, as that would take longer than many a run.
     """
     images = [a.shape for a in batch.values() if a.dtype == jnp.uint8]
-    if sum(map(math.prod, images)) * KEPT_PER_BYTE < min(limit, PLENTY):
+    pixels = sum(map(math.prod, images))
+    if not takes_large_blocks(pixels) and pixels * KEPT_PER_BYTE < limit:
         return rules[0], 0
     kept = kept_bytes(program, state, batch)
     frames = max(math.prod(shape[:-3]) for shape in images)  # that one backbone sees
