@@ -146,7 +146,7 @@ class Encoder(nn.Module):
     def __init__(self, model: dict, vit: dict, identity: bool):
         super().__init__()
         width, out, rate = vit["embed"], model["projector_dim"], model.get("projector_dropout", 0.0)
-        grid = vit.get("grid", 37)
+        grid = vit.get("grid", vit.get("image_size", 518) // 14)
 
         def backbone():
             return DinoV2(width, vit["depth"], vit["heads"], grid=grid)
