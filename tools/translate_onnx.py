@@ -4,14 +4,14 @@ python tools/translate_onnx.py artefacts/encoder_v1.json CLIP --root corpus --to
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from slt_jax.base.json_text import read_json
 from slt_jax.cli import command
 from slt_jax.cli.flags import add_corpus_flags, places_of
 from slt_jax.data.clip_files import scan
@@ -21,21 +21,47 @@ from slt_jax.data.stream_folders import check_streams
 from slt_jax.errors import UserError
 from slt_jax.streams import IMAGES, MASKED, POSE
 
+BACKENDS = ("onnx", "decoder_first", "decoder_step")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def _tokens(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_whole, value)))
+
+
+def _normal(value: Any) -> bool:
+    """Mean and deviation of three colours."""
+    parts = value.get("normalization") if isinstance(value, dict) else None
+    rows = [parts.get(part) for part in ("mean", "std")] if isinstance(parts, dict) else [None]
+    return all(
+        isinstance(row, list) and len(row) == 3 and all(type(x) in (int, float) and abs(x) < 1e6 for x in row)
+        for row in rows
+    )
+
+
+# What a translation reads of the metadata, and what it must be.
+NEEDED: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "generation": {
+        **dict.fromkeys(
+            ("decoder_start_token_id", "max_length", "min_length", "no_repeat_ngram_size", "pad_token_id"), _whole
+        ),
+        "eos_token_id": _tokens, "forced_eos_token_id": _tokens,
+        "forced_bos_token_id": lambda value: value is None or _whole(value),
+    },
+    "model": dict.fromkeys(("sequence_length", "image_size", "pose_landmarks"), _whole),
+    "inputs": {stream.name: _normal for stream in IMAGES},
+}  # fmt: skip
+
 
 class OnnxTranslator:
     """What a metadata file of `slt-export --decoder` describes. Raises UserError if a file is missing."""
 
     def __init__(self, metadata: Path):
-        try:
-            self.facts = json.loads(metadata.read_text(encoding="utf-8"))
-            files = [self.facts["backends"][name] for name in ("onnx", "decoder_first", "decoder_step")]
-        except OSError as error:
-            raise UserError(f"{metadata}: cannot be read ({error.strerror})") from None
-        except (ValueError, TypeError):
-            raise UserError(f"{metadata}: is not the JSON file that slt-export writes") from None
-        except KeyError:
-            raise UserError(f"{metadata}: names no decoder; export with slt-export --decoder") from None
-        self.encoder, self.first, self.step = (open_session(metadata.parent / file) for file in files)
+        self.facts, files = read_facts(metadata)
+        self.encoder, self.first, self.step = map(open_session, files)
 
     def tokens(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         """Greedy token ids (B, <= max_length), start token included, of the encoder's inputs."""
@@ -77,6 +103,28 @@ class OnnxTranslator:
         batch[POSE.name] = np.where(sure, clip[POSE.name], 0)[real][None]
         batch |= {stream.mask: clip[stream.mask][real][None] for stream in MASKED}
         return batch
+
+
+def read_facts(metadata: Path) -> tuple[dict[str, Any], list[Path]]:
+    """The metadata, with all that a translation needs of it, and the paths of the encoder and the decoder's parts."""
+    wrong = f"{metadata}: is not the JSON file that slt-export writes"
+    try:
+        facts = read_json(metadata, "")
+    except UserError as error:
+        raise UserError(str(error).strip() if "cannot be read" in str(error) else wrong) from None
+    if not isinstance(facts, dict):
+        raise UserError(wrong)
+    backends = facts.get("backends")
+    names = [backends.get(name) if isinstance(backends, dict) else None for name in BACKENDS]
+    if not all(isinstance(name, str) and name and "\0" not in name for name in names) or "generation" not in facts:
+        raise UserError(f"{metadata}: names no decoder; export with slt-export --decoder")
+    for section, wanted in NEEDED.items():
+        for key, fits in wanted.items():
+            if not isinstance(facts.get(section), dict) or not fits(facts[section].get(key)):
+                raise UserError(f"{wrong} ({section}.{key})")
+    if not isinstance(facts.get("v9_hand_masks"), bool):
+        raise UserError(f"{wrong} (v9_hand_masks)")
+    return facts, [metadata.parent / str(name) for name in names]
 
 
 def open_session(path: Path):

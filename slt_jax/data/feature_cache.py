@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from slt_jax.base.files import replacing, write_json
+from slt_jax.base.json_text import parse_json
 from slt_jax.data.clip_files import BadClip, ClipFiles
 from slt_jax.data.ids import check_id
 from slt_jax.errors import UserError
@@ -158,7 +159,7 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, list[s
 def _differences(folder: Path, settings: Mapping[str, Any]) -> list[str]:
     for path in sorted(folder.glob("*/settings.json"), key=os.path.getmtime, reverse=True):
         try:
-            earlier = json.loads(path.read_text(encoding="utf-8"))
+            earlier = parse_json(path.read_text(encoding="utf-8"))
             return [name for name, value in settings.items() if earlier.get(name) != value]
         except (OSError, ValueError, AttributeError):  # not ours
             continue

@@ -4,6 +4,7 @@ import io
 import lzma
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -17,7 +18,8 @@ MAX_HEADER = 4096  # bytes
 NUMBERS, TEXTS = "biuf", "US"  # kinds of dtype
 
 NPZ_ERRORS = (
-    OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error
+    OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+    tokenize.TokenError,  # NumPy's, for a header whose brackets do not match
 )  # fmt: skip
 
 

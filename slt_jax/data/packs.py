@@ -137,14 +137,20 @@ def open_pack(path: str) -> Pack:
 def _check_entry(entry: Mapping[str, Any], shards: int) -> None:
     """Raise TypeError, KeyError or ValueError if an entry of the index is none, or claims more than a clip can have."""
     if "bad" in entry:
+        if not isinstance(entry["bad"], str):
+            raise TypeError
         return
+    numbers = [entry["shard"], entry["record"], entry["size"], *(entry["pose"] or ())]
+    if any(type(number) is not int for number in numbers):
+        raise TypeError
     runs = [run for stream in IMAGES for run in entry.get(stream.name, [])]
     sound = (
         0 <= entry["shard"] < shards
-        and entry["record"] >= 0
+        and min(entry["record"], entry["size"]) >= 0
         and len(bytes.fromhex(entry["sha256"])) == 32
         and (not entry["pose"] or (len(entry["pose"]) == 2 and min(entry["pose"]) >= 0))
         and max(entry["pose"] or (0,)) <= MAX_LENGTH
+        and all(type(first) is type(count) is int for first, count in runs)
         and all(first >= 0 and count > 0 and first + count <= MAX_LENGTH for first, count in runs)
     )
     if not sound:

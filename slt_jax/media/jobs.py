@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slt_jax.base.files import write_json_lines
+from slt_jax.base.json_text import parse_json
 from slt_jax.base.places import naming
 from slt_jax.data.clip_files import FRAME
 from slt_jax.data.ids import id_problem, shown_id
@@ -91,7 +92,7 @@ class ExtractionRecord:
             raise UserError(f"--metadata {self.path}: cannot be read ({error})") from None
         for line in lines:
             try:
-                clip = json.loads(line)
+                clip = parse_json(line)
                 self.clips[clip["video_id"]] = clip
             except (ValueError, TypeError, KeyError):
                 continue  # a run was killed while it wrote this

@@ -1,12 +1,12 @@
 """Plot the curves of one or several runs from their `metrics.jsonl`, as PNG and SVG."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from slt_jax.base.files import replacing
+from slt_jax.base.json_text import parse_json
 from slt_jax.errors import UserError
 
 Records = Sequence[Mapping[str, Any]]
@@ -59,7 +59,7 @@ def read_records(path: Path) -> Records:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             record = None
         if not isinstance(record, dict) or _number(record.get("epoch")) is None:

@@ -20,6 +20,8 @@ class Position:
     since_best: int = 0  # evaluations since the last new best
     record: dict[str, Any] = field(default_factory=dict)  # metrics of the last finished epoch; empty before it
     is_best: bool = False  # whether that epoch is the best so far
+    best_epoch: int = 0  # the epoch of the best so far; 0 if there is none, or it is not known
+    earlier: list[dict[str, Any]] = field(default_factory=list)  # metrics of the epochs before it, as far as known
 
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any]) -> "Position":
@@ -28,6 +30,11 @@ class Position:
         if batches := position.pop("batch", 0):  # of a state that counted batches of one size
             position["taken"] = [[notes["config"]["data"]["batch_size"], batches]]
         return cls(**position)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The metrics of all finished epochs, as far as they are known."""
+        return [*self.earlier, self.record] if self.record else self.earlier
 
     @property
     def batches(self) -> int:
@@ -67,4 +74,6 @@ class Position:
             since_best=0 if best else self.since_best + (metric in better),
             record=dict(record),
             is_best=best,
+            best_epoch=self.epoch + 1 if best else self.best_epoch,
+            earlier=self.records,
         )

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -174,16 +175,35 @@ class Run:
         """Write the files of the epoch that `position` says is done. The line in metrics.jsonl comes last."""
         self.task.export(self.state, self.position, self.workdir)
         if hosts.primary():
-            self.workdir.write_metrics(self.position.record)
+            self.workdir.write_metrics(self.position.records)
 
     def publish_what_was_committed(self) -> None:
-        """Where an earlier process was killed between the state that ends an epoch and the epoch's files."""
-        record, at_an_end = self.position.record, not self.position.taken
-        if not (record and at_an_end and self.store.latest()):
+        """Mend the files of finished epochs: an earlier process was killed before it wrote them, or they are damaged.
+
+        What no state tells any longer, such as weights that were the best some epochs ago, is said.
+        """
+        if not (self.position.record and self.store.latest()):
             return
-        missing = all(line["epoch"] != record["epoch"] for line in self.workdir.read_metrics())
-        if hosts.gathered([missing])[0]:  # as process 0 sees it: all of them take part
+        lost, publishes = self._lost() if hosts.primary() else ([], False)
+        if hosts.gathered([publishes])[0]:  # as process 0 sees it: all of them take part
             self.publish()
+        for path in lost:
+            say(f"{path}: is missing or damaged; the next {'best ' * (path == self.workdir.best)}epoch writes it anew")
+
+    def _lost(self) -> tuple[list[Path], bool]:
+        """The files that only later epochs can write again, and whether those of the last epoch are to be written."""
+        position, workdir = self.position, self.workdir
+        found = {line["epoch"]: line for line in workdir.read_metrics()}
+        changed = any(found.get(record["epoch"]) != record for record in position.records)
+        damaged = self.task.damaged(workdir)
+        if not position.best_epoch:
+            damaged = [path for path in damaged if path != workdir.best]
+        if position.taken:  # the state is of a later moment than the files
+            if changed:
+                workdir.write_metrics(position.records)
+            return damaged, False
+        mended = [path for path in damaged if path != workdir.best or position.is_best]
+        return [path for path in damaged if path not in mended], bool(changed or mended)
 
 
 def grouped(batches: Iterable[TaskBatch], size: int) -> Iterator[list[TaskBatch]]:

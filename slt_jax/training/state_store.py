@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from convert.checkpoint import Blueprint, Checkpoint, plan_model, read_checkpoint
 from convert.optimizer import to_torch
 from convert.state_dict import Entry, to_state
-from convert.torch_file import write_pt
+from convert.torch_file import read_pt, write_pt
 from slt_jax.base.files import checksums, write_json
 from slt_jax.base.places import existing_folder, naming
 from slt_jax.config import Config, build_config
@@ -89,6 +89,8 @@ class StateStore:
         """Remove what a save that was cut off has left."""
         for left in self.folder.glob(f"*{UNFINISHED}*"):
             shutil.rmtree(left, ignore_errors=True)
+        for left in self.folder.glob(f"*/.{CHECKSUMS}.*.tmp"):
+            left.unlink(missing_ok=True)
 
     def _check(self, number: int) -> None:
         """Raise ValueError where a file of a state is not what was written; a state may have no checksums."""
@@ -230,6 +232,15 @@ def saved_model(folder: Path, trust: Trust = False) -> tuple[TrainState, dict[st
         return state, notes, Blueprint.from_record(model, record, folder, trust)
     check_trusted(named_classes(model), trust, folder)
     return state, notes, plan_model(model)
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a `.pt` is there and is what was written."""
+    try:
+        read_pt(path)
+    except UserError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

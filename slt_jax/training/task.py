@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,6 +85,10 @@ class Task(Protocol):
         Every process calls it. After a kill it is called again, and writes the same files.
         """
         ...
+
+    def damaged(self, workdir: WorkDir) -> list[Path]:
+        """The files of `export` that are there no longer, or are not whole."""
+        return []
 
     def training_metrics(self, totals: Totals) -> dict[str, float]:
         """The metrics of an epoch's training, under their names in metrics.jsonl."""

@@ -52,7 +52,7 @@ from slt_jax.training.start import (
     with_tokenizer,
 )
 from slt_jax.training.state import TrainState
-from slt_jax.training.state_store import Exporter, exporter_of
+from slt_jax.training.state_store import Exporter, exporter_of, is_sound
 from slt_jax.training.task import Evaluation, Task
 from slt_jax.training.translation_program import abstract_batch, encode, translation_program
 from slt_jax.training.validation import validate
@@ -281,6 +281,10 @@ class Translation(Task):
         self.exporter.write(workdir.last, state, position, lr=lr, val_loss=val_loss)
         if position.is_best and hosts.primary():
             copy_file(workdir.last, workdir.best)
+
+    def damaged(self, workdir: WorkDir) -> list[Path]:
+        """`last.pt` and `best.pt`, where they cannot be read."""
+        return [path for path in (workdir.last, workdir.best) if not is_sound(path)]
 
     def notes(self, position: Position) -> dict[str, Any]:
         """What opens the state again, and the position."""

@@ -1,13 +1,13 @@
 """The folder of a run: who may write into it, and the small files in it."""
 
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from slt_jax.base.files import holding, write_json, write_json_lines
+from slt_jax.base.json_text import parse_json
 from slt_jax.base.places import check_folder
 from slt_jax.errors import UserError
 
@@ -24,7 +24,7 @@ def state_folder(path: Path) -> Path | None:
 
 def _record(line: str) -> dict[str, Any]:
     """A line of metrics.jsonl. Raises ValueError where it is none."""
-    record = json.loads(line)
+    record = parse_json(line)
     if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
         raise ValueError("it is not the record of an epoch")
     return record
@@ -107,7 +107,11 @@ class WorkDir:
                 raise UserError(f"{self.metrics}: line {number} is damaged ({error}); mend or remove it") from None
         return records
 
-    def write_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add an epoch's record. It replaces records of the same or later epochs from before a resume."""
-        earlier = [old for old in self.read_metrics() if old["epoch"] < record["epoch"]]
-        write_json_lines(self.metrics, [*earlier, dict(record)])
+    def write_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write the records of a run's epochs, the last of them new; the file's own are kept of epochs before them.
+
+        Records of the same or later epochs from before a resume are replaced, and damaged ones mended.
+        """
+        first = records[0]["epoch"]
+        kept = [old for old in self.read_metrics() if old["epoch"] < first]
+        write_json_lines(self.metrics, [*kept, *map(dict, records)])

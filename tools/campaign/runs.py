@@ -1,0 +1,131 @@
+"""The runs that the campaign disturbs: slt-train on a generated corpus, and a task of a few numbers, which takes less.
+
+Both go through the same loop, store, work-dir and commands' seam; the second has another model and other batches.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from convert import write_pt
+from slt_jax.base.files import copy_file
+from slt_jax.cli.command import run
+from slt_jax.cli.train import main as slt_train
+from slt_jax.config import OptimConfig, TrainingConfig
+from slt_jax.models.params import split_model
+from slt_jax.synthetic.generator import generate
+from slt_jax.training import run as loop
+from slt_jax.training.objective import Loss, Objective
+from slt_jax.training.position import Position
+from slt_jax.training.program import Program, make_program
+from slt_jax.training.state_store import is_sound, resume_states
+from slt_jax.training.task import Evaluation, Task
+from slt_jax.training.workdir import WorkDir, state_folder
+
+SAVES_EVERY = 0.0  # seconds: a state after each step, so that kills fall between and into saves
+BACKBONE = 'model.backbone={"embed_dim": 12, "depth": 1, "num_heads": 2, "patch_size": 14, "image_size": 14}'
+SETTINGS = [
+    "--device", "cpu", "--precision", "float32", "--batch-size", "2", "--epochs", "2", "--max-target-length", "8",
+    "--image-size", "14", "--sequence-length", "2", "--d-model", "16", "--projector-dim", "8", "--temporal-nhead", "2",
+    "--temporal-layers", "1", "--temporal-dim-feedforward", "16", "--decoder-layers", "1", "--decoder-heads", "2",
+    "--flip-probability", "0.5", "--set", BACKBONE,
+]  # fmt: skip
+
+
+class Line(nnx.Module):
+    def __init__(self):
+        self.layer = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
+
+    def __call__(self, x, key=None):
+        return self.layer(x if key is None else x * jax.random.bernoulli(key, 0.9, x.shape))
+
+
+@dataclass(frozen=True)
+class Squares(Objective):
+    def loss(self, model, inputs, key, teacher):
+        return Loss(jnp.square(model(inputs["x"], key) - inputs["x"]).sum(), inputs["x"].size, {})
+
+    def evaluate(self, model, inputs):
+        return {"loss": jnp.square(model(inputs["x"]) - inputs["x"]).mean()}
+
+
+@dataclass
+class Small(Task):
+    program: Program
+    training: TrainingConfig
+
+    batch_size = 4
+
+    def batches_left(self, epoch, taken):
+        return 4 - sum(count for _, count in taken)
+
+    def batches(self, epoch, taken):
+        for number in range(4 - self.batches_left(epoch, taken), 4):
+            yield SimpleNamespace(arrays={"x": _vectors(epoch, number)}, names=[f"batch {number}"], count=4)
+
+    def learning_rate(self, epoch):
+        return 0.01 / (1 + epoch)
+
+    def evaluate(self, state, epoch, stopped):
+        # The second epoch is no better, so that best.pt stays that of the first.
+        loss = float(self.program.evaluate(state.params, {"x": _vectors(99)})["loss"]) + (epoch == 1)
+        return Evaluation(loss, metrics={"val_loss": loss})
+
+    def export(self, state, position, workdir):
+        weights = {name: np.asarray(array) for name, array in state.params.items()}
+        write_pt(workdir.last, {"epoch": position.epoch, "model_state": weights, "config": {}})
+        if position.is_best:
+            copy_file(workdir.last, workdir.best)
+
+    def damaged(self, workdir):
+        return [path for path in (workdir.last, workdir.best) if not is_sound(path)]
+
+
+def _vectors(*seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(4, 8)).astype(np.float32)
+
+
+def _train_small(folder: Path, more: Sequence[str]) -> int:
+    accumulate = 2 if "--grad-accum-steps" in more else 1
+    settings, optim = TrainingConfig(epochs=2, grad_accum_steps=accumulate), OptimConfig(weight_decay=0.01)
+    program = make_program(lambda **_: Line(), Squares(), optim=optim, training=settings, seed=7)
+    workdir = WorkDir(folder)
+    source = state_folder(folder) if "--resume" in more else None
+    with workdir.claimed(source, overwrite=False):
+        if source:
+            state, position, _ = resume_states(source, program)
+        else:
+            state, position = program.place(program.new_state(split_model(Line())[1])), Position()
+        workdir.write_settings({}, {})
+        try:
+            loop.Run(Small(program, settings), state, position, workdir, str(folder / "tb")).to_the_end()
+        except loop.Interrupted as stop:
+            print(f"small: {stop}: the state is saved; continue with --resume", file=sys.stderr)
+            return 128 + stop.number
+    return 0
+
+
+def make_corpus(root: Path) -> None:
+    """Six clips of a few frames for slt-train."""
+    if not root.exists():
+        sizes = {"num_train": 4, "num_val": 2, "num_test": 0, "image_size": 24, "frames": (4, 5)}
+        generate(root, **sizes, seed=3, level="small", workers=0, progress=False)  # type: ignore[arg-type]
+
+
+def train(how: str, corpus: Path, folder: Path, more: Sequence[str]) -> int:
+    """A run of a kind, `small` or `slt-train`, in this process; returns its exit code."""
+    usual, loop.SAVE_SECONDS = loop.SAVE_SECONDS, SAVES_EVERY
+    try:
+        if how == "small":
+            return run("small", lambda _: _train_small(folder, more), ["--work-dir", str(folder), *more])
+        tensorboard = ["--tensorboard", str(folder / "tb")]
+        return slt_train(["--root", str(corpus), "--work-dir", str(folder), *SETTINGS, *tensorboard, *more])
+    finally:
+        loop.SAVE_SECONDS = usual
