@@ -69,14 +69,18 @@ def parser() -> argparse.ArgumentParser:
             state.add_argument("--weights-only", action="store_true", help="leave out optimiser and scaler state")
             command.set_defaults(weights_only=False)
 
+    _add_verify(commands)
+    for command in commands.choices.values():
+        flags.add_trust_flag(command)
+    return top
+
+
+def _add_verify(commands: Any) -> None:
     verify = commands.add_parser("verify", help="compare two sets of weights, or this library with v9's own numbers")
     verify.add_argument("sources", metavar="FILE", nargs="*", type=Path, help="two files or folders of any kind")
     verify.add_argument("--case", metavar="DIR", type=Path, help="a folder with a checkpoint and what v9 computed")
     verify.add_argument("--tolerance", type=float, help="largest difference allowed (weights: 0, --case: 1e-5)")
     verify.add_argument("--rows", type=int, default=20, help="differing tensors to list (default: 20)")
-    for command in commands.choices.values():
-        flags.add_trust_flag(command)
-    return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -54,22 +54,7 @@ def open_splits(
     for key, path in given.items():
         if not path:
             raise UserError(f"--{key.replace('_', '-')} is not given (nor data.{key} in the configuration)")
-    metadata = read_metadata(given["metadata_csv"])
-    flags = {"train_index": "--train-index", "val_index": "--val-index"}
-    listed = [select(read_index(given[key]), metadata, f"{flag} {given[key]}") for key, flag in flags.items()]
-    files = find_files(data, [clip.video_id for clips in listed for clip in clips])
-    landmarks, skip = config.model.pose_landmarks, data.skip_bad_clips
-    train, val = (
-        usable(clips, files, landmarks, flag, skip_bad_clips=skip)
-        for clips, flag in zip(listed, flags.values(), strict=True)
-    )
-    report_quality([*train.clips, *val.clips], files, strict=data.strict_quality)
-    both = [(clip.video_id, "in both splits", "") for clip in val.clips if clip.video_id in train.frames]
-    tell(both, f"the {len(val.clips)} validation clips", strict=data.strict_quality)
-    check_kinds([*train.clips, *val.clips], files, strict=data.strict_quality)
-    for split in (train, val):
-        spot_check(split.clips, files, landmarks, strict=data.strict_quality)
-
+    train, val, files = _checked_splits(config, given)
     named = data.tokenizer or earlier_tokenizer or tokenizer_of_decoder(config.model.decoder_model)
     tokenizer = open_tokenizer(
         named,
@@ -106,6 +91,27 @@ def open_splits(
         loader(val, data.val_batch_size or data.batch_size, training=False),
         tokenizer,
     )
+
+
+def _checked_splits(config: Config, given: Mapping[str, str]) -> tuple["Usable", "Usable", dict[str, ClipFiles]]:
+    """The clips of both splits that can be read, and all files; what is doubtful about them is told."""
+    data = config.data
+    metadata = read_metadata(given["metadata_csv"])
+    flags = {"train_index": "--train-index", "val_index": "--val-index"}
+    listed = [select(read_index(given[key]), metadata, f"{flag} {given[key]}") for key, flag in flags.items()]
+    files = find_files(data, [clip.video_id for clips in listed for clip in clips])
+    landmarks, skip = config.model.pose_landmarks, data.skip_bad_clips
+    train, val = (
+        usable(clips, files, landmarks, flag, skip_bad_clips=skip)
+        for clips, flag in zip(listed, flags.values(), strict=True)
+    )
+    report_quality([*train.clips, *val.clips], files, strict=data.strict_quality)
+    both = [(clip.video_id, "in both splits", "") for clip in val.clips if clip.video_id in train.frames]
+    tell(both, f"the {len(val.clips)} validation clips", strict=data.strict_quality)
+    check_kinds([*train.clips, *val.clips], files, strict=data.strict_quality)
+    for split in (train, val):
+        spot_check(split.clips, files, landmarks, strict=data.strict_quality)
+    return train, val, files
 
 
 def find_files(data: DataConfig, video_ids: Sequence[str]) -> dict[str, ClipFiles]:

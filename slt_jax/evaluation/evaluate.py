@@ -61,18 +61,8 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
             name = f"{request.output_csv.stem}__{candidate.label}{request.output_csv.suffix}"
         write_predictions(request.output_csv.with_name(name), predictions)
         results[candidate.label] = predictions
-        checkpoints.append(
-            {
-                "checkpoint": str(candidate.path),
-                "label": candidate.label,
-                "predictions": name,
-                "epoch": candidate.checkpoint.rest.get("epoch"),
-                **checkpoint_report(predictions, scoring),
-                "compile_seconds": round(compile_seconds, 3),
-                "skipped": skipped,
-                "settings": _settings(candidate),
-            }
-        )
+        told = {"predictions": name, "compile_seconds": round(compile_seconds, 3), "skipped": skipped}
+        checkpoints.append(_facts(candidate) | checkpoint_report(predictions, scoring) | told)
 
     # --- reports ------------------------------------------------------------------------------------------------------
     report = {
@@ -91,10 +81,10 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     return report
 
 
-def _settings(candidate: Candidate) -> dict[str, Any]:
-    """How a checkpoint's texts were searched for."""
+def _facts(candidate: Candidate) -> dict[str, Any]:
+    """What a checkpoint is, and how its texts were searched for."""
     search, data = candidate.search, candidate.data
-    return {
+    settings = {
         "num_beams": search.num_beams,
         "max_length": search.max_length,
         "min_length": search.min_length,
@@ -102,6 +92,8 @@ def _settings(candidate: Candidate) -> dict[str, Any]:
         "batch_size": candidate.batch_size,
         "v9_hand_masks": data.v9_hand_masks,
     }
+    epoch = candidate.checkpoint.rest.get("epoch")
+    return {"checkpoint": str(candidate.path), "label": candidate.label, "epoch": epoch, "settings": settings}
 
 
 def translate_split(

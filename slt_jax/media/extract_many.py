@@ -62,10 +62,8 @@ def extract_videos(
     files = files_on_disk(out_root, [job.video_id for job in jobs])
     if not (resume or overwrite):
         _refuse_clips_there(jobs, files, out_root)
-    todo = [
-        job for job in jobs
-        if not (resume and is_done(record.clips.get(job.video_id), job.key(settings), files[job.video_id]))
-    ]  # fmt: skip
+    known = record.clips if resume else {}
+    todo = [job for job in jobs if not is_done(known.get(job.video_id), job.key(settings), files[job.video_id])]
     if workers > 1:  # the longest first, so that no worker is left alone with a long one at the end
         todo.sort(key=_size, reverse=True)
     working = _working_folder(out_root)
