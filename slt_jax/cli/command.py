@@ -10,7 +10,7 @@ from typing import Any
 from slt_jax.base.files import user_cache
 from slt_jax.base.heap import keep_freed_memory
 from slt_jax.base.output import settle
-from slt_jax.base.places import DISK
+from slt_jax.base.places import DISK, existing_folder, refusal
 from slt_jax.base.quiet import silence_absent_tpu
 from slt_jax.errors import UserError, shortened
 
@@ -94,9 +94,13 @@ def choose_device(name: str) -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Keep compiled programs between runs in the user's cache. JAX's own variables choose another place."""
+    """Keep compiled programs between runs in the user's cache, if it can be written.
+
+    JAX's own variables choose another place.
+    """
     import jax
 
     options: Any = jax.config
-    if options.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(user_cache() / "xla"))
+    folder = user_cache() / "xla"
+    if options.jax_compilation_cache_dir is None and not refusal(existing_folder(folder)):
+        jax.config.update("jax_compilation_cache_dir", str(folder))

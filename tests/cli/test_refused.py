@@ -3,11 +3,12 @@
 import errno
 from functools import partial
 
+import jax
 import numpy as np
 import pytest
 
 from slt_jax.base.places import naming
-from slt_jax.cli.command import run
+from slt_jax.cli.command import keep_compiled_programs, run
 from slt_jax.training.state_store import StateStore
 from slt_jax.training.tracking import Tracker
 from tests.base.test_places import files_of_at_most
@@ -90,3 +91,17 @@ def test_events_that_find_no_room_are_an_error_of_the_run(tmp_path):
     with files_of_at_most(2000), pytest.raises(OSError, match="tb"):
         tracker.flush()
     tracker.close()
+
+
+def test_compiled_programs_are_kept_where_they_can_be(tmp_path, monkeypatch):
+    """A home that cannot be written costs time, but not a warning of JAX's for every program."""
+    (tmp_path / "file").touch()
+    before = jax.config.jax_compilation_cache_dir
+    for cache, kept in ((tmp_path / "file", None), (tmp_path, str(tmp_path / "slt_jax" / "xla"))):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        try:
+            jax.config.update("jax_compilation_cache_dir", None)
+            keep_compiled_programs()
+            assert jax.config.jax_compilation_cache_dir == kept
+        finally:
+            jax.config.update("jax_compilation_cache_dir", before)
