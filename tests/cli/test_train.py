@@ -233,7 +233,9 @@ def test_a_model_that_contradicts_the_file_shows_the_difference(finished):
 def test_precedence(tmp_path):
     """Defaults, file, flags, --set: each later one wins; YAML's text numbers are numbers."""
     file = tmp_path / "config.yml"
-    file.write_text("optim: {lr: 1e-3, weight_decay: 2e-2, momentum: 0.5, label_smoothing: 0.2}\ndata: {seed: 7}\n")
+    file.write_text(
+        "optim: {optimizer: sgd, lr: 1e-3, weight_decay: 2e-2, momentum: 0.5, label_smoothing: 0.2}\ndata: {seed: 7}\n"
+    )
     arguments = [
         "--config",
         str(file),
@@ -248,7 +250,7 @@ def test_precedence(tmp_path):
     ]
     optim = config_of(*arguments).optim
     assert (optim.lr, optim.weight_decay, optim.label_smoothing) == (1e-3, 0.3, 0.4)
-    assert (optim.momentum, optim.scheduler, optim.optimizer) == (0.5, "steplr", "adamw")
+    assert (optim.momentum, optim.scheduler, optim.optimizer, optim.scheduler_gamma) == (0.5, "steplr", "sgd", 0.5)
     assert config_of(*arguments).data.seed == 7
 
     as_json = tmp_path / "config.json"

@@ -172,7 +172,7 @@ def test_mistakes_are_one_line(folders, capsys, tmp_path):
         (["write", *root, "--output", tmp_path / "p", "--index", bad], "1 of 2 clips have no row in the metadata"),
         (["write", *root, "--output", tmp_path / "p", "--shard-mb", 0], "--shard-mb 0: must be at least 1"),
         (["write", "--root", tmp_path / "x", "--output", tmp_path / "p"], "x"),
-        (["write", *root, "--output", bad], f"--output {bad}: cannot be written (File exists)"),
+        (["write", *root, "--output", bad], f"--output {bad}: is a file; name a folder"),
         (["verify", tmp_path], "there is no index.json"),
     ):
         assert command(folders, *arguments) == 2
