@@ -38,7 +38,11 @@ class Earlier:
             checkpoint = open_checkpoint(path, trust)
             return cls(Path(path), checkpoint.config, checkpoint.rest.get("architecture"), checkpoint, None)
         store = StateStore(Path(path), read_only=True)
-        notes = store.notes()
+        try:
+            notes = store.notes()
+        except BaseException:
+            store.close()
+            raise
         return cls(Path(path), notes["config"], notes.get("architecture"), None, store)
 
     def resume(self, config: Config, program: Program) -> tuple[TrainState, Position]:
@@ -47,9 +51,9 @@ class Earlier:
         Raises UserError if another optimiser than that of `config` wrote it.
         """
         assert self.states is not None
-        written = build_section("optim", self.config.get("optim") or {}).optimizer
-        check_kind(written, config.optim.optimizer, f"--resume {self.path}")
         with self.states:
+            written = build_section("optim", self.config.get("optim") or {}).optimizer
+            check_kind(written, config.optim.optimizer, f"--resume {self.path}")
             state, position, _ = resume_from(self.states, program)
         return state, position
 
