@@ -200,7 +200,8 @@ def blueprint(checkpoint: Checkpoint, model: ModelConfig | Mapping | None = None
     if checkpoint.encoder_only:
         return Blueprint(config, sizes, None)
     decoder = {key.removeprefix(PREFIX): array for key, array in checkpoint.state.items() if key.startswith(PREFIX)}
-    return Blueprint(config, sizes, decoder_settings(config, tie_word_embeddings=not has_own_head(decoder)))
+    tied, given = not has_own_head(decoder), isinstance(model, ModelConfig) or "decoder_kwargs" in (model or {})
+    return Blueprint(config, sizes, decoder_settings(config, tie_word_embeddings=tied, checked=given))
 
 
 def _backbone_sizes(config: ModelConfig, state: Mapping[str, np.ndarray]) -> dict[str, BackboneSizes]:

@@ -16,6 +16,7 @@ from convert.state_dict import Entry, strip_prefixes
 from convert.torch_file import TorchFileError, read_pt
 from slt_jax.base.files import open_regular
 from slt_jax.base.json_text import parse_json, read_json
+from slt_jax.data.ids import id_problem, shown_id
 from slt_jax.errors import UserError
 from slt_jax.models.families import FAMILIES, PREFIX, Family, family_with_layers
 
@@ -45,7 +46,6 @@ SAFETENSORS_DTYPES = {
 }
 MAX_HEADER = 32 << 20  # bytes, about 250,000 tensors: as Python objects a header takes 25 times as much
 MAX_AXES = 64  # of a NumPy array
-MAX_NAME = 255  # bytes of a file's name
 
 
 def is_folder_of_weights(path: str | Path) -> bool:
@@ -73,8 +73,8 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{index}: is not an index of weight files") from None
     tensors: dict[str, np.ndarray] = {}
     for shard in shards:
-        if Path(shard).name != shard or "\0" in shard or len(os.fsencode(shard)) > MAX_NAME:
-            raise UserError(f"{index}: names a file outside its folder, or no file ({shard[:100]!r})")
+        if id_problem(shard):
+            raise UserError(f"{index}: names a file outside its folder, or no file ({shown_id(shard)})")
         if not (index.parent / shard).exists():
             raise UserError(f"{index.parent / shard}: no such file, but {index.name} names it; download it as well")
         tensors |= _read_file(index.parent / shard)

@@ -170,7 +170,7 @@ class TrainingConfig:
     model_parallel: int = option(1, "devices that share the matrices of the decoder and the temporal encoder")
     compile: bool = option(False, "torch only; JAX always compiles")
     compile_mode: str | None = option(None, "torch only; has no effect here")
-    init_checkpoint: str | None = option(None, "start from these weights (.pt, Orbax folder or work-dir)")
+    init_checkpoint: str | None = option(None, "start from these weights (.pt, .safetensors, Orbax folder or work-dir)")
     eval_bleu_every: int = option(0, "epochs between scores of real translations by BLEU and chrF (0: never)")
     eval_bleu_clips: int = option(64, "validation clips that are translated for these scores")
     bleu_tokenize: str = option(

@@ -31,6 +31,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser("fault_campaign", (__doc__ or "").partition("\n")[0])
     top.add_argument("--trials", type=int, default=20, metavar="N", help="how many in all (default: 20)")
     top.add_argument("--real", type=int, default=10, metavar="N", help="every Nth trial disturbs slt-train (0: none)")
+    top.add_argument("--two", type=int, default=6, metavar="N", help="every Nth trial is of two processes (0: none)")
     top.add_argument("--seed", type=int, default=0, metavar="N", help="the same trials for the same seed (default: 0)")
     top.add_argument("--work", type=Path, default=None, metavar="DIR", help="scratch folder; trials in it are kept")
     return flags.parse(top, argv)
@@ -76,17 +77,18 @@ def carry_out(arguments: argparse.Namespace, work: Path) -> list[dict]:
         if number in done:
             continue
         kind = kinds[number % len(kinds)]
-        real = bool(arguments.real) and number % arguments.real == arguments.real - 1
+        real, two = (bool(share) and number % share == share - 1 for share in (arguments.real, arguments.two))
         if real:
             make_corpus(campaign.corpus)
         if kind == "full disk" and not campaign.disks:
             result = {"number": number, "run": "", "kind": kind, "what": "may not mount", "result": "skipped"}
         else:
-            result = campaign.trial(number, "slt-train" if real else "small", kind)
+            result = campaign.carry_out(number, "slt-train" if real else "small", kind, two=two)
         results.append(result)
         write_json_lines(kept, results)
         print(
-            f"{number + 1}/{arguments.trials} {result['run']}, {kind}, {result['what']}: {result['result']}", flush=True
+            f"{number + 1}/{arguments.trials} {result['run']}, {result['kind']}, {result['what']}: {result['result']}",
+            flush=True,
         )
     return results
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from slt_jax.errors import UserError
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)  # what only writing meets, or a broken disk
+TOLD = re.compile(r"os_error_code='(\d{1,3})'")
 PROBE = bytes(1 << 20)  # what must fit where something is to be written
 
 
@@ -63,7 +65,7 @@ def _check(flag: str, place: str | os.PathLike[str]) -> None:
 def naming(place: str | os.PathLike[str]) -> Iterator[None]:
     """Where the system refuses to write `place`, or anything in it, raise an OSError with its name.
 
-    Libraries raise errors of every kind for a full disk, so the disk itself is asked.
+    Libraries raise errors of every kind for a full disk, so TensorStore's text or the disk itself is asked.
     """
     try:
         yield
@@ -76,6 +78,9 @@ def naming(place: str | os.PathLike[str]) -> Iterator[None]:
             if named is not None and not _near(os.fsdecode(named), place):
                 raise  # it is about something else, such as a file that is read
             found = error
+        elif told := TOLD.search(str(error)):  # by now there may be room again, where its part of a file was
+            number = int(told[1])
+            found = OSError(number, os.strerror(number))
         else:
             found = refusal(existing_folder(place))
         if found is None:

@@ -1,7 +1,10 @@
-"""Silence libtpu on a machine without a TPU, where it is installed for `slt-plan` or with JAX by habit."""
+"""Silence libraries at their source: libtpu on a machine without a TPU, writers that end after a save has failed."""
 
+import functools
 import glob
+import logging
 import os
+import sys
 
 # Otherwise libtpu asks a cloud's servers for these, and complains if there are none.
 ALONE = {
@@ -23,3 +26,16 @@ def silence_absent_tpu() -> None:
     # A host with chips may have the variable too, from whoever started it.
     if os.environ.get("TPU_SKIP_MDS_QUERY") and not glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*"):
         expect_no_tpu()
+
+
+@functools.cache
+def silence_late_writers() -> None:
+    """Keep asyncio from telling, in pages, of the writes of a save that has failed; the save's own error tells it."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    usual = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            usual(unraisable)
+
+    sys.unraisablehook = hook

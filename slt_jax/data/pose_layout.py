@@ -60,7 +60,7 @@ def into_landmarks(pose: np.ndarray, landmarks: int | None = None) -> np.ndarray
     columns = pose.shape[1]
     if landmarks is None:
         numbers = likely_numbers(pose) or next(numbers for numbers in MEANING if columns % numbers == 0)
-        return pose.reshape(len(pose), -1, numbers)
+        return pose.reshape(len(pose), columns // numbers, numbers)
     found = numbers_a_landmark(columns, landmarks)
     return None if found is None else pose.reshape(len(pose), landmarks, found)
 
@@ -130,8 +130,9 @@ def possible_numbers(pose: np.ndarray) -> list[int]:
     """With which numbers a landmark the values of a pose can be meant; all where it shows nobody."""
     if pose.ndim == 3:
         return [] if _nonsense(pose) else [pose.shape[2]]
-    divided = (n for n in MEANING if pose.shape[1] % n == 0)
-    return [n for n in divided if not _nonsense(pose.reshape(len(pose), -1, n))]
+    frames, columns = pose.shape  # there may be no frames
+    divided = (n for n in MEANING if columns % n == 0)
+    return [n for n in divided if not _nonsense(pose.reshape(frames, columns // n, n))]
 
 
 def _nonsense(points: np.ndarray) -> bool:

@@ -112,10 +112,10 @@ def _decoder_is_new(checkpoint: Checkpoint, settings: Mapping[str, Any], key: st
         known = record["decoder"]
     else:
         try:
-            known = decoder_settings(build_section("model", settings))
+            known = decoder_settings(build_section("model", settings), checked=False)
         except UserError:
             return True
-    asked = decoder_settings(build_section("model", others | {key: value}))
+    asked = decoder_settings(build_section("model", others | {key: value}), checked=key == "decoder_kwargs")
     names = ("decoder_class",) if "decoder_class" in {*known, *asked} else sorted(known.keys() & asked.keys() - ORIGIN)
     for name in names:
         if not _alike(known.get(name), asked.get(name)):

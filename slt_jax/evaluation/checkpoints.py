@@ -96,7 +96,8 @@ def open_candidates(request: EvaluationRequest) -> list[Candidate]:
 def labels(paths: Sequence[Path]) -> list[str]:
     """A short name for each path that can be part of a file name, with as many parent folders as make it unique."""
     parts = [Path(os.path.abspath(path)).parts[1:] for path in paths]
-    parts = [(*part[:-1], part[-1].removesuffix(".pt").removesuffix(".pth")) for part in parts]
+    for ending in (".pt", ".pth", ".safetensors"):
+        parts = [(*part[:-1], part[-1].removesuffix(ending)) for part in parts]
     names = [part[-1] for part in parts]
     for count in range(2, max(map(len, parts)) + 1):
         folded = [name.casefold() for name in names]

@@ -28,24 +28,30 @@ from slt_jax.base.hub import huggingface_folder
 from slt_jax.base.json_text import read_json
 from slt_jax.config import ModelConfig
 from slt_jax.config_rules import check_plain
-from slt_jax.errors import UserError, divisors
+from slt_jax.errors import UserError, divisors, nearest, shown
 from slt_jax.models import seq2seq
 from slt_jax.models.custom import build_custom
 from slt_jax.models.families import family_of
 from slt_jax.models.remat import KEEP_ALL, Memory
 
+# Fields that are read here, though transformers leaves them out of some configurations.
+READ = ("model_type", "bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
-def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True) -> dict[str, Any]:
+
+def decoder_settings(config: ModelConfig, *, tie_word_embeddings: bool = True, checked: bool = True) -> dict[str, Any]:
     """The fields of the HuggingFace configuration of the decoder: from flags, `decoder_config` or `decoder_model`.
 
-    `decoder_kwargs` override fields. `tie_word_embeddings` says whether the output layer is the embedding; only
-    weights can tell, since transformers 5 writes `true` into every T5 configuration.
+    `decoder_kwargs` override fields; a name that the family does not know is a UserError if they are `checked`, which
+    those in a file of another program need not be. `tie_word_embeddings` says whether the output layer is the
+    embedding; only weights can tell, since transformers 5 writes `true` into every T5 configuration.
     """
     if config.decoder_class:
         return _custom_settings(config)
     fields = _read_settings(config) if config.decoder_config or config.decoder_model else _settings_from_flags(config)
     fields |= config.decoder_kwargs
     settings = _with_defaults(fields)
+    if checked:
+        _check_names(config.decoder_kwargs, settings["model_type"])
     settings["tie_word_embeddings"] = tie_word_embeddings
     for key in ("encoder_attention_heads", "decoder_attention_heads"):  # T5 has a width for its heads
         if settings["d_model"] % (heads := settings.get(key) or 1):
@@ -202,3 +208,16 @@ def _with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"the decoder's configuration is not valid: {' '.join(str(error).split())}") from None
     start = getattr(settings, "decoder_start_token_id", None)  # `to_dict` of a T5 configuration leaves it out
     return settings.to_dict() | {"decoder_start_token_id": start, "model_type": kind}
+
+
+def _check_names(given: Mapping[str, Any], kind: str) -> None:
+    """Raise UserError for a name that no configuration of this kind has, as transformers takes any."""
+    from transformers import CONFIG_MAPPING
+
+    usual = CONFIG_MAPPING[kind]()
+    known = {*usual.to_dict(), *usual.attribute_map, *READ}
+    if unknown := [name for name in given if name not in known]:
+        raise UserError(
+            f"--decoder-kwargs: {shown(unknown[0])} is no field of a {kind} configuration"
+            f"{nearest(unknown[0], sorted(known), listed=False)}"
+        )

@@ -3,8 +3,9 @@
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from convert.checkpoint import Blueprint, Checkpoint, plan_model, read_checkpoint
+from convert.huggingface import is_folder_of_weights
 from convert.optimizer import to_torch
+from convert.source import open_source
 from convert.state_dict import Entry, to_state
 from convert.torch_file import read_pt, write_pt
 from slt_jax.base.files import checksums, write_json
 from slt_jax.base.places import existing_folder, naming
+from slt_jax.base.quiet import silence_late_writers
 from slt_jax.config import Config, build_config
 from slt_jax.errors import UserError
 from slt_jax.models.trust import Trust, check_trusted, named_classes
@@ -34,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 
 CHECKSUMS = "checksums.json"
+LATE_SECONDS = 10.0  # that the writers of a save may go on after one of them has failed
+QUIET_SECONDS = 0.5  # without a new file after which they have ended
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of Orbax's folders until they are whole
 Tree = Mapping[str, Any]  # a state as nested mappings of arrays, see `TrainState.to_tree`
 
@@ -46,10 +52,12 @@ class StateStore:
 
     def __init__(self, folder: Path, *, read_only: bool = False):
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every save, and what it raises
+        silence_late_writers()
         options = ocp.CheckpointManagerOptions(max_to_keep=2, read_only=read_only, create=not read_only)
         self.folder = folder
         handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
         self._unsealed: int | None = None
+        self._failed = False
         self._checked: set[int] = set()
         self._damaged: set[int] = set()
         if not read_only and hosts.primary():
@@ -79,11 +87,21 @@ class StateStore:
         try:
             with naming(self.folder):
                 yield
-        except Exception:
-            self._unsealed = None
-            if hosts.primary():
-                self._remove_unfinished()
+        except Exception as error:
+            self._unsealed, self._failed = None, True
+            if hosts.primary() or isinstance(error, OSError):  # without this process's part there will be no state
+                self._give_up()
             raise
+
+    def _give_up(self) -> None:
+        """Remove what a save has left that failed, until its last writers, which go on for a moment, have ended."""
+        end = time.monotonic() + LATE_SECONDS
+        quiet_since = time.monotonic()
+        while time.monotonic() < min(end, quiet_since + QUIET_SECONDS):
+            if any(self.folder.glob(f"*{UNFINISHED}*")):
+                self._remove_unfinished()
+                quiet_since = time.monotonic()
+            time.sleep(0.02)
 
     def _remove_unfinished(self) -> None:
         """Remove what a save that was cut off has left."""
@@ -131,7 +149,7 @@ class StateStore:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
                 logger.warning("%s: is damaged and passed over (%s)", self.folder / str(number), reason)
                 self._damaged.add(number)
-        raise UserError(f"--resume {self.folder}: none of its states can be read")
+        raise UserError(f"{self.folder}: none of its states can be read; name a .pt of the run instead")
 
     def _restore(self, number: int, like: Tree | None) -> tuple[Tree, dict[str, Any]]:
         saved_as = self._manager.item_metadata(number)["state"]
@@ -173,8 +191,13 @@ class StateStore:
 
     def close(self) -> None:
         """Finish what is being saved, and let go of the folder."""
+        if self._failed:
+            with suppress(Exception):  # the save's own error says it
+                self._manager.close()
+            return
         self._seal()
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
 
 
 def resume_states(folder: Path, program: Program) -> tuple[TrainState, Position, dict[str, Any]]:
@@ -199,18 +222,22 @@ def _shapes(tree: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[int, .
 
 
 def open_checkpoint(path: str | Path, trust: Trust = False) -> Checkpoint:
-    """A `.pt`, a work-dir (its best weights) or a folder of Orbax states as a checkpoint.
+    """A `.pt`, a safetensors file, a work-dir (its best weights) or a folder of Orbax states as a checkpoint.
 
     Raises UserError in one line where there is no such thing or it cannot be read, and for a folder whose model has
     classes that are not in `trust`.
     """
     path = Path(path)
+    if path.suffix == ".safetensors":
+        return open_source(path).checkpoint
     if not path.is_dir():
         return read_checkpoint(path)
     for file in (path / "best.pt", path / "last.pt"):
         if file.exists():
             return read_checkpoint(file)
     folder = state_folder(path)
+    if folder is None and is_folder_of_weights(path):
+        raise UserError(f"{path}: is a HuggingFace folder, not a whole model; --decoder-model takes it as a decoder")
     if folder is None:
         raise UserError(f"{path}: is neither a work-dir nor a folder of saved states")
     state, notes, plan = saved_model(folder, trust)

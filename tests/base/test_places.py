@@ -88,6 +88,13 @@ def test_errors_about_something_else_stay_as_they_are(tmp_path):
         raise ConnectionResetError("gone")
 
 
+def test_tensorstore_tells_of_a_disk_that_has_room_again(tmp_path):
+    """Its part of a file is gone by the time the disk could be asked."""
+    with pytest.raises(OSError, match="No space left") as raised, naming(tmp_path):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 9 bytes: No space left on device [os_error_code='28']")
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path))
+
+
 def test_a_place_is_checked_without_leaving_anything(tmp_path):
     file = tmp_path / "file"
     file.touch()

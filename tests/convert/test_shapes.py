@@ -6,15 +6,18 @@ import pytest
 
 import slt_jax
 from convert import write_pt
-from convert.checkpoint import blueprint, load_params, read_checkpoint
+from convert.checkpoint import blueprint, load_params
+from convert.safetensors_file import write_safetensors
 from convert.state_dict import StateDictMismatch
+from slt_jax.errors import UserError
 from slt_jax.models.vit import ViTConfig
+from slt_jax.training.state_store import open_checkpoint
 from tests.convert.models import BACKBONE, batch, settings, tiny
 
 
 def opened(path, model=None):
     """The checkpoint's plan and its parameters by torch key, as `slt_jax.load` reads them."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = open_checkpoint(path)
     plan = blueprint(checkpoint, model)
     _, entries = plan.structure()
     params = load_params(checkpoint, entries)
@@ -48,6 +51,21 @@ def test_a_state_dict_in_every_wrapping(name, tmp_path):
     assert found.config.decoder_heads == 2
     assert found.config.vocab_size == 31
     assert_same(loaded, state)
+
+
+def test_a_safetensors_file_is_opened_as_a_bare_state_dict_is(tmp_path):
+    """As `slt-convert to-safetensors` writes it: what is tied is there once."""
+    _, state = tiny()
+    held, other = "decoder.model.shared.weight", "decoder.model.lm_head.weight"
+    np.testing.assert_array_equal(state[held], state[other])
+    path = tmp_path / "c.safetensors"
+    write_safetensors(path, {key: array for key, array in state.items() if key != other}, {other: held})
+    assert_same(open_checkpoint(path).state, state)
+    _, loaded = opened(path, {"temporal_nhead": 4})
+    assert_same(loaded, state)
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"cut\.safetensors: "):
+        open_checkpoint(tmp_path / "cut.safetensors")
 
 
 @pytest.mark.parametrize(

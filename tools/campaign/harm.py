@@ -1,10 +1,11 @@
 """What is done to a run: a signal at a file event or at some moment, a full disk, and damage to what it left."""
 
+import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -16,11 +17,13 @@ ARTEFACTS = ("state", "checksums.json", "last.pt", "best.pt", "metrics.jsonl", "
 class FileEvents:
     """Counts what Python does to files under a folder: opening to write, renaming, making and removing.
 
-    At event `at`, or just after it, this process gets a signal. Python tells of an event before it happens.
+    At event `at`, or just after it, it calls `strike`. Python tells of an event before it happens.
     """
 
-    def __init__(self, folder: Path, at: int | None = None, *, after: bool = False, number: int = signal.SIGKILL):
-        self.folder, self.at, self.after, self.number = f"{folder}{os.sep}", at, after, number
+    def __init__(
+        self, folder: Path, at: int | None = None, *, after: bool = False, strike: Callable[[], None] = lambda: None
+    ):
+        self.folder, self.at, self.after, self.strike = f"{folder}{os.sep}", at, after, strike
         self.labels: list[str] = []
         self._armed = False
 
@@ -31,7 +34,7 @@ class FileEvents:
     def _heard(self, event: str, arguments: tuple) -> None:
         if self._armed:
             self._armed = False
-            os.kill(os.getpid(), self.number)
+            self.strike()
         label = self._label(event, arguments)
         if label is None:
             return
@@ -40,7 +43,7 @@ class FileEvents:
             if self.after:
                 self._armed = True
             else:
-                os.kill(os.getpid(), self.number)
+                self.strike()
 
     def _label(self, event: str, arguments: tuple) -> str | None:
         if event == "open":
@@ -65,6 +68,13 @@ def artefact(relative: str) -> str:
         return "TensorBoard"
     known = (name for name in (*ARTEFACTS, "tokenizer", "config.merged.json") if name.lstrip(".") in relative)
     return next(known, "other")
+
+
+def send(number: int, processes: Sequence[int | None]) -> None:
+    """Send a signal to processes; None stands for this one, which comes last, as nothing may follow."""
+    for process in sorted(processes, key=lambda process: process is None):
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(os.getpid() if process is None else process, number)
 
 
 def files_of(folder: Path, name: str) -> list[Path]:
@@ -103,16 +113,24 @@ def damage(path: Path, how: str, random: Random) -> str:
 
 
 class SmallDisk:
-    """A disk of a few kilobytes under a folder; `enlarge` gives it room. Only root may mount one, on Linux."""
+    """A disk of some kilobytes under a folder. Only root may mount one, on Linux."""
 
     def __init__(self, folder: Path, kilobytes: int):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         _quietly(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)])
 
-    def enlarge(self) -> None:
-        """Room for everything."""
-        _quietly(["mount", "-o", "remount,size=256m", str(self.folder)])
+    @staticmethod
+    def fill(folder: Path, leave: int) -> None:
+        """Leave so many bytes of the disk under a folder free, until `clear` takes the ballast away."""
+        missing = shutil.disk_usage(folder).free - leave
+        if missing > 0:
+            with open(folder / "ballast", "wb") as ballast:
+                os.posix_fallocate(ballast.fileno(), 0, missing)
+
+    def clear(self) -> None:
+        """Make room again."""
+        (self.folder / "ballast").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Take the disk away, with all that is on it."""

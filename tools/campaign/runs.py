@@ -3,6 +3,7 @@
 Both go through the same loop, store, work-dir and commands' seam; the second has another model and other batches.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,15 @@ from flax import nnx
 
 from convert import write_pt
 from slt_jax.base.files import copy_file
+from slt_jax.cli import flags
 from slt_jax.cli.command import run
+from slt_jax.cli.processes import add_process_flags, meeting
 from slt_jax.cli.train import main as slt_train
 from slt_jax.config import OptimConfig, TrainingConfig
 from slt_jax.models.params import split_model
+from slt_jax.runtime import hosts
+from slt_jax.runtime.links import ending_as_one
+from slt_jax.runtime.sharding import place_batch
 from slt_jax.synthetic.generator import generate
 from slt_jax.training import run as loop
 from slt_jax.training.objective import Loss, Objective
@@ -68,17 +74,21 @@ class Small(Task):
 
     def batches(self, epoch, taken):
         for number in range(4 - self.batches_left(epoch, taken), 4):
-            yield SimpleNamespace(arrays={"x": _vectors(epoch, number)}, names=[f"batch {number}"], count=4)
+            rows = _own(_vectors(epoch, number))
+            yield SimpleNamespace(arrays={"x": rows}, names=[f"batch {number}"], count=len(rows))
 
     def learning_rate(self, epoch):
         return 0.01 / (1 + epoch)
 
     def evaluate(self, state, epoch, stopped):
         # The second epoch is no better, so that best.pt stays that of the first.
-        loss = float(self.program.evaluate(state.params, {"x": _vectors(99)})["loss"]) + (epoch == 1)
+        batch = place_batch({"x": _own(_vectors(99))}, self.program.mesh)
+        loss = float(self.program.evaluate(state.params, batch)["loss"]) + (epoch == 1)
         return Evaluation(loss, metrics={"val_loss": loss})
 
     def export(self, state, position, workdir):
+        if not hosts.primary():
+            return
         weights = {name: np.asarray(array) for name, array in state.params.items()}
         write_pt(workdir.last, {"epoch": position.epoch, "model_state": weights, "config": {}})
         if position.is_best:
@@ -92,20 +102,39 @@ def _vectors(*seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(4, 8)).astype(np.float32)
 
 
-def _train_small(folder: Path, more: Sequence[str]) -> int:
-    accumulate = 2 if "--grad-accum-steps" in more else 1
-    settings, optim = TrainingConfig(epochs=2, grad_accum_steps=accumulate), OptimConfig(weight_decay=0.01)
-    program = make_program(lambda **_: Line(), Squares(), optim=optim, training=settings, seed=7)
-    workdir = WorkDir(folder)
-    source = state_folder(folder) if "--resume" in more else None
-    with workdir.claimed(source, overwrite=False):
+def _own(rows: np.ndarray) -> np.ndarray:
+    """The rows of this process."""
+    return np.split(rows, hosts.count())[jax.process_index()]
+
+
+def _train_small(argv: Sequence[str] | None) -> int:
+    top = flags.command_parser("small", "A task of a few numbers.")
+    top.add_argument("--work-dir", type=Path)
+    top.add_argument("--grad-accum-steps", type=int, default=1)
+    top.add_argument("--resume", action="store_true", default=False)
+    add_process_flags(top)
+    arguments = flags.parse(top, argv)
+    if where := meeting(arguments):
+        hosts.join("small", where)
+        hosts.introduce("small", where)
+    settings = TrainingConfig(epochs=2, grad_accum_steps=arguments.grad_accum_steps)
+    program = make_program(
+        lambda **_: Line(), Squares(), optim=OptimConfig(weight_decay=0.01), training=settings, seed=7
+    )
+    workdir = WorkDir(arguments.work_dir)
+    source = state_folder(workdir.path) if arguments.resume else None
+    with contextlib.ExitStack() as claim:
+        if hosts.primary():
+            claim.enter_context(workdir.claimed(source, overwrite=False))
+        hosts.barrier("work-dir")
         if source:
             state, position, _ = resume_states(source, program)
         else:
             state, position = program.place(program.new_state(split_model(Line())[1])), Position()
-        workdir.write_settings({}, {})
+        if hosts.primary():
+            workdir.write_settings({}, {})
         try:
-            loop.Run(Small(program, settings), state, position, workdir, str(folder / "tb")).to_the_end()
+            loop.Run(Small(program, settings), state, position, workdir, str(workdir.path / "tb")).to_the_end()
         except loop.Interrupted as stop:
             print(f"small: {stop}: the state is saved; continue with --resume", file=sys.stderr)
             return 128 + stop.number
@@ -124,7 +153,7 @@ def train(how: str, corpus: Path, folder: Path, more: Sequence[str]) -> int:
     usual, loop.SAVE_SECONDS = loop.SAVE_SECONDS, SAVES_EVERY
     try:
         if how == "small":
-            return run("small", lambda _: _train_small(folder, more), ["--work-dir", str(folder), *more])
+            return ending_as_one(lambda: run("small", _train_small, ["--work-dir", str(folder), *more]))
         tensorboard = ["--tensorboard", str(folder / "tb")]
         return slt_train(["--root", str(corpus), "--work-dir", str(folder), *SETTINGS, *tensorboard, *more])
     finally:

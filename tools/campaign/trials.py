@@ -1,14 +1,10 @@
 """One trial: disturb a run, resume it, and compare what it leaves with the run that nobody disturbed."""
 
 import json
-import os
 import shutil
 import signal
-import sys
-import time
-import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,15 +13,18 @@ import numpy as np
 
 from convert import read_pt
 from slt_jax.errors import UserError
-from tools.campaign.harm import ARTEFACTS, DAMAGES, FileEvents, SmallDisk, damage, files_of
-from tools.campaign.runs import train
+from tools.campaign.harm import ARTEFACTS, DAMAGES, SmallDisk, damage, files_of
+from tools.campaign.processes import TWO, Blow, Ended, Runner
 
 TIMES = ("seconds", "clips_per_second", "data_wait_seconds", "compilations")  # what no two runs share
-PATIENCE = 600.0  # seconds for a run
 MANNERS = {
     "small": ([], ["--grad-accum-steps", "2"]),
     "slt-train": ([], ["--num-workers", "2"], ["--grad-accum-steps", "2"]),
 }
+HITS: dict[int, list[tuple[int, ...]]] = {
+    1: [(0,)],
+    2: [(0,), (1,), (0, 1)],
+}  # which processes get a signal, by their number
 KINDS = {  # with their shares of 200 trials
     "SIGKILL at a file event": 60,
     "SIGKILL at a random moment": 30,
@@ -37,29 +36,22 @@ KINDS = {  # with their shares of 200 trials
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a run ended. `labels` are its file events."""
+class Reference:
+    """A run that nobody disturbed, with the file events and the processor time of each of its processes."""
 
-    code: int
-    out: str
-    errors: str
-    cpu: float
-    labels: list[str] = field(default_factory=list)
-
-    @property
-    def told(self) -> bool:
-        """Whether it refused to run in one line."""
-        lines = self.errors.splitlines()
-        return self.code == 2 and len(lines) == 1 and ": error: " in lines[0]
+    folder: Path
+    processes: list[Ended]
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A run that nobody disturbed, its file events, and its processor time."""
+class Trial:
+    """What is disturbed, where, and what it is compared with."""
 
+    random: Random
+    how: str
+    more: list[str]
+    reference: Reference
     folder: Path
-    labels: list[str]
-    cpu: float
 
 
 class Campaign:
@@ -68,173 +60,158 @@ class Campaign:
     def __init__(self, scratch: Path, seed: int, disks: bool):
         self.scratch, self.seed, self.disks = scratch, seed, disks
         self.corpus = scratch / "corpus"
-        self._references: dict[tuple[str, int], Reference] = {}
+        self._runner = Runner(scratch, self.corpus)
+        self._references: dict[tuple[str, tuple[str, ...]], Reference] = {}
 
-    # --- runs in processes of their own ---------------------------------------------------------------------------
-
-    def start(self, how: str, folder: Path, more: Sequence[str], events: FileEvents | None = None) -> int:
-        """Start a run in a forked process; returns its number."""
-        sys.stdout.flush()
-        child = os.fork()
-        if child:
-            return child
-        try:
-            for name, descriptor in (("out", 1), ("errors", 2)):
-                file = os.open(f"{folder}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                os.dup2(file, descriptor)
-            if events:
-                events.watch()
-            code = train(how, self.corpus, folder, more)
-            if events and events.at is None:
-                Path(f"{folder}.labels").write_text(json.dumps(events.labels), encoding="utf-8")
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-    def end(self, child: int, folder: Path, kill_at: float | None = None, number: int = signal.SIGKILL) -> Ended:
-        """Wait for a run. With `kill_at` it gets a signal once it has used so much processor time."""
-        started = time.monotonic()
-        while True:
-            ended, status, used = os.wait4(child, os.WNOHANG)
-            if ended:
-                break
-            if kill_at is not None and _processor_time(child) >= kill_at:
-                os.kill(child, number)
-                kill_at = None
-            if time.monotonic() - started > PATIENCE:
-                os.kill(child, signal.SIGKILL)
-            time.sleep(0.01)
-        out, errors = (Path(f"{folder}.{name}").read_text(errors="replace") for name in ("out", "errors"))
-        labels = Path(f"{folder}.labels")
-        found = json.loads(labels.read_text(encoding="utf-8")) if labels.exists() else []
-        return Ended(os.waitstatus_to_exitcode(status), out, errors, used.ru_utime + used.ru_stime, found)
-
-    def finish(self, how: str, folder: Path, more: Sequence[str]) -> Ended:
+    def finish(self, how: str, folder: Path, more: Sequence[str]) -> list[Ended]:
         """Resume a run; one that was stopped before it had anything to resume begins again, as its message says."""
-        ended = self.end(self.start(how, folder, [*more, "--resume"]), folder)
-        if ended.told and "holds no state to continue" in ended.errors:
-            ended = self.end(self.start(how, folder, more), folder)
+        ended = self._runner.run(how, folder, [*more, "--resume"])
+        if any(one.told and "holds no state to continue" in one.errors for one in ended):
+            ended = self._runner.run(how, folder, more)
         return ended
 
-    def reference(self, how: str, manner: int) -> Reference:
+    def reference(self, how: str, more: Sequence[str]) -> Reference:
         """The undisturbed run of a kind."""
-        if (how, manner) not in self._references:
-            folder = self.scratch / f"reference-{how}-{manner}"
-            shutil.rmtree(folder, ignore_errors=True)
-            more = MANNERS[how][manner]
-            self.end(self.start(how, folder, more), folder)  # fills the cache of compiled programs
-            shutil.rmtree(folder)
-            ended = self.end(self.start(how, folder, more, FileEvents(folder)), folder)
-            if ended.code:
-                raise UserError(f"{folder}: the undisturbed run failed: {ended.errors}")
-            self._references[how, manner] = Reference(folder, ended.labels, ended.cpu)
-        return self._references[how, manner]
+        if (how, tuple(more)) not in self._references:
+            folder = self.scratch / f"reference-{how}-{len(self._references)}"
+            for _ in range(2):  # the first fills the cache of compiled programs
+                shutil.rmtree(folder, ignore_errors=True)
+                ended = self._runner.run(how, folder, more)
+            if any(one.code for one in ended):
+                raise UserError(f"{folder}: the undisturbed run failed: {' '.join(one.errors for one in ended)}")
+            self._references[how, tuple(more)] = Reference(folder, ended)
+        return self._references[how, tuple(more)]
 
     # --- trials ---------------------------------------------------------------------------------------------------
 
-    def trial(self, number: int, how: str, kind: str) -> dict[str, Any]:
+    def carry_out(self, number: int, how: str, kind: str, *, two: bool = False) -> dict[str, Any]:
         """Carry out a trial: {number, run, kind, what, result}, where result is equal, told or what went wrong."""
         random = Random(f"{self.seed}:{number}")
-        manner = random.randrange(len(MANNERS[how]))
-        reference, folder = self.reference(how, manner), self.scratch / f"trial-{number}"
-        shutil.rmtree(folder, ignore_errors=True)
-        more = MANNERS[how][manner]
+        more = [*random.choice(MANNERS[how]), *(TWO if two else ())]
+        folder = self.scratch / f"trial-{number}"
+        trial = Trial(random, how, more, self.reference(how, more), folder)
+        for path in self.scratch.glob(f"{folder.name}*"):
+            _remove(path)
         if kind == "damage":
-            what, result = self._damage(random, how, more, reference, folder)
+            what, result = self._damage(trial)
         elif kind == "full disk":
-            what, result = self._full_disk(random, how, more, reference, folder)
+            what, result = self._full_disk(trial)
         else:
-            what, result = self._signal(random, how, more, reference, folder, kind)
+            what, result = self._signal(trial, kind)
         if result in ("equal", "told"):
-            for path in self.scratch.glob(f"trial-{number}*"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        words = " ".join(more)
-        return {"number": number, "run": how, "kind": kind, "what": f"{what} {words}".strip(), "result": result}
+            for path in self.scratch.glob(f"{folder.name}*"):
+                _remove(path)
+        kind = f"{kind}, two processes" if two else kind
+        return {"number": number, "run": how, "kind": kind, "what": " ".join([what, *more]), "result": result}
 
-    def _signal(
-        self, random: Random, how: str, more: Sequence[str], reference: Reference, folder: Path, kind: str
-    ) -> tuple[str, str]:
+    def _signal(self, trial: Trial, kind: str) -> tuple[str, str]:
         number = signal.SIGKILL if "SIGKILL" in kind else signal.SIGTERM
-        if "event" in kind:
-            at, after = random.randrange(len(reference.labels)), random.random() < 0.5
-            events = FileEvents(folder, at, after=after, number=number)
-            what = f"{'after' if after else 'before'} {reference.labels[at]}"
-            ended = self.end(self.start(how, folder, more, events), folder)
-        else:
-            moment = random.random()
+        processes = trial.reference.processes
+        blow, what = self._event(trial)
+        hit = trial.random.choice(HITS[len(processes)])
+        if "moment" in kind:
+            moment = trial.random.random()
+            blow = replace(blow, event=None, seconds=moment * processes[blow.watched].cpu)
             what = f"at {moment:.0%}"
-            ended = self.end(self.start(how, folder, more), folder, moment * reference.cpu, number)
-        if ended.code not in (0, -number, 128 + number):
-            return what, f"the signal ended it with {ended.code}: {ended.errors[-300:]}"
-        return what, self._verdict(self.finish(how, folder, more), folder, reference)
+        if len(processes) > 1:
+            what += f" to {' and '.join(map(str, hit))}"
+        blow = replace(blow, number=number, hit=hit)
+        for index, one in enumerate(self._runner.run(trial.how, trial.folder, trial.more, blow)):
+            if one.late:
+                return what, f"process {index} did not end by itself: {one.errors[-300:]}"
+            fine = one.code in (0, -number, 128 + number) or (len(processes) > 1 and (one.followed or one.told))
+            if not fine:
+                return what, f"the signal ended process {index} with {one.code}: {one.errors[-300:]}"
+        return what, self._verdict(trial, self.finish(trial.how, trial.folder, trial.more))
 
-    def _full_disk(
-        self, random: Random, how: str, more: Sequence[str], reference: Reference, folder: Path
-    ) -> tuple[str, str]:
-        used = sum(path.stat().st_size for path in reference.folder.rglob("*") if path.is_file())
-        kilobytes = int(1100 + random.random() * 1.4 * used / 1024)
-        disk = SmallDisk(folder, kilobytes)
+    def _full_disk(self, trial: Trial) -> tuple[str, str]:
+        used = sum(path.stat().st_size + 4096 for path in trial.reference.folder.rglob("*"))
+        disk = SmallDisk(trial.folder, 2048 + 3 * used // 1024)
+        event, where = self._event(trial)
+        blow = replace(event, leave=4096 * trial.random.choice((0, 1, 2, 4, 8, 16)))
+        what = f"{blow.leave} bytes left {where}"
         try:
-            inside = folder / "run"
-            ended = self.end(self.start(how, inside, more), Path(inside))
-            what = f"{kilobytes} kB"
-            if ended.code and not ended.told:
-                return what, f"exit code {ended.code}: {ended.errors[-300:]}"
-            if ended.code and (left := leftovers(inside)):
+            inside = replace(trial, folder=trial.folder / "run")
+            ended = self._runner.run(trial.how, inside.folder, trial.more, blow)
+            if any(one.code for one in ended) and not _refused(ended):
+                return what, f"exit codes {_codes(ended)}: {_errors(ended)[-300:]}"
+            if any(one.code for one in ended) and (left := leftovers(inside.folder)):
                 return what, f"left behind {left[0]}"
-            disk.enlarge()
-            return what, self._verdict(self.finish(how, inside, more), inside, reference)
+            what += ", refused" if any(one.code for one in ended) else ", enough"
+            disk.clear()
+            return what, self._verdict(inside, self.finish(trial.how, inside.folder, trial.more))
         finally:
             disk.close()
 
-    def _damage(
-        self, random: Random, how: str, more: Sequence[str], reference: Reference, folder: Path
-    ) -> tuple[str, str]:
-        names = [*ARTEFACTS, "tokenizer/tokenizer.json"] if how == "slt-train" else ARTEFACTS
+    def _event(self, trial: Trial) -> tuple[Blow, str]:
+        """A file event of one of the processes, and its description."""
+        random, processes = trial.random, trial.reference.processes
+        watched = random.choice([index for index, one in enumerate(processes) if one.labels])
+        event, after = random.randrange(len(processes[watched].labels)), random.random() < 0.5
+        where = f"{'after' if after else 'before'} {processes[watched].labels[event]}"
+        where += f" of process {watched}" if len(processes) > 1 else ""
+        return Blow(watched=watched, event=event, after=after), where
+
+    def _damage(self, trial: Trial) -> tuple[str, str]:
+        random, folder, labels = trial.random, trial.folder, trial.reference.processes[0].labels
+        names = [*ARTEFACTS, "tokenizer/tokenizer.json"] if trial.how == "slt-train" else ARTEFACTS
         name, kind = random.choice(names), random.choice(DAMAGES)
         if random.random() < 0.5:  # a run that was stopped on the way, else one that is done
-            commits = [at for at, label in enumerate(reference.labels) if label == "rename metrics.jsonl"]
-            at = random.randrange(commits[0], len(reference.labels))
-            self.end(self.start(how, folder, more, FileEvents(folder, at)), folder)
+            commits = [at for at, label in enumerate(labels) if label == "rename metrics.jsonl"]
+            hit = HITS[len(trial.reference.processes)][-1]
+            event = random.randrange(commits[0], len(labels))
+            self._runner.run(trial.how, folder, trial.more, Blow(hit=hit, event=event))
         else:
-            shutil.copytree(reference.folder, folder)
+            shutil.copytree(trial.reference.folder, folder)
         files = files_of(folder, name)
         if not files:
-            return f"{name}: not there", self._verdict(self.finish(how, folder, more), folder, reference)
+            return f"{name}: not there", self._verdict(trial, self.finish(trial.how, folder, trial.more))
         path = random.choice(files)
         what = f"{name}: {damage(path, kind, random)}"
         before = snapshot(folder)
-        ended = self.finish(how, folder, more)
-        return what, self._verdict(ended, folder, reference, name, before)
+        return what, self._verdict(trial, self.finish(trial.how, folder, trial.more), name, before)
 
     def _verdict(
-        self,
-        ended: Ended,
-        folder: Path,
-        reference: Reference,
-        damaged: str = "",
-        before: dict[str, bytes] | None = None,
+        self, trial: Trial, ended: list[Ended], damaged: str = "", before: dict[str, bytes] | None = None
     ) -> str:
-        if ended.told and before is not None:
+        folder, reference, errors = trial.folder, trial.reference, _errors(ended)
+        if _refused(ended) and before is not None:
             after = snapshot(folder)
             lost = [name for name, content in before.items() if after.get(name) != content]
             return f"told, but lost {lost[0]}" if lost else "told"
-        if ended.code:
-            return f"exit code {ended.code}: {ended.errors[-300:]}"
-        if ended.errors.strip() and any(word in ended.errors for word in ("Traceback", "rror", "arning")):
-            return f"noise: {ended.errors[-300:]}"
+        if any(one.code for one in ended):
+            return f"exit codes {_codes(ended)}: {errors[-300:]}"
+        if any(word in errors for word in ("Traceback", "rror", "arning")):
+            return f"noise: {errors[-300:]}"
         if left := leftovers(folder):
             return f"left behind {left[0]}"
         differing = differences(folder, reference.folder)
         if not differing:
             return "equal"
         said = f"{folder / damaged}: " if damaged else ""
-        if differing == [damaged] and any(line.startswith(said) for line in ended.out.splitlines()):
+        if differing == [damaged] and any(line.startswith(said) for line in ended[0].out.splitlines()):
             return "told"
         return f"differs: {', '.join(differing)}"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _refused(ended: list[Ended]) -> bool:
+    """Whether a run was refused in one line: by each of its processes, or by one, and the others followed."""
+    return any(one.told for one in ended) and all(one.told or one.followed for one in ended)
+
+
+def _codes(ended: list[Ended]) -> str:
+    return ", ".join(str(one.code) for one in ended)
+
+
+def _errors(ended: list[Ended]) -> str:
+    return "".join(one.errors for one in ended)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -282,12 +259,3 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     return a == b
-
-
-def _processor_time(process: int) -> float:
-    """Seconds that a process has used, of all its threads."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
