@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python tools/demo.py
 
+# In the order of tests/conftest.py, the slow files first; otherwise files of few tests would come last.
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 benchmark-learning: .venv/installed-test
 	$(BIN)/python tools/benchmark.py learning

@@ -24,3 +24,9 @@ CHECKED += ["models.decoders", "models.families", "decoding.inference", "decodin
 CHECKED += ["decoding.beam_search", "decoding.token_rules"]
 CHECKED += ["training.loss", "training.optim", "training.step"]
 install_import_hook([f"slt_jax.{name}" for name in CHECKED], "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that no process is left with one at the end while the other is idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
