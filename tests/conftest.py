@@ -1,5 +1,6 @@
 """What all tests share: CPU only, compiled programs kept for the session, and shapes held to their annotations."""
 
+import gc
 import os
 import tempfile
 from importlib.metadata import version
@@ -30,3 +31,10 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests come first, so that no process is left with one at the end while the other is idle."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    """A fifth of the time to trace a model went to the garbage collector, which looked at all modules each time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
