@@ -12,7 +12,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from convert.huggingface import has_own_head
 from convert.infer import encoder_only, infer_fields, infer_vit, with_encoder_prefix, with_projector_index
@@ -25,7 +24,7 @@ from slt_jax.models.backbones import BackboneSizes, CustomBackbone, backbone_wid
 from slt_jax.models.decoders import decoder_settings
 from slt_jax.models.families import PREFIX
 from slt_jax.models.multistream import projects_by_identity
-from slt_jax.models.params import Structure, describe
+from slt_jax.models.params import Structure, describe, random_weights
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.translator import SignTranslator
 from slt_jax.models.trust import Trust, check_trusted, named_classes, recorded_classes, trusting
@@ -124,10 +123,7 @@ class Blueprint:
 
     def build(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, seed: int = 0) -> SignTranslator:
         """The model, with random weights from `seed`."""
-        rngs = nnx.Rngs(seed)
-        # Count on the host, though NNX's types ask for a jax.Array: while shapes are traced, its own counter takes
-        # longer than everything else.
-        rngs.default.count = nnx.RngCount(np.zeros((), np.uint32), tag="default")  # type: ignore[arg-type]
+        rngs = random_weights(seed)
         return SignTranslator(self.config, self.backbones, self.decoder, dtype=dtype, memory=memory, rngs=rngs)
 
     def structure(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL) -> tuple[Structure, list[Entry]]:

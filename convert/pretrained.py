@@ -25,7 +25,7 @@ from slt_jax.models.backbones import (
 from slt_jax.models.decoders import decoder_folder
 from slt_jax.models.families import PREFIX
 from slt_jax.models.freeze import Frozen, frozen_names
-from slt_jax.models.params import describe, resolve
+from slt_jax.models.params import describe, random_weights, resolve
 from slt_jax.models.vit import VisionTransformer
 from slt_jax.streams import IMAGES, Stream
 
@@ -89,7 +89,7 @@ def load_backbone(path: Path, model: str | None = None, *, dtype=jnp.float32) ->
     weights = read_backbone(path, model)
     if weights.note:
         logger.warning("%s: %s", path, weights.note)
-    structure, leaves = describe(lambda: VisionTransformer(weights.sizes, dtype=dtype, rngs=nnx.Rngs(0)))
+    structure, leaves = describe(lambda: VisionTransformer(weights.sizes, dtype=dtype, rngs=random_weights()))
     return structure.merge(jax.tree.map(jnp.asarray, _fit(weights.state, table(leaves), path)))
 
 

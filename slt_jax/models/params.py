@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import jax
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
@@ -40,6 +41,15 @@ def split_model(model: Model) -> tuple[Structure[Model], Params]:
     flat = [(".".join(map(str, path)), path, variable) for path, variable in nnx.to_flat_state(state)]
     structure = Structure(graph, tuple((name, path, type(variable)) for name, path, variable in flat))
     return structure, {name: variable.get_value() for name, _, variable in flat}
+
+
+def random_weights(seed: int = 0) -> nnx.Rngs:
+    """The random numbers for a module's weights."""
+    rngs = nnx.Rngs(seed)
+    # Count on the host, though NNX's types ask for a jax.Array: while shapes are traced, its own counter takes
+    # longer than everything else.
+    rngs.default.count = nnx.RngCount(np.zeros((), np.uint32), tag="default")  # type: ignore[arg-type]
+    return rngs
 
 
 @dataclass(frozen=True)

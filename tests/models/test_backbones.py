@@ -20,7 +20,7 @@ from slt_jax import load_dinov2_backbone
 from slt_jax.config import build_section
 from slt_jax.errors import UserError
 from slt_jax.models.backbones import HUB_MODELS, CustomBackbone, parse_backbone
-from slt_jax.models.params import describe, leaves, split_model
+from slt_jax.models.params import describe, leaves, random_weights, split_model
 from slt_jax.models.vit import VIT_SIZES, VisionTransformer, ViTConfig
 from slt_jax.training.start import fresh_params
 from tests.parity.torch_weights import quick_compilation, randomise, relative_error  # noqa: F401
@@ -121,7 +121,7 @@ def test_all_eight_sizes_have_the_parameters_of_transformers(name):
     )
     with torch.device("meta"):
         theirs = (Dinov2WithRegistersModel if registers else Dinov2Model)(config)
-    _, found = describe(lambda: VisionTransformer(sizes, rngs=nnx.Rngs(0)))
+    _, found = describe(lambda: VisionTransformer(sizes, rngs=random_weights()))
     assert sum(int(np.prod(leaf.shape)) for leaf in found) == sum(p.numel() for p in theirs.parameters())
 
 
