@@ -3,6 +3,8 @@
 import json
 import signal
 
+import pytest
+
 from slt_jax.cli.train import main
 from tests.cli.conftest import metrics
 from tests.cli.test_resume import assert_same_run, signal_when
@@ -10,6 +12,7 @@ from tests.cli.test_resume import assert_same_run, signal_when
 BUCKETS = ("--buckets", "5")
 
 
+@pytest.mark.slow
 def test_buckets_compile_once_each_and_resume(corpus, tmp_path, monkeypatch, capsys):
     work_dir, stopped = tmp_path / "run", tmp_path / "stopped"
     assert main(corpus.flags(work_dir, *BUCKETS, sequence_length=6)) == 0

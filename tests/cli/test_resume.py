@@ -122,15 +122,23 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.002)
 
 
-def test_a_killed_run_resumes_exactly(corpus, finished, tmp_path):
-    work_dir = tmp_path / "run"
+def test_a_run_holds_its_folder_until_it_is_killed_and_then_resumes_exactly(corpus, finished, tmp_path, capsys):
+    work_dir, killed = tmp_path / "run", tmp_path / "killed"
     with start(["-c", SAVES_EVERY_STEP], corpus.flags(work_dir)) as process:
         try:
             wait_for((work_dir / "checkpoints" / "1").exists, process)
+            process.send_signal(signal.SIGSTOP)  # two runs do not share a folder, and this one must not end meanwhile
+            assert main(corpus.flags(work_dir, "--resume")) == 2
+            assert f"--work-dir {work_dir}: another run is writing there" in capsys.readouterr().err
+            assert main(corpus.flags(work_dir, "--overwrite")) == 2
+            assert (work_dir / "checkpoints" / "1").exists()
         finally:
             process.kill()
-    assert main(corpus.flags(work_dir, "--resume")) == 0
+    shutil.copytree(work_dir, killed)
+    assert main(corpus.flags(work_dir, "--resume")) == 0  # the kernel let go of it
     assert_same_run(work_dir, finished)
+    assert main(corpus.flags(killed, "--overwrite", epochs=1)) == 0
+    assert metrics(killed)[0]["train_loss"] > 0
 
 
 def test_the_command_stops_on_sigterm(corpus, tmp_path):
@@ -313,21 +321,6 @@ def test_another_batch_size_goes_on_with_the_clips_that_are_left(corpus, tmp_pat
 
 
 # --- the folder of a run ------------------------------------------------------------------------------------------
-
-
-def test_two_runs_do_not_share_a_folder(corpus, tmp_path, capsys):
-    work_dir = tmp_path / "run"
-    with start([SCRIPT], corpus.flags(work_dir, epochs=200)) as process:
-        try:
-            wait_for((work_dir / "last.pt").exists, process)
-            assert main(corpus.flags(work_dir, "--resume")) == 2
-            assert f"--work-dir {work_dir}: another run is writing there" in capsys.readouterr().err
-            assert main(corpus.flags(work_dir, "--overwrite")) == 2
-            assert (work_dir / "last.pt").exists()
-        finally:
-            process.kill()
-    process.wait()
-    assert main(corpus.flags(work_dir, "--overwrite", epochs=1)) == 0  # the kernel let go of it
 
 
 def test_a_torn_line_of_metrics_is_left_out_and_other_damage_is_said(corpus, finished, tmp_path, capsys):

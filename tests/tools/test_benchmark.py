@@ -55,6 +55,7 @@ def benchmark(command: str, tmp_path, *flags: str) -> dict:
     return results
 
 
+@pytest.mark.slow
 def test_step(bare, tmp_path, capsys):
     """Gradients, clipping and AdamW agree, too: else the losses of later steps would part."""
     results = benchmark("step", tmp_path, *TINY, "--rounds", "2", "--steps", "1", "--warm-up", "2")
@@ -88,6 +89,7 @@ def test_data(tmp_path, capsys):
     assert "v9 / ours: median" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_generate(bare, tmp_path, capsys):
     results = benchmark("generate", tmp_path, *TINY, "--rounds", "2")["results"]
     assert results.keys() == {"1", "4"}
@@ -98,6 +100,7 @@ def test_generate(bare, tmp_path, capsys):
     assert "4 beams" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_memory(bare, tmp_path, capsys):
     results = benchmark("memory", tmp_path, *TINY, "--batch-sizes", "2")
     (result,) = results["results"].values()
@@ -110,6 +113,7 @@ def test_memory(bare, tmp_path, capsys):
     assert "B 2: compiled step: arguments" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_compile(bare, tmp_path, capsys):
     """The second process finds the program of the first."""
     quick = ["--optimizer", "sgd", "--freeze-face-backbone", "--freeze-hand-right-backbone"]
