@@ -56,15 +56,17 @@ def _optimizer_state(source: Source, layout: str, model: Mapping | None, trust: 
         if layout != "v9":
             raise UserError(f"--layout {layout}: {source.path} has no optimiser state")
         return {}
-    if layout == "v9" and len(saved["param_groups"]) == 1:
-        return {}
-    plan = blueprint(source.checkpoint, model, trust=trust)
-    _, entries = plan.structure()
-    frozen = frozen_paths(plan.config, {entry.path for entry in entries})
+    groups = saved["param_groups"]
+    if layout == "v9" and len(groups) == 1 and len(groups[0]["params"]) == _distinct(source.tensors):
+        return {}  # all parameters have a number, as v9 wants it
     try:
+        plan = blueprint(source.checkpoint, model, trust=trust)
+        _, entries = plan.structure()
+        frozen = frozen_paths(plan.config, {entry.path for entry in entries})
         return {"optimizer_state": regrouped(saved, layout, entries, frozen)}
     except UserError as error:
-        raise UserError(f"{source.path}: {error}") from None
+        named = str(error).removeprefix(f"{source.path}: ")
+        raise UserError(f"{source.path}: {named}; --weights-only leaves out the optimiser's state") from None
 
 
 def to_safetensors(
@@ -109,5 +111,14 @@ def adding_up(progress: Progress | None, total: int) -> Callable[[int], None] | 
 
 def total_bytes(*trees: Any) -> int:
     """Bytes of all arrays; tied ones, which a file holds once, count once."""
-    arrays = [leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, np.ndarray)]
-    return sum({(array.ctypes.data, array.nbytes): array.nbytes for array in arrays}.values())
+    return sum(nbytes for _, nbytes in _places(trees))
+
+
+def _distinct(tensors: Mapping[str, np.ndarray]) -> int:
+    """The number of tensors; tied ones count once."""
+    return len(_places(tensors))
+
+
+def _places(trees: Any) -> set[tuple[int, int]]:
+    arrays = (leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, np.ndarray))
+    return {(array.ctypes.data, array.nbytes) for array in arrays}

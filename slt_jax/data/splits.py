@@ -105,12 +105,9 @@ def _checked_splits(config: Config, given: Mapping[str, str]) -> tuple["Usable",
         usable(clips, files, landmarks, flag, skip_bad_clips=skip)
         for clips, flag in zip(listed, flags.values(), strict=True)
     )
-    report_quality([*train.clips, *val.clips], files, strict=data.strict_quality)
     both = [(clip.video_id, "in both splits", "") for clip in val.clips if clip.video_id in train.frames]
     tell(both, f"the {len(val.clips)} validation clips", strict=data.strict_quality)
-    check_kinds([*train.clips, *val.clips], files, strict=data.strict_quality)
-    for split in (train, val):
-        spot_check(split.clips, files, landmarks, strict=data.strict_quality)
+    tell_doubts((train, val), files, landmarks, strict=data.strict_quality)
     return train, val, files
 
 
@@ -128,6 +125,17 @@ class Usable:
     clips: list[ClipRow]
     frames: dict[str, int]
     skipped: dict[str, str]
+
+
+def tell_doubts(
+    splits: Sequence[Usable], files: Mapping[str, ClipFiles], landmarks: int, *, strict: bool = False
+) -> None:
+    """Warn of what is doubtful about the clips of these splits; raise UserError if `strict`."""
+    clips = [clip for split in splits for clip in split.clips]
+    report_quality(clips, files, strict=strict)
+    check_kinds(clips, files, strict=strict)
+    for split in splits:
+        spot_check(split.clips, files, landmarks, strict=strict)
 
 
 def usable(

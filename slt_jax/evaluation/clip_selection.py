@@ -13,9 +13,7 @@ from slt_jax.data.clip_files import ClipFiles
 from slt_jax.data.corpus_folder import FOLDERS
 from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
-from slt_jax.data.quality import report_quality
-from slt_jax.data.splits import find_files, usable
-from slt_jax.data.spot_check import check_kinds, spot_check
+from slt_jax.data.splits import find_files, tell_doubts, usable
 from slt_jax.data.text import IGNORE
 from slt_jax.errors import UserError, nearest
 
@@ -56,9 +54,7 @@ def open_clips(index: str | Path, data: DataConfig, landmarks: int) -> Evaluatio
     listed = select(read_index(index), metadata, f"--eval-index {index}")
     files = find_files(data, [clip.video_id for clip in listed])
     split = usable(listed, files, landmarks, f"--eval-index {index}", skip_bad_clips=data.skip_bad_clips)
-    report_quality(split.clips, files, strict=data.strict_quality)
-    check_kinds(split.clips, files, strict=data.strict_quality)
-    spot_check(split.clips, files, landmarks, strict=data.strict_quality)
+    tell_doubts((split,), files, landmarks, strict=data.strict_quality)
     return EvaluationClips(split.clips, files, split.frames, split.skipped)
 
 

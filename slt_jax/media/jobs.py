@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,17 +49,27 @@ class Job:
 def find_videos(folder: str | Path) -> list[Job]:
     """A job for every video under `folder`, in the order of their paths. The ids are the file names without endings.
 
-    Raises UserError if there is none, or if two have the same name.
+    Raises UserError if there is none, or if two have the same name, and OSError for a folder that may not be read.
     """
     folder = Path(folder)
     if folder.is_file():
         return check_jobs([Job(folder, folder.stem)])
     if not folder.is_dir():
         raise UserError(f"--videos {folder}: no such folder or video")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = sorted(path for path in _files_under(folder) if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
         raise UserError(f"--videos {folder}: holds no video ({', '.join(SUFFIXES)})")
     return check_jobs([Job(path, path.stem) for path in paths])
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    """Everything that is no folder. `rglob` would pass over folders that may not be read, and nobody would notice."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(place, name) for name in names)
 
 
 def printable(path: str | Path) -> str:

@@ -125,5 +125,17 @@ def test_to_torch_writes_either_layout(tmp_path, monkeypatch, capsys):
     assert list(read_pt("later.pt")["optimizer_state"]["state"]) == [last - frozen]
     assert main(["to-torch", "later.pt", "back.pt"]) == 0
     assert list(read_pt("back.pt")["optimizer_state"]["state"]) == [last]
+
+    # A later v9 without the groups: it numbers what is not frozen, in one.
+    trained = {"state": {last - frozen: slots}, "param_groups": [group | {"params": list(range(len(paths) - frozen))}]}
+    write_pt("one.pt", {"epoch": 1, "model_state": state, "optimizer_state": trained, "config": {"model": model}})
+    assert main(["to-torch", "one.pt", "from_one.pt"]) == 0
+    assert list(read_pt("from_one.pt")["optimizer_state"]["state"]) == [last]
+    group["params"].pop()
+    write_pt("odd.pt", {"epoch": 1, "model_state": state, "optimizer_state": saved, "config": {"model": model}})
+    assert main(["to-torch", "odd.pt", "from_odd.pt"]) == 2
+    assert "--weights-only leaves out the optimiser's state" in capsys.readouterr().err
+    assert main(["to-torch", "odd.pt", "from_odd.pt", "--weights-only"]) == 0
+
     assert main(["to-torch", "v9.pt", "x.pt", "--layout", "later-v9", "--weights-only"]) == 2
     assert "--layout is about the optimiser's state" in capsys.readouterr().err

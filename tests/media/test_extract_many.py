@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -316,3 +318,28 @@ def test_an_empty_folder_and_doubled_names(tmp_path, capsys):
         (tmp_path / name).write_bytes(b"")
     assert main([str(tmp_path), str(tmp_path / "out")]) == 2
     assert "would both be clip a" in capsys.readouterr().err
+
+
+def test_a_folder_of_videos_that_may_not_be_read_is_told():
+    """Its videos would be missing, and nobody would notice."""
+    script = """
+import os, sys
+from pathlib import Path
+from slt_jax.media.jobs import find_videos
+print([job.video_id for job in find_videos(sys.argv[1])])
+Path(sys.argv[1], "closed").chmod(0)
+if os.geteuid() == 0:  # who may read everything
+    os.setresuid(65534, 65534, 65534)
+try:
+    find_videos(sys.argv[1])
+except PermissionError as error:
+    print(Path(error.filename).name)
+"""
+    with tempfile.TemporaryDirectory() as place:  # tmp_path is in a folder of one user's
+        folder, closed = Path(place), Path(place, "closed")
+        folder.chmod(0o755)
+        (folder / "a.mp4").touch()
+        closed.mkdir()
+        done = subprocess.run([sys.executable, "-c", script, place], capture_output=True, text=True, check=False)
+        closed.chmod(0o755)
+    assert (done.stdout, done.stderr) == ("['a']\nclosed\n", "")

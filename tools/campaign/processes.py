@@ -15,8 +15,8 @@ from pathlib import Path
 from tools.campaign.harm import FileEvents, SmallDisk, send
 from tools.campaign.runs import train
 
-PATIENCE = 600.0  # seconds for a run
-ENDS_WITHIN = 60.0  # seconds for the other of two processes, once one has ended
+PATIENCE = 1800.0  # seconds for a run, on a busy machine too
+ENDS_WITHIN = 120.0  # seconds for the other of two processes, once one has ended
 TWO = ("--num-processes", "2")
 
 
