@@ -244,7 +244,7 @@ def build_section(name: str, values: Mapping) -> Any:
                 raise UserError(f"configuration key '{name}.{key}' {later}")
             raise UserError(f"unknown configuration key '{name}.{shortened(str(key))}'{nearest(str(key), hints)}")
     values = with_home(name, values)
-    checked = section(**{key: _coerce(f"{name}.{key}", value, hints[key]) for key, value in values.items()})
+    checked = section(**{key: coerce(f"{name}.{key}", value, hints[key]) for key, value in values.items()})
     if name == "data" and checked.mix_streams:
         pairs = (parse_mix_stream(f"{stream}:{p}") for stream, p in checked.mix_streams.items())
         checked = dataclasses.replace(checked, mix_streams=dict(pairs))
@@ -294,8 +294,11 @@ def apply_setting(tree: dict, setting: str) -> None:
     tree[parts[-1]] = value
 
 
-def _coerce(key: str, value: Any, hint: Any) -> Any:
-    """`value` as one of the kinds in `hint`; numbers may come as text, since YAML reads 1e-3 as a string."""
+def coerce(key: str, value: Any, hint: Any) -> Any:
+    """`value` as one of the kinds in `hint`; numbers may come as text, since YAML reads 1e-3 as a string.
+
+    Raises UserError that names `key`.
+    """
     check_plain(key, value)
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in kinds:

@@ -18,8 +18,9 @@ def silence() -> None:
 class Progress:
     """Progress over the batches (or `unit`s) of one pass: a context manager; call `update` after each."""
 
-    def __init__(self, title: str, total: int, done: int = 0, unit: str = "batch"):
+    def __init__(self, title: str, total: int, done: int = 0, unit: str = "batch", samples: str = "clips"):
         self._title, self._total, self._done, self._first, self._unit = title, total, done, done, unit
+        self._samples = samples
         self._start = self._said = time.monotonic()
         self.waited = 0.0  # seconds spent waiting for data
         self.clips = 0
@@ -64,7 +65,7 @@ class Progress:
         self._done += 1
         self.clips += clips
         facts = {} if loss is None else {"loss": f"{loss:.4f}"}
-        facts |= {"clips/s": f"{self.rate:.2f}", "data wait": f"{self.waited / max(self.seconds, 1e-9):.0%}"}
+        facts |= {f"{self._samples}/s": f"{self.rate:.2f}", "data wait": f"{self.waited / max(self.seconds, 1e-9):.0%}"}
         if self._bar:
             self._bar.set_postfix(facts, refresh=False)
             self._bar.update()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Key
 
 from slt_jax.errors import divisors, shown
 from slt_jax.models.layers import (
@@ -119,21 +119,76 @@ class VisionTransformer(nnx.Module):
 
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n {self.embed_dim}"]:
         """Normalised images to features: the CLS token."""
+        tokens = self.embed(images)
+        return self.norm(self.encode(tokens, kept=1)[:, 0])  # nothing reads the other tokens of the last block
+
+    def tokens(
+        self,
+        images: Float[Array, "n h w 3"],
+        *,
+        masked: Bool[Array, "n patches"] | None = None,
+        drop_path: float = 0.0,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "n {self.embed_dim}"], Float[Array, "n patches {self.embed_dim}"]]:
+        """Normalised images to features: the CLS token, and the patches row by row. For pre-training.
+
+        `masked` patches are replaced by the mask token. With a key, each image leaves each residual branch out with
+        probability `drop_path` (stochastic depth, Huang et al., 2016).
+        """
+        tokens = self.embed(images, masked)
+        tokens = self.norm(self.encode(tokens, branches=self._branches(len(images), drop_path, key)))
+        return tokens[:, 0], tokens[:, 1 + self.config.num_register_tokens :]
+
+    def cls_attention(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n heads patches"]:
+        """How much the CLS token of the last block attends to each patch, row by row; what is left goes to the rest."""
+        tokens = self.embed(images)
+        real, block = tokens.shape[1], self.blocks[-1]
+        for earlier in list(self.blocks)[:-1]:
+            tokens = earlier(tokens, real=real)
+        query, key, _ = block.attn.heads(product(tokens, block.attn.qkv, norm=block.norm1))
+        scores = jnp.einsum("nhd,nkhd->nhk", query[:, 0].astype(jnp.float32), key.astype(jnp.float32))
+        weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1)
+        return weights[..., 1 + self.config.num_register_tokens :]
+
+    def embed(
+        self, images: Float[Array, "n h w 3"], masked: Bool[Array, "n patches"] | None = None
+    ) -> Float[Array, "n tokens {self.embed_dim}"]:
+        """What enters the first block: CLS token, registers, patches."""
         rows, columns = (side // self.config.patch_size for side in images.shape[1:3])
         patches = self.patch_embed(images)
+        if masked is not None:
+            patches = jnp.where(masked[..., None], self.mask_token[...].astype(self.dtype), patches)
         cls = jnp.broadcast_to(self.cls_token[...], (patches.shape[0], 1, self.embed_dim))
         tokens = jnp.concatenate([cls.astype(self.dtype), patches], axis=1)
         tokens = tokens + self.positions(rows, columns).astype(self.dtype)
         if self.config.num_register_tokens:
             registers = jnp.broadcast_to(self.register_tokens[...], (patches.shape[0], *self.register_tokens.shape[1:]))
             tokens = jnp.concatenate([tokens[:, :1], registers.astype(self.dtype), tokens[:, 1:]], axis=1)
+        return tokens
+
+    def encode(
+        self,
+        tokens: Float[Array, "n tokens {self.embed_dim}"],
+        *,
+        kept: int | None = None,
+        branches: Float[Array, "blocks 2 n"] | None = None,
+    ) -> Float[Array, "n kept_tokens {self.embed_dim}"]:
+        """All blocks; of the last one only the first `kept` tokens. `branches` are factors of residual branches."""
         real = tokens.shape[1]
         if takes_flash_attention(self.dtype, self.embed_dim // self.config.num_heads):
             tokens = jnp.pad(tokens, [(0, 0), (0, -real % 8), (0, 0)])  # once, here, because 257 is odd
-        for block in self.blocks:
-            kept = 1 if block is self.blocks[-1] else None  # nothing reads the other tokens of the last block
-            tokens = self.memory.block(block, real=real, kept=kept)(residual(tokens))
-        return self.norm(tokens[:, 0])
+        for number, block in enumerate(self.blocks):
+            last = kept if block is self.blocks[-1] else None
+            factors = {} if branches is None else {"branches": branches[number]}
+            tokens = self.memory.block(block, real=real, kept=last)(residual(tokens), **factors)
+        return tokens[:, : kept or real]
+
+    def _branches(self, images: int, drop_path: float, key: Key[Array, ""] | None) -> Float[Array, "blocks 2 n"] | None:
+        """What each image multiplies each residual branch with: 0, or 1 over the probability that it stays."""
+        if key is None or drop_path == 0.0:
+            return None
+        stay = jax.random.bernoulli(key, 1 - drop_path, (self.config.depth, 2, images))
+        return stay / jnp.float32(1 - drop_path)
 
     def positions(self, rows: int, columns: int) -> Float[Array, "1 1+{rows}*{columns} {self.embed_dim}"]:
         """The position table, CLS first, for an input of rows x columns patches."""
@@ -192,14 +247,27 @@ class Block(nnx.Module):
         self.ls2 = LayerScale(d)
 
     def __call__(
-        self, x: Float[Array, "n tokens d"], *, real: int, kept: int | None = None
+        self,
+        x: Float[Array, "n tokens d"],
+        *,
+        real: int,
+        kept: int | None = None,
+        branches: Float[Array, "2 n"] | None = None,
     ) -> Float[Array, "n kept_tokens d"]:
         """Tokens to those of the same places, or to the first `kept` alone.
 
-        Those after the first `real` are padding, which the others do not attend to.
+        Those after the first `real` are padding, which the others do not attend to. `branches` are factors of the
+        attention and of the feed-forward part.
         """
-        x = x[:, :kept] + self.attn(x, self.norm1, self.ls1, real=real, kept=kept)
-        return x + self.mlp(x, self.norm2, self.ls2)
+        x = x[:, :kept] + times(self.attn(x, self.norm1, self.ls1, real=real, kept=kept), branches, 0)
+        return x + times(self.mlp(x, self.norm2, self.ls2), branches, 1)
+
+
+def times(
+    branch: Float[Array, "n tokens d"], branches: Float[Array, "2 n"] | None, number: int
+) -> Float[Array, "n tokens d"]:
+    """A residual branch times its factor for each image, where there are factors."""
+    return branch if branches is None else branch * branches[number].astype(branch.dtype)[:, None, None]
 
 
 class Attention(nnx.Module):
@@ -214,15 +282,18 @@ class Attention(nnx.Module):
         self, x: Float[Array, "n tokens d"], norm: nnx.LayerNorm, scale: "LayerScale", *, real: int, kept: int | None
     ) -> Float[Array, "n kept_tokens d"]:
         """Scaled attention over tokens: the first `real` are no padding, `kept` are computed."""
-        n, tokens, d = x.shape
+        n, _, d = x.shape
         head = d // self.num_heads
-        packed = product(x, self.qkv, norm=norm).reshape(n, tokens, 3, self.num_heads, head)
-        query, key, value = jnp.moveaxis(packed, 2, 0)
+        query, key, value = self.heads(product(x, self.qkv, norm=norm))
         if kept is None and takes_flash_attention(x.dtype, head):
             mixed = flash_attention(query, key, value, real=real, scale=head**-0.5)
         else:
             mixed = attention(query[:, :kept], key[:, :real], value[:, :real], scale=head**-0.5)
         return product(mixed.reshape(n, -1, d), self.proj, scale=scale.gamma[...])
+
+    def heads(self, packed: Float[Array, "n tokens three_d"]) -> Float[Array, "3 n tokens heads head"]:
+        """Queries, keys and values by head."""
+        return jnp.moveaxis(packed.reshape(*packed.shape[:2], 3, self.num_heads, -1), 2, 0)
 
 
 class LayerScale(nnx.Module):

@@ -20,7 +20,20 @@ from jaxtyping import Float
 from convert.optimizer import WITH_MOMENTUM
 from slt_jax.config import OptimConfig
 from slt_jax.training.optim_rules import KINDS, SETTLED, nadam_products
+from slt_jax.training.schedules import Schedule
 from slt_jax.training.state import OptState
+
+
+@dataclass(frozen=True)
+class Part:
+    """How a parameter is trained otherwise than the rest: factors of learning rate and weight decay.
+
+    It stands still in the first `frozen` steps, though its slots fill.
+    """
+
+    rate: float = 1.0
+    decay: float = 1.0
+    frozen: int = 0
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,8 @@ class Optimizer:
     """`kind` is one of `KINDS`; the learning rate is an argument of every update. Other settings are torch's defaults.
 
     `one_count`: all parameters have had the same number of updates. With a count for each, a GPU's step takes half as
-    long again to compile.
+    long again to compile. `parts` are (path, Part) of the parameters that have one. `decays` is the weight decay by
+    step, in place of a constant one; `weight_decay` is then what it starts with.
     """
 
     kind: str
@@ -36,6 +50,8 @@ class Optimizer:
     momentum: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     one_count: bool = False
+    parts: tuple[tuple[str, Part], ...] = ()
+    decays: Schedule | None = None
 
     @property
     def epsilon(self) -> float:
@@ -71,22 +87,30 @@ class Optimizer:
         step = state.step + 1
         paths = sorted(params)
         counts = [step[0 if self.one_count else i] for i in range(len(paths))]
-        results = {
-            path: self._one(
-                params[path], grads[path], {slot: state.slots[slot][path] for slot in self.slots}, lr, count
-            )
-            for path, count in zip(paths, counts, strict=True)
-        }
+        parts = dict(self.parts)
+        results = {}
+        for path, count in zip(paths, counts, strict=True):
+            slots = {slot: state.slots[slot][path] for slot in self.slots}
+            rate, decay = self._settings(parts.get(path, Part()), lr, count)
+            results[path] = self._one(params[path], grads[path], slots, rate, decay, count)
         slots = {slot: {path: results[path][1][slot] for path in paths} for slot in self.slots}
         return {path: results[path][0] for path in paths}, OptState(slots, step)
 
+    def _settings(self, part: Part, lr: Array, count: Array) -> tuple[Array, Array | float]:
+        """The learning rate and the weight decay of a parameter in its update number `count`."""
+        decay = self.weight_decay if self.decays is None else self.decays(count - 1)
+        if part == Part():
+            return lr, decay
+        rate = lr * part.rate
+        return jnp.where(count > part.frozen, rate, 0.0) if part.frozen else rate, decay * part.decay
+
     # A function of its own, so that each shape is traced once: a model has hundreds of parameters, dozens of shapes.
     @partial(jax.jit, static_argnums=0)
-    def _one(self, p: Array, g: Array, slots: dict, lr: Array, step: Array) -> tuple[Array, dict]:
+    def _one(self, p: Array, g: Array, slots: dict, lr: Array, decay: Array | float, step: Array) -> tuple[Array, dict]:
         if self.kind == "adamw":
-            p = p * (1 - lr * self.weight_decay)
+            p = p * (1 - lr * decay)
         elif self.weight_decay:
-            g = g + self.weight_decay * p
+            g = g + decay * p
         return KINDS[self.kind].rule(self, p, g, slots, lr, step)
 
 

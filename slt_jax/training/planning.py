@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,31 @@ def usable_bytes(device: jax.Device) -> int:
     raise RuntimeError(f"{device.device_kind} takes a program of 2 TiB")
 
 
-class Planner:
+class Devices(Protocol):
+    """What can be planned for the devices here and for TPUs that are not."""
+
+    def verdict(self, name: str, devices: Sequence[jax.Device], usable: int) -> Verdict:
+        """Whether a step fits `devices`, whose memory is `usable` each."""
+        ...
+
+    def present(self) -> Verdict:
+        """The verdict for the devices of this machine."""
+        devices = jax.devices()
+        return self.verdict(devices[0].device_kind, devices, device_bytes())
+
+    def topology(self, name: str) -> Verdict:
+        """The verdict for a TPU slice such as v5e:2x2, which need not be at hand."""
+        devices = topology_devices(name)
+        # Programs that are not kept: only a TPU could read them back.
+        shortest = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]  # made at run time
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
+        try:
+            return self.verdict(name, devices, usable_bytes(devices[0]))
+        finally:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest)
+
+
+class Planner(Devices):
     """Plans one configuration for several sets of devices."""
 
     def __init__(self, config: Config):
@@ -136,22 +160,6 @@ class Planner:
         return Verdict(
             name, len(devices), usable, asked, memory, needs, largest, rules[-1], largest == MOST_CLIPS * parts
         )
-
-    def present(self) -> Verdict:
-        """The verdict for the devices of this machine."""
-        devices = jax.devices()
-        return self.verdict(devices[0].device_kind, devices, device_bytes())
-
-    def topology(self, name: str) -> Verdict:
-        """The verdict for a TPU slice such as v5e:2x2, which need not be at hand."""
-        devices = topology_devices(name)
-        # Programs that are not kept: only a TPU could read them back.
-        shortest = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]  # made at run time
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
-        try:
-            return self.verdict(name, devices, usable_bytes(devices[0]))
-        finally:
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest)
 
 
 def largest_batch(measure: Callable[[int], StepMemory], parts: int, asked: int, usable: int) -> int:

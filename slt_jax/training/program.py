@@ -19,7 +19,7 @@ from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.runtime.precision import compute_dtype, use_precision
 from slt_jax.runtime.sharding import Layout, device_mesh, replicated
 from slt_jax.training.objective import Inputs, Objective
-from slt_jax.training.optim import build_optimizer
+from slt_jax.training.optim import Optimizer, build_optimizer
 from slt_jax.training.scaler import scaler_state
 from slt_jax.training.state import OptState, TrainState
 from slt_jax.training.step import Arrays, Results, StepFunctions
@@ -90,9 +90,14 @@ class Program:
     def places(self, state: TrainState) -> TrainState:
         """Where the arrays of a state live; takes arrays or only their shapes."""
         everywhere, params = replicated(self.mesh), self.layout.params
-        teacher = jax.tree.map(lambda _: everywhere, state.teacher)
-        if isinstance(state.teacher, Mapping) and state.teacher.keys() <= state.params.keys():
-            teacher = params(state.teacher)  # a copy of weights lives as they do
+
+        def beside(teacher: Any) -> Any:
+            if isinstance(teacher, Mapping) and teacher.keys() <= state.params.keys():
+                return params(teacher)  # a copy of weights lives as they do
+            if isinstance(teacher, Mapping):
+                return {name: beside(part) for name, part in teacher.items()}
+            return jax.tree.map(lambda _: everywhere, teacher)
+
         slots = {name: params(slot) for name, slot in state.optimizer.slots.items()}
         return TrainState(
             trained=params(state.trained),
@@ -100,7 +105,7 @@ class Program:
             optimizer=OptState(slots, everywhere),
             scaler=dict.fromkeys(state.scaler, everywhere),
             step=everywhere,
-            teacher=teacher,
+            teacher=beside(state.teacher),
         )
 
     # --- other rules --------------------------------------------------------------------------------------------
@@ -202,6 +207,7 @@ def make_program(
     *,
     optim: OptimConfig,
     training: TrainingConfig,
+    optimizer: Optimizer | None = None,
     precision: str = "float32",
     seed: int = 0,
     prepare: Callable[[Arrays, Array | None], Inputs] = as_loaded,
@@ -212,8 +218,8 @@ def make_program(
     """The program of a task, on `mesh` (default: all devices).
 
     `structure` saves time if the caller has described the model already; `trained` are the paths that move (default:
-    all parameters). From now on, float32 is real float32 if `precision` computes in it. Raises UserError if the devices
-    do not divide.
+    all parameters); `optimizer` takes the place of that of `optim`. From now on, float32 is real float32 if `precision`
+    computes in it. Raises UserError if the devices do not divide.
     """
     use_precision(precision)
     dtype = compute_dtype(precision)
@@ -223,7 +229,7 @@ def make_program(
     functions = StepFunctions(
         structure=structure,
         objective=objective,
-        optimizer=dataclasses.replace(build_optimizer(optim), one_count=True),  # as a new state has
+        optimizer=dataclasses.replace(optimizer or build_optimizer(optim), one_count=True),  # as a new state has
         layout=Layout(mesh or device_mesh(training.model_parallel), fsdp=training.sharding == "fsdp"),
         prepare=prepare,
         clip_norm=optim.grad_clip_norm,

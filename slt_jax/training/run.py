@@ -87,10 +87,10 @@ class Run:
         ledger = Ledger(Totals(**self.position.totals), scaled=self.program.functions.scaled)
         title = f"epoch {epoch + 1}/{task.training.epochs}"
         done = self.position.batches
-        with Progress(title, done + task.batches_left(epoch, taken), done) as progress:
+        with Progress(title, done + task.batches_left(epoch, taken), done, samples=task.samples) as progress:
             batches = progress.wait(task.batches(epoch, taken))
             for group in grouped(batches, task.training.grad_accum_steps):
-                self.take_step(group, task.learning_rate(epoch), ledger, progress)
+                self.take_step(group, task.learning_rate(epoch, self.step), ledger, progress)
                 self.save_if_due(ledger)
         ledger.settle()
         self.position = dataclasses.replace(self.position, totals=ledger.totals.to_dict())
@@ -106,9 +106,11 @@ class Run:
         self.position = self.position.after_batches(self.task.batch_size, len(group))
         for batch in group:
             progress.update(hosts.count() * batch.count, ledger.newest.get("loss"))
-        if self.tracker and ledger.newest:
+        if self.tracker and ledger.newest and self.step % self.task.log_interval == 0:
             shown = {f"train/{name}": value for name, value in ledger.newest.items()}
-            self.tracker.scalars(shown | {"train/lr": lr, "train/clips_per_second": progress.rate}, self.step - 1)
+            self.tracker.scalars(
+                shown | {"train/lr": lr, f"train/{self.task.samples}_per_second": progress.rate}, self.step - 1
+            )
 
     # --- saving and stopping ------------------------------------------------------------------------------------
 
@@ -152,15 +154,16 @@ class Run:
             "epoch": epoch + 1,
             **task.training_metrics(totals),
             **evaluation.metrics,
-            "lr": task.learning_rate(epoch),
+            "lr": task.learning_rate(epoch, self.step),
             "steps": self.step,
             "seconds": round(progress.seconds, 3),
-            "clips_per_second": round(progress.rate, 3),
+            f"{task.samples}_per_second": round(progress.rate, 3),
             "data_wait_seconds": round(progress.waited, 3),
             "compilations": self.program.compilations(),
         }
         metric = task.training.best_metric
-        self.position = self.position.after_epoch(evaluation.loss, evaluation.scores, metric, record)
+        loss = totals.mean_loss if evaluation.loss is None else evaluation.loss
+        self.position = self.position.after_epoch(loss, evaluation.scores, metric, record)
         self.save()
         self.store.wait()
         self.publish()

@@ -36,9 +36,9 @@ class TaskBatch(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good an epoch's state is. A lower `loss` is better, and higher scores are."""
+    """How good an epoch's state is. A lower `loss` is better (None: that of training), and higher scores are."""
 
-    loss: float
+    loss: float | None
     scores: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)  # for metrics.jsonl, under its names
     texts: Mapping[str, str] = field(default_factory=dict)  # Markdown for TensorBoard, by tag
@@ -55,6 +55,8 @@ class Task(Protocol):
     program: Program
     training: TrainingConfig  # epochs, micro-batches, early stop, what the best is chosen by
     batch_size: int  # samples of a batch, over all processes
+    samples: str = "clips"  # what they are called
+    log_interval: int = 1  # steps between two points in TensorBoard
 
     def begin(self, state: TrainState, stopped: Callable[[], bool]) -> None:
         """Compute what is needed once, before the first epoch."""
@@ -71,8 +73,8 @@ class Task(Protocol):
         """
         ...
 
-    def learning_rate(self, epoch: int) -> float:
-        """The learning rate of an epoch (counted from 0)."""
+    def learning_rate(self, epoch: int, step: int) -> float:
+        """The learning rate in an epoch, at an optimiser step (both counted from 0)."""
         ...
 
     def evaluate(self, state: TrainState, epoch: int, stopped: Callable[[], bool]) -> Evaluation:

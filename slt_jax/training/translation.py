@@ -235,7 +235,7 @@ class Translation(Task):
         """The batches of the training split that are left."""
         return self.splits.train.epoch(epoch, taken)
 
-    def learning_rate(self, epoch: int) -> float:
+    def learning_rate(self, epoch: int, step: int) -> float:
         """The rate of an epoch, by the schedule."""
         return learning_rate(self.config.optim, self.training.epochs, epoch)
 
@@ -277,7 +277,7 @@ class Translation(Task):
 
     def export(self, state: TrainState, position: Position, workdir: WorkDir) -> None:
         """`last.pt`, and `best.pt` where it is the best."""
-        lr, val_loss = self.learning_rate(position.epoch), position.record["val_loss"]
+        lr, val_loss = self.learning_rate(position.epoch, int(state.step)), position.record["val_loss"]
         self.exporter.write(workdir.last, state, position, lr=lr, val_loss=val_loss)
         if position.is_best and hosts.primary():
             copy_file(workdir.last, workdir.best)

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,30 @@ def _record(line: str) -> dict[str, Any]:
     return record
 
 
+@dataclass(frozen=True)
+class Names:
+    """What a run's files are called, and the flag of its folder."""
+
+    last: str = "last.pt"
+    best: str = "best.pt"
+    metrics: str = "metrics.jsonl"
+    settings: str = "config.json"
+    flag: str = "--work-dir"
+
+
 class WorkDir:
     """Paths and files of one run."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, names: Names = Names()):
         self.path = Path(path)
+        self.flag = names.flag
         self.checkpoints = self.path / "checkpoints"
-        self.last = self.path / "last.pt"
-        self.best = self.path / "best.pt"
-        self.metrics = self.path / "metrics.jsonl"
+        self.last = self.path / names.last
+        self.best = self.path / names.best
+        self.metrics = self.path / names.metrics
         self.features = self.path / "features"
         self.tokenizer = self.path / "tokenizer"
-        self.settings = self.path / "config.json"
+        self.settings = self.path / names.settings
 
     def results(self) -> list[Path]:
         """The files and folders that training has left here."""
@@ -63,16 +76,16 @@ class WorkDir:
         if resumed and overwrite:
             raise UserError(f"--overwrite would remove the run in {self.path} that --resume is to continue; give one")
         if self.holds_run() and not (resumed or overwrite):
-            raise UserError(f"--work-dir {self.path} holds a run; --resume continues it, --overwrite replaces it")
-        check_folder("--work-dir", self.path)
+            raise UserError(f"{self.flag} {self.path} holds a run; --resume continues it, --overwrite replaces it")
+        check_folder(self.flag, self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / LOCK).touch()
         except OSError as error:
-            raise UserError(f"--work-dir {self.path}: cannot be written ({error.strerror})") from None
+            raise UserError(f"{self.flag} {self.path}: cannot be written ({error.strerror})") from None
         with holding(self.path / LOCK) as alone:
             if not alone:
-                raise UserError(f"--work-dir {self.path}: another run is writing there; wait for it or name another")
+                raise UserError(f"{self.flag} {self.path}: another run is writing there; wait for it or name another")
             if overwrite:
                 self._remove_run(keep)
             self.read_metrics()  # damage is said before an epoch is trained

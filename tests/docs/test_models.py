@@ -89,7 +89,7 @@ def test_pretraining_guide(folder, capsys):
     theirs = T5ForConditionalGeneration(T5Config(vocab_size=vocab, **sizes))
     theirs.save_pretrained(folder / "my-t5")
 
-    hands, from_t5 = blocks("pretraining.md", "bash")
+    hands, from_t5 = blocks("weights.md", "bash")
     run(hands)
     state = read_pt(folder / "hands" / "last.pt")["model_state"]
     for key, array in weights.items():
@@ -106,6 +106,6 @@ def test_pretraining_guide(folder, capsys):
     np.testing.assert_allclose(state[f"decoder.model.{trained}"], theirs.state_dict()[trained].numpy(), atol=0.01)
 
     names: dict = {"images": jnp.zeros((1, 56, 56, 3))}
-    exec(blocks("pretraining.md", "python")[0], names)
+    exec(blocks("weights.md", "python")[0], names)
     assert names["features"].shape == (1, 64)
     assert isinstance(names["backbone"], nnx.Module)

@@ -45,6 +45,55 @@ def test_swiglu_features_match_transformers(kind):
     check_features(huggingface_model(kind, swiglu=True), (98, 70))
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_masked_patches_and_all_tokens_match_transformers(kind):
+    model = huggingface_model(kind)
+    with torch.no_grad():
+        model.embeddings.mask_token.normal_(generator=torch.Generator().manual_seed(1))
+    images = np.random.default_rng(0).normal(size=(2, 56, 42, 3)).astype(np.float32)
+    masked = np.random.default_rng(1).random((2, 12)) < 0.4
+    with torch.no_grad():
+        pixels = torch.tensor(images).permute(0, 3, 1, 2)
+        expected = model(pixels, bool_masked_pos=torch.tensor(masked)).last_hidden_state.numpy()
+    structure, params = ours(model)
+    cls, patches = jax.jit(lambda params, *inputs: structure.merge(params).tokens(inputs[0], masked=inputs[1]))(
+        params, images, masked
+    )
+    assert relative_error(np.asarray(cls), expected[:, 0]) <= TOLERANCE
+    assert relative_error(np.asarray(patches), expected[:, -12:]) <= TOLERANCE
+
+
+def test_the_attention_of_the_cls_token_matches_transformers():
+    model = huggingface_model("registers")
+    model.set_attn_implementation("eager")
+    images = np.random.default_rng(0).normal(size=(2, 56, 42, 3)).astype(np.float32)
+    with torch.no_grad():
+        maps = model(torch.tensor(images).permute(0, 3, 1, 2), output_attentions=True).attentions[-1].numpy()
+    structure, params = ours(model)
+    found = jax.jit(lambda params, images: structure.merge(params).cls_attention(images))(params, images)
+    assert relative_error(np.asarray(found), maps[:, :, 0, 5:]) <= TOLERANCE
+
+
+def test_drop_path_leaves_branches_out_and_keeps_their_mean():
+    vit = VisionTransformer(
+        ViTConfig(embed_dim=16, depth=1, num_heads=2, patch_size=7, image_size=14), rngs=nnx.Rngs(0)
+    )
+    image = jax.random.normal(jax.random.key(0), (1, 14, 14, 3))
+    images = jax.numpy.repeat(image, 512, axis=0)
+    branches = vit._branches(512, 0.25, jax.random.key(1))
+    kept, whole = vit.encode(vit.embed(images), branches=branches), vit.encode(vit.embed(image))
+    attention = vit.encode(vit.embed(images), branches=branches.at[:, 1].set(0)) - vit.embed(images)
+    sizes = np.linalg.norm(np.asarray(attention).reshape(512, -1), axis=1)
+    dropped = sizes < 1e-6
+    assert 0.2 < dropped.mean() < 0.3
+    alone = vit.encode(vit.embed(image), branches=jax.numpy.array([[[1.0], [0.0]]])) - vit.embed(image)
+    np.testing.assert_allclose(attention[~dropped][0], alone[0] / 0.75, rtol=1e-4, atol=1e-6)
+    assert kept.shape == (512, *whole.shape[1:])
+    for key, rate in ((None, 0.5), (jax.random.key(0), 0.0)):
+        np.testing.assert_array_equal(vit.tokens(image, drop_path=rate, key=key)[0], vit.tokens(image)[0])
+    np.testing.assert_allclose(vit.tokens(image)[0], vit(image), rtol=1e-5, atol=1e-6)
+
+
 def check_features(model: torch.nn.Module, height_width: tuple[int, int]) -> None:
     images = np.random.default_rng(0).normal(size=(2, *height_width, 3)).astype(np.float32)
     with torch.no_grad():

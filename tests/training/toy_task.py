@@ -67,7 +67,7 @@ class Toy(Task):
                 os.kill(os.getpid(), self.kill[2])
             yield SimpleNamespace(arrays={"x": vectors(epoch, number)}, names=[f"batch {number}"], count=8)
 
-    def learning_rate(self, epoch):
+    def learning_rate(self, epoch, step):
         return 0.01 / (1 + epoch)
 
     def evaluate(self, state, epoch, stopped):

@@ -77,7 +77,7 @@ class Small(Task):
             rows = _own(_vectors(epoch, number))
             yield SimpleNamespace(arrays={"x": rows}, names=[f"batch {number}"], count=len(rows))
 
-    def learning_rate(self, epoch):
+    def learning_rate(self, epoch, step):
         return 0.01 / (1 + epoch)
 
     def evaluate(self, state, epoch, stopped):
