@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from slt_jax.models.layers import gelu, linear, normal
+from slt_jax.models.layers import gelu, linear, normal, torch_uniform
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.vit import VisionTransformer, ViTConfig
 from slt_jax.pretraining.settings import LossSettings
@@ -45,7 +45,7 @@ class Prototypes(nnx.Module):
     """A linear layer without bias whose rows count by their directions alone (Salimans and Kingma, 2016)."""
 
     def __init__(self, features: int, prototypes: int, *, rngs: nnx.Rngs):
-        self.weight_v = nnx.Param(normal(0.02)(rngs.params(), (prototypes, features)))
+        self.weight_v = nnx.Param(torch_uniform(features)(rngs.params(), (prototypes, features)))
 
     def __call__(self, x: Float[Array, "*rows d"]) -> Float[Array, "*rows prototypes"]:
         """The cosines of unit vectors `x` with the prototypes, float32."""

@@ -18,7 +18,18 @@ from slt_jax.cli.command import run
 from slt_jax.errors import UserError, nearest
 from tools.benchmarks.problem import positive
 
-COMMANDS = ("data", "packs", "step", "features", "generate", "memory", "compile", "attention", "learning")
+COMMANDS = (
+    "data",
+    "packs",
+    "step",
+    "features",
+    "generate",
+    "memory",
+    "compile",
+    "attention",
+    "learning",
+    "pretraining",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +43,7 @@ def _benchmark(argv: Sequence[str] | None) -> int:
     if name in ("-h", "--help"):
         print("usage: benchmark COMMAND [--help]\n")
         for command in COMMANDS:
-            print(f"  {command:9s} {_purpose(_module(command))}")
+            print(f"  {command:11s} {_purpose(_module(command))}")
         return 0
     if name not in COMMANDS:
         raise UserError(f"unknown command {name}{nearest(name, COMMANDS)}")
