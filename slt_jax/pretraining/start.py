@@ -34,6 +34,7 @@ from slt_jax.training.state import TrainState
 from slt_jax.training.state_store import resume_states
 from slt_jax.training.workdir import Names, WorkDir, state_folder
 
+HEAD_WIDTH = 64  # of each attention head, as far as `file::` can tell from weights
 SHOWN = 10  # crops of a sheet of views
 
 
@@ -95,7 +96,8 @@ def begin(config: PretrainConfig, source: Path | None, mesh: Mesh) -> tuple[Pret
     task = Pretraining(program, training_settings(config), batch, config, crops, loader, entries, schedules, labelled)
     say(announcement(task, vit))
     if source:
-        state, position, _ = resume_states(source, program)
+        state, position, notes = resume_states(source, program)
+        check_crops(source, position, int(notes.get("crops", len(crops))), len(crops))
         say(f"resuming from {source}: {position.epoch} epochs and {position.batches} batches are done")
         return task, state, position
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -117,17 +119,31 @@ def draw_views(config: PretrainConfig, path: str) -> None:
         sheet.save(file, "PNG")
 
 
+def check_crops(source: Path, position: Position, before: int, now: int) -> None:
+    """Raise UserError if an epoch cannot go on, because there are other crops than when it began; else say it."""
+    if before == now:
+        return
+    if position.taken:
+        raise UserError(
+            f"--resume {source}: its epoch began with {before} crops, now there are {now}; put the same ones there"
+        )
+    say(f"note: {source} was trained on {before} crops, now there are {now}")
+
+
 def announcement(task: Pretraining, vit: ViTConfig) -> str:
     """What is about to be trained, and what is otherwise than v9's defaults."""
     config, mesh = task.config, task.program.mesh
     sizes = config.augmentation
     start = config.run.backbone or "random weights"
+    narrow = vit.embed_dim != HEAD_WIDTH * vit.num_heads
+    note = f"\nnote: its heads are not {HEAD_WIDTH} wide, so file::backbone.pt will not know how many there are"
     return (
         f"{len(task.crops)} crops on {mesh.size} x {jax.devices()[0].device_kind}: {config.loss.algorithm} on a ViT "
         f"{vit.embed_dim} wide and {vit.depth} deep from {start}, 2 x {sizes.image_size} and {sizes.num_local_crops} x "
         f"{sizes.local_crop_size} px\n"
         f"other than in v9: patches of {vit.patch_size} px (16), views mirrored with probability "
         f"{mirrored_views(config):g} (0.5), weight decay from {config.optim.weight_decay:g} (1e-4)"
+        f"{note * narrow}"
     )
 
 

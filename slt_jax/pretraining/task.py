@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from convert.state_dict import Entry, to_state
-from convert.torch_file import write_pt
+from convert.torch_file import read_pt, write_pt
 from slt_jax.base.console import say
 from slt_jax.base.files import copy_file, write_json
 from slt_jax.config import TrainingConfig
@@ -110,7 +110,7 @@ class Pretraining(Task):
     # --- files --------------------------------------------------------------------------------------------------------
 
     def export(self, state: TrainState, position: Position, workdir: WorkDir) -> None:
-        """The checkpoints, and the teacher's backbone: of the best epoch where pictures are labelled, else the last."""
+        """The checkpoints, and the teacher's backbone: the best where pictures are labelled, else the last."""
         host = hosts.fetch({"student": state.params, "teacher": state.teacher["params"]})
         if not hosts.primary():
             return
@@ -119,11 +119,12 @@ class Pretraining(Task):
         write_pt(workdir.last, {**record, **weights})
         if position.is_best:
             copy_file(workdir.last, workdir.best)
-        if position.is_best or self.labelled is None:
-            prefix = "backbone."
-            backbone = {key.removeprefix(prefix): a for key, a in weights["teacher"].items() if key.startswith(prefix)}
-            for path in self.exported(workdir):
-                write_pt(path, backbone)
+        judged = self.labelled is not None and is_sound(workdir.best)
+        teacher = read_pt(workdir.best, mmap=False)["teacher"] if judged else weights["teacher"]
+        prefix = "backbone."
+        backbone = {key.removeprefix(prefix): array for key, array in teacher.items() if key.startswith(prefix)}
+        for path in self.exported(workdir):
+            write_pt(path, backbone)
         exports = [str(path) for path in self.exported(workdir)]
         checkpoints = {"last": str(workdir.last), "best": str(workdir.best)}
         write_json(workdir.path / "artifacts.json", {"checkpoints": checkpoints, "exports": {"backbone": exports}})
@@ -138,8 +139,12 @@ class Pretraining(Task):
         return [path for path in (workdir.last, workdir.best, *self.exported(workdir)) if not is_sound(path)]
 
     def notes(self, position: Position) -> dict[str, Any]:
-        """The position, and the configuration."""
-        return {"position": dataclasses.asdict(position), "pretraining": dataclasses.asdict(self.config)}
+        """The position, the configuration, and the number of crops."""
+        return {
+            "position": dataclasses.asdict(position),
+            "pretraining": dataclasses.asdict(self.config),
+            "crops": len(self.crops),
+        }
 
     def summary(self, record: Mapping[str, Any], best: bool) -> str:
         """Losses, k-NN and speed of an epoch in one line."""

@@ -32,6 +32,12 @@ def test_from_crops_to_a_translator(tmp_path, monkeypatch):
         np.testing.assert_array_equal(translator[f"encoder.{part}.{unused}"], pretrained[unused])
 
 
+def test_the_spanish_guide_has_the_same_commands():
+    guides = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("pretraining.md", "es/pretraining.md")]
+    english, spanish = (re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL) for text in guides)
+    assert english == spanish
+
+
 @pytest.mark.parametrize("name", ["hands", "face"])
 def test_the_papers_recipe(name):
     config, _ = load(ROOT / "configs" / "signmusketeers" / f"{name}.yml", {"train_dir": ["corpus"]}, [])

@@ -10,15 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from PIL import Image
 
-from convert import read_pt
+from convert import read_pt, write_pt
 from convert.pretrained import load_dinov2_backbone
-from slt_jax.cli.pretrain import main
+from convert.state_dict import table, to_state
+from slt_jax.cli.pretrain import configure, main, parse
+from slt_jax.errors import UserError
+from slt_jax.models.params import describe
+from slt_jax.models.vit import REGISTER_RESIZE, VisionTransformer, ViTConfig
 from slt_jax.pretraining.crop_batches import CropBatches
+from slt_jax.pretraining.start import begin, check_crops
+from slt_jax.runtime.sharding import device_mesh
 from slt_jax.training import run as loop
+from slt_jax.training.position import Position
 
 ROOT = Path(__file__).resolve().parents[2]
+REGISTERS = {"num_register_tokens": 4, **REGISTER_RESIZE}
 TIMES = ("seconds", "crops_per_second", "data_wait_seconds", "compilations")
 SETTINGS = [
     "--device", "cpu", "--precision", "float32", "--epochs", "2", "--batch-size", "8", "--image-size", "16",
@@ -146,6 +155,31 @@ def test_the_backbone_is_the_teachers_and_loads_again(finished, crops, tmp_path)
     assert main(arguments(crops, output, "--backbone", f"file::{finished / 'backbone.pt'}")) == 0
     before, after = metrics(finished)[0], metrics(output)[0]
     assert after["dino_loss"] != before["dino_loss"]
+
+
+def test_weights_of_a_teacher_with_registers_are_taken(crops, tmp_path):
+    """As SHuBERT publishes its backbones: a DINOv2 teacher with registers, its heads beside it."""
+    sizes = ViTConfig(embed_dim=64, depth=1, num_heads=1, patch_size=8, image_size=32, **REGISTERS)
+    state = {
+        f"backbone.{entry.key}": np.random.default_rng(n).normal(size=entry.shape).astype(np.float32)
+        for n, entry in enumerate(table(describe(lambda: VisionTransformer(sizes, rngs=nnx.Rngs(0)))[1]))
+    }
+    head = {"dino_head.mlp.0.weight": np.ones((3, 64), np.float32)}
+    write_pt(tmp_path / "teacher.pth", {"teacher": state | head, "iteration": 7})
+    words = arguments(crops, tmp_path / "run", "--backbone", f"file::{tmp_path / 'teacher.pth'}")
+    config, _ = configure(parse(words))
+    task, start, _ = begin(config, None, device_mesh())
+    for part in (start.params, start.teacher["params"]):
+        found = to_state(part, task.entries)
+        for key, array in state.items():
+            np.testing.assert_array_equal(found[key], array, err_msg=key)
+    assert start.trained["backbone.register_tokens"].shape == (1, 4, 64)
+
+
+def test_an_epoch_does_not_go_on_with_other_crops(tmp_path):
+    with pytest.raises(UserError, match="began with 20 crops, now there are 19"):
+        check_crops(tmp_path, Position(taken=[[8, 1]]), 20, 19)
+    check_crops(tmp_path, Position(epoch=1), 20, 19)
 
 
 def test_evaluate(finished, crops, tmp_path, capsys):
