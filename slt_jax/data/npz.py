@@ -4,6 +4,7 @@ import io
 import lzma
 import math
 import struct
+import threading
 import tokenize
 import zipfile
 import zlib
@@ -12,6 +13,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+# NumPy reads a header as Python source, and up to 3.11.7 Python counts the nesting of all threads together: SystemError
+# (python/cpython#106905).
+_ONE_AT_A_TIME = threading.Lock()
 MAX_LENGTH = 10_000_000  # frames: at 25 a second, more than four days
 MAX_VALUES = 1 << 26  # of an array: 19 hours of 13 landmarks at 25 frames a second
 MAX_HEADER = 4096  # bytes
@@ -69,7 +73,8 @@ def _header(member: zipfile.ZipExtFile, name: str, kinds: str) -> tuple[tuple[in
     text = io.BytesIO(length + member.read(int.from_bytes(length, "little")))
     read = np.lib.format.read_array_header_1_0 if start[6] == 1 else np.lib.format.read_array_header_2_0
     try:
-        shape, fortran, dtype = read(text)
+        with _ONE_AT_A_TIME:
+            shape, fortran, dtype = read(text)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, OverflowError):
         raise ValueError(f"{name} has a damaged header") from None
     if dtype.hasobject:

@@ -3,9 +3,11 @@
 import io
 import os
 import struct
+import time
 import tracemalloc
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from slt_jax.data.clip_files import BadClip, decode_image, scan
 from slt_jax.data.clips import read_clip
 from slt_jax.data.contract import examine
 from slt_jax.data.metadata import ClipRow
+from slt_jax.data.npz import read_arrays
 from slt_jax.data.quality import check_clip, check_images
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -209,3 +212,28 @@ def test_a_frame_that_is_no_file_is_named(factory, make):
         check_images(files)
     with pytest.raises(BadClip, match=r"a_f000001\.jpg: cannot be read as an image .*(pipe, device|directory)"):
         read_clip(files, sequence_length=3, image_size=16, num_landmarks=13)
+
+
+def test_headers_are_read_by_one_thread_at_a_time(tmp_path, monkeypatch):
+    """Python 3.11 fails now and then where two threads read source at once, as NumPy does for a header."""
+    path, within, most = tmp_path / "clip.npz", [], []
+    np.savez(path, pose=np.zeros((2, 39)))
+    read = np.lib.format.read_array_header_1_0
+
+    def slow(text):
+        within.append(1)
+        most.append(len(within))
+        time.sleep(0.01)
+        found = read(text)
+        within.pop()
+        return found
+
+    def shape(_):
+        with open(path, "rb") as file:
+            return read_arrays(file, ["pose"])["pose"].shape
+
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", slow)
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(shape, range(8))) == {(2, 39)}
+    assert len(most) == 8
+    assert max(most) == 1
