@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
-from slt_jax.cli.processes import add_process_flags, meeting
+from slt_jax.cli.processes import add_process_flags, begin, exit_code
 from slt_jax.errors import UserError
 from slt_jax.runtime.links import ending_as_one
 
@@ -99,28 +99,11 @@ def main(argv: Sequence[str] | None = None, stream: str | None = None) -> int:
 def _pretrain(argv: Sequence[str] | None, stream: str | None) -> int:
     arguments = parse(argv)
     config, merged = configure(arguments, stream)
-    where = meeting(arguments)
-    if where:
-        from slt_jax.runtime import hosts
-
-        hosts.join(PROG, where)
-    choose_device(config.run.device)
-    if where:
-        hosts.introduce(PROG, where)
-    keep_compiled_programs()
+    begin(PROG, arguments, config.run.device)
     from slt_jax.pretraining.start import pretrain
-    from slt_jax.training.ledger import TrainingStopped
-    from slt_jax.training.run import Interrupted
 
-    try:
-        pretrain(config, merged, resume=getattr(arguments, "resume", None), overwrite=hasattr(arguments, "overwrite"))
-    except TrainingStopped as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 1
-    except Interrupted as stop:
-        print(f"{PROG}: {stop}: the state is saved; continue with --resume", file=sys.stderr)
-        return 128 + stop.number
-    return 0
+    resume, overwrite = getattr(arguments, "resume", None), hasattr(arguments, "overwrite")
+    return exit_code(PROG, lambda: pretrain(config, merged, resume=resume, overwrite=overwrite))
 
 
 def _views(argv: Sequence[str] | None, stream: str | None) -> int:

@@ -1,7 +1,10 @@
 """The flags of commands that several processes run together."""
 
 import argparse
+import sys
+from collections.abc import Callable
 
+from slt_jax.cli.command import choose_device, keep_compiled_programs
 from slt_jax.errors import UserError
 from slt_jax.runtime.links import TIMEOUT_SECONDS, Meeting
 
@@ -48,3 +51,32 @@ def meeting(arguments: argparse.Namespace) -> Meeting | None:
     if count < 1 or not 0 <= index < count:
         raise UserError(f"--process-id {index}: must be one of 0 to --num-processes - 1 (that is {count - 1})")
     return Meeting((host.strip("[]"), int(port)), count, index, timeout or TIMEOUT_SECONDS)
+
+
+def begin(prog: str, arguments: argparse.Namespace, device: str) -> None:
+    """Meet the other processes, if there are any, and make JAX ready on `device`."""
+    where = meeting(arguments)
+    if where:
+        from slt_jax.runtime import hosts
+
+        hosts.join(prog, where)
+    choose_device(device)
+    if where:
+        hosts.introduce(prog, where)
+    keep_compiled_programs()
+
+
+def exit_code(prog: str, train: Callable[[], object]) -> int:
+    """Train, and return 0; 1 if the run cannot go on, 128 + N if signal N ended it after saving."""
+    from slt_jax.training.ledger import TrainingStopped
+    from slt_jax.training.run import Interrupted
+
+    try:
+        train()
+    except TrainingStopped as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as stop:
+        print(f"{prog}: {stop}: the state is saved; continue with --resume", file=sys.stderr)
+        return 128 + stop.number
+    return 0

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from slt_jax.cli import flags
-from slt_jax.cli.command import choose_device, keep_compiled_programs, run
-from slt_jax.cli.processes import add_process_flags, meeting
+from slt_jax.cli.command import run
+from slt_jax.cli.processes import add_process_flags, begin, exit_code
 from slt_jax.config import Config
 from slt_jax.errors import UserError
 from slt_jax.runtime.links import ending_as_one
@@ -51,20 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(argv: Sequence[str] | None) -> int:
     arguments = parse(argv)
     config, merged = configure(arguments)
-    where = meeting(arguments)
-    if where:
-        from slt_jax.runtime import hosts
-
-        hosts.join(PROG, where)
-    choose_device(config.data.device)
-    if where:
-        hosts.introduce(PROG, where)
-    keep_compiled_programs()
-    from slt_jax.training.ledger import TrainingStopped
-    from slt_jax.training.run import Interrupted
+    begin(PROG, arguments, config.data.device)
     from slt_jax.training.translation import train
 
-    try:
+    def run_it() -> None:
         train(
             config,
             merged,
@@ -72,13 +62,8 @@ def _train(argv: Sequence[str] | None) -> int:
             overwrite=hasattr(arguments, "overwrite"),
             trust_classes=arguments.trust_classes,
         )
-    except TrainingStopped as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 1
-    except Interrupted as stop:
-        print(f"{PROG}: {stop}: the state is saved; continue with --resume", file=sys.stderr)
-        return 128 + stop.number
-    return 0
+
+    return exit_code(PROG, run_it)
 
 
 if __name__ == "__main__":
