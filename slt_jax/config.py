@@ -279,12 +279,7 @@ def apply_setting(tree: dict, setting: str) -> None:
         if later := later_v9(parts[0]):
             raise UserError(f"--set {shortened(parts[0])}: {later}")
         raise UserError(f"--set {shortened(setting)}: expected SECTION.KEY=VALUE, for example optim.lr=0.0003")
-    try:
-        value = parse_json(text)
-    except json.JSONDecodeError:
-        value = text
-    except UserError as error:
-        raise UserError(f"--set {shortened(key)}: {error}") from None
+    value = setting_value(key, text)
     if len(parts) > DEEPEST:
         raise UserError(f"--set {shortened(key)}: has {len(parts)} parts; a key has at most {DEEPEST}")
     for part in parts[:-1]:
@@ -292,6 +287,16 @@ def apply_setting(tree: dict, setting: str) -> None:
         tree[part] = dict(child) if isinstance(child, Mapping) else {}
         tree = tree[part]
     tree[parts[-1]] = value
+
+
+def setting_value(key: str, text: str) -> Any:
+    """The value in `--set KEY=TEXT`: JSON, else the text. Raises UserError for JSON that no setting holds."""
+    try:
+        return parse_json(text)
+    except json.JSONDecodeError:
+        return text
+    except UserError as error:
+        raise UserError(f"--set {shortened(key)}: {error}") from None
 
 
 def coerce(key: str, value: Any, hint: Any) -> Any:

@@ -77,14 +77,17 @@ PATHS = {
 
 def with_home(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of section `name` with the home folder for a `~` that begins a path, as in a shell."""
-    expanded = dict(values)
-    for key in PATHS.get(name, ()):
-        if isinstance(path := values.get(key), str) and path.startswith("~"):
-            expanded[key] = os.path.expanduser(path)
-            if expanded[key].startswith("~"):
-                raise UserError(
-                    f"{name}.{key}: {shown(path)} names no user's home; write ./~ for a name that begins so"
-                )
+    paths = (key for key in PATHS.get(name, ()) if key in values)
+    return {**values, **{key: path_with_home(f"{name}.{key}", values[key]) for key in paths}}
+
+
+def path_with_home(key: str, path: Any) -> Any:
+    """The path with the home folder for a `~` that begins it; what is no text stays. Raises UserError naming `key`."""
+    if not isinstance(path, str) or not path.startswith("~"):
+        return path
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise UserError(f"{key}: {shown(path)} names no user's home; write ./~ for a name that begins so")
     return expanded
 
 

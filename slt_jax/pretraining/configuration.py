@@ -1,7 +1,6 @@
 """A `PretrainConfig` from a file, flags and `--set`, with every key and value checked."""
 
 import dataclasses
-import json
 import math
 import tomllib
 import typing
@@ -10,9 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from slt_jax.base.json_text import parse_json
 from slt_jax.base.yaml_text import LARGEST, read_yaml
-from slt_jax.config import coerce
+from slt_jax.config import coerce, setting_value
+from slt_jax.config_rules import CHOICES as TRAINING_CHOICES
+from slt_jax.config_rules import path_with_home
 from slt_jax.errors import UserError, nearest, shortened, shown
 from slt_jax.pretraining.settings import PretrainConfig
 
@@ -21,10 +21,11 @@ CHOICES = {
     "stream": ("face", "hand_l", "hand_r", "hands"),
     "algorithm": ("dino", "ibot"),
     "centering": ("centering", "sinkhorn_knopp"),
-    "precision": ("amp", "fp16", "fp32", "float32"),
-    "sharding": ("replicated", "fsdp"),
+    "precision": TRAINING_CHOICES["data.precision"],
+    "sharding": TRAINING_CHOICES["training.sharding"],
     "remat": ("none", "block"),
 }
+PATHS = ("train_dir", "output_dir", "export_backbone", "tensorboard", "knn_index", "knn_images")
 AT_LEAST_ONE = (
     "epochs", "grad_accum_steps", "log_interval", "knn_k", "knn_every", "batch_size", "stride", "image_size",
     "local_crop_size", "out_dim", "patch_out_dim", "head_hidden_dim", "head_bottleneck_dim", "head_nlayers",
@@ -79,7 +80,7 @@ def load(
     for source in (_from_file(file) if file else {}, flags, _from_settings(settings)):
         for name, value in source.items():
             place, value = _place(name, value)
-            merged.setdefault(place.section, {})[place.field.name] = _coerced(name, value, place.kind)
+            merged.setdefault(place.section, {})[place.field.name] = _coerced(name, value, place)
     sections = {
         field.name: typing.get_type_hints(PretrainConfig)[field.name](**merged.get(field.name, {}))
         for field in dataclasses.fields(PretrainConfig)
@@ -106,9 +107,13 @@ def _place(name: str, value: Any) -> tuple[Place, Any]:
     raise UserError(f"unknown configuration key '{shortened(name)}'{nearest(name, known)}")
 
 
-def _coerced(name: str, value: Any, kind: Any) -> Any:
-    """`value` as the kind of its key; lists are tuples, so that settings can be compiled in."""
-    return tuple(coerce(name, value, list)) if kind is tuple else coerce(name, value, kind)
+def _coerced(name: str, value: Any, place: Place) -> Any:
+    """`value` as the kind of its key, with the home folder for `~`. Lists are tuples, which can be compiled in."""
+    several = place.kind is tuple
+    found = tuple(coerce(name, value, list)) if several else coerce(name, value, place.kind)
+    if place.field.name not in PATHS:
+        return found
+    return tuple(path_with_home(name, path) for path in found) if several else path_with_home(name, found)
 
 
 def _names(place: Place) -> tuple[str, ...]:
@@ -153,10 +158,7 @@ def _from_settings(settings: Sequence[str]) -> dict[str, Any]:
         key, sign, text = setting.partition("=")
         if not sign or not key.strip():
             raise UserError(f"--set {shortened(setting)}: expected KEY=VALUE, for example learning_rate=0.0003")
-        try:
-            values[key.strip()] = parse_json(text)
-        except json.JSONDecodeError:
-            values[key.strip()] = text
+        values[key.strip()] = setting_value(key, text)
     return values
 
 

@@ -12,9 +12,10 @@ from convert.pretrained import load_dinov2_backbone
 from slt_jax.base.places import check_file
 from slt_jax.errors import UserError
 from slt_jax.models.images import normalise
-from slt_jax.models.vit import VisionTransformer
+from slt_jax.models.vit import VisionTransformer, ViTConfig
 from slt_jax.pretraining.judge_sheet import attention_sheet, neighbour_sheet
 from slt_jax.pretraining.knn import Labelled, effective_rank, in_batches, knn_accuracy, raw_pixels, read_labelled
+from slt_jax.pretraining.program import check_patches
 
 
 def judge(
@@ -36,17 +37,9 @@ def judge(
     backbone = load_dinov2_backbone(spec)
     if not isinstance(backbone, VisionTransformer):
         raise UserError(f"--backbone {spec}: is no ViT")
-    if image_size % backbone.config.patch_size:
-        near = max(round(image_size / backbone.config.patch_size), 1) * backbone.config.patch_size
-        raise UserError(
-            f"--image-size {image_size}: patches of {backbone.config.patch_size} do not divide it; use {near}"
-        )
-    untrained = VisionTransformer(backbone.config, rngs=nnx.Rngs(0))
-    found = {
-        "raw pixels, 16 x 16": raw_pixels(labelled.images),
-        "random weights": in_batches(encoder(untrained), labelled.images, batch_size),
-        spec or "dinov2_vits14": in_batches(encoder(backbone), labelled.images, batch_size),
-    }
+    check_patches("--image-size", image_size, backbone.config.patch_size)
+    found = untrained(backbone.config, labelled.images, batch_size)
+    found[spec or "dinov2_vits14"] = in_batches(encoder(backbone), labelled.images, batch_size)
     width = max(map(len, found))
     queries, groups = int(labelled.queries.sum()), len(set(labelled.groups))
     lines = [f"{queries} pictures of {len(labelled.labels)}, {groups} groups, k = {k}", f"{'':{width}}  k-NN    rank"]
@@ -57,6 +50,15 @@ def judge(
         draw(backbone, labelled, features, Path(sheet))
         lines.append(f"wrote {sheet}")
     return lines
+
+
+def untrained(vit: ViTConfig, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    """What features are compared with, by name: raw pixels, and random weights of the same sizes."""
+    random = VisionTransformer(vit, rngs=nnx.Rngs(0))
+    return {
+        "raw pixels, 16 x 16": raw_pixels(images),
+        "random weights": in_batches(encoder(random), images, batch_size),
+    }
 
 
 def encoder(backbone: VisionTransformer) -> Callable[[np.ndarray], np.ndarray]:

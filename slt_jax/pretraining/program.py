@@ -14,6 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from convert.state_dict import Entry, table
 from slt_jax.config import OptimConfig, TrainingConfig
+from slt_jax.errors import UserError
+from slt_jax.models.images import normalise
 from slt_jax.models.params import describe
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.vit import ViTConfig
@@ -160,8 +162,7 @@ class Prepare:
         """`batch["images"]` are uint8 (N, S, S, 3)."""
         images, sizes = batch["images"], self.augmentation
         if key is None:
-            mean, std = (jnp.array(values, jnp.float32) for values in (sizes.mean, sizes.std))
-            return {"images": ((images.astype(jnp.float32) / 255 - mean) / std).astype(self.dtype)}
+            return {"images": normalise(images, self.dtype, sizes.mean, sizes.std)}
         look, hide = jax.random.split(key)
         large, small = views_per_image(images, look, sizes, self.mirrored, self.dtype)
         inputs = {"global": large, "local": small}
@@ -174,6 +175,13 @@ class Prepare:
         masks = draw_masks(key, counts, (side, side)).reshape(crops, 2, -1)
         places, valid = masked_places(masks, max(int(counts.max()), 1))
         return {"masked": masks, "places": places, "valid": valid}
+
+
+def check_patches(flag: str, side: int, patch: int) -> None:
+    """Raise UserError naming `flag` where patches do not divide a picture."""
+    if side % patch:
+        near = max(round(side / patch), 1) * patch
+        raise UserError(f"{flag} {side}: patches of {patch} pixels do not divide it; use {near}")
 
 
 def mask_ratios(loss: LossSettings) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from convert.dinov2 import read_backbone
 from convert.state_dict import to_params
 from slt_jax.base.console import say
 from slt_jax.base.files import replacing
-from slt_jax.base.places import check_file, check_folder
+from slt_jax.base.places import check_file
 from slt_jax.errors import UserError
 from slt_jax.models.backbones import parse_backbone
 from slt_jax.models.params import split_model
@@ -22,7 +22,14 @@ from slt_jax.models.vit import VIT_SIZES, ViTConfig
 from slt_jax.pretraining.crop_batches import CropBatches
 from slt_jax.pretraining.crops import find_crops
 from slt_jax.pretraining.knn import read_labelled
-from slt_jax.pretraining.program import Schedules, mirrored_views, new_student, pretraining_program, training_settings
+from slt_jax.pretraining.program import (
+    Schedules,
+    check_patches,
+    mirrored_views,
+    new_student,
+    pretraining_program,
+    training_settings,
+)
 from slt_jax.pretraining.settings import PretrainConfig
 from slt_jax.pretraining.sheet import views_sheet
 from slt_jax.pretraining.task import Pretraining, spread
@@ -32,6 +39,7 @@ from slt_jax.training.position import Position
 from slt_jax.training.run import Run
 from slt_jax.training.state import TrainState
 from slt_jax.training.state_store import resume_states
+from slt_jax.training.tracking import check_tensorboard
 from slt_jax.training.workdir import Names, WorkDir, state_folder
 
 HEAD_WIDTH = 64  # of each attention head, as far as `file::` can tell from weights
@@ -59,8 +67,7 @@ def pretrain(
     with contextlib.ExitStack() as claim:
         if hosts.primary():
             check_file("--export-backbone", config.run.export_backbone)
-            if config.run.tensorboard:
-                check_folder("--tensorboard", config.run.tensorboard)
+            check_tensorboard(config.run.tensorboard)
             claim.enter_context(workdir.claimed(source, overwrite=overwrite))
         hosts.barrier("output-dir")
         task, state, position = begin(config, source, mesh)
@@ -178,8 +185,5 @@ def starting_backbone(config: PretrainConfig) -> tuple[ViTConfig, Mapping[str, A
 
 def check_sizes(config: PretrainConfig, vit: ViTConfig) -> None:
     """Raise UserError where the views do not divide into patches."""
-    sizes = config.augmentation
-    for flag, side in (("--image-size", sizes.image_size), ("--local-crop-size", sizes.local_crop_size)):
-        if side % vit.patch_size:
-            near = max(round(side / vit.patch_size), 1) * vit.patch_size
-            raise UserError(f"{flag} {side}: patches of {vit.patch_size} pixels do not divide it; use {near}")
+    check_patches("--image-size", config.augmentation.image_size, vit.patch_size)
+    check_patches("--local-crop-size", config.augmentation.local_crop_size, vit.patch_size)

@@ -1,6 +1,7 @@
 """Pre-training, the second task: from crops to a backbone, without labels."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Pretraining(Task):
         """k-NN accuracy and effective rank of the teacher's features."""
         every = self.config.run.knn_every
         if self.labelled is None:
-            features = self.features(state, spread(self.crops, RANKED, self.config.augmentation.image_size))
+            features = self.features(state, self.ranked)
             return Evaluation(None, metrics={"feature_rank": effective_rank(features)})
         if (epoch + 1) % every and epoch + 1 != self.training.epochs:
             return Evaluation(None)
@@ -95,6 +96,11 @@ class Pretraining(Task):
         accuracy = knn_accuracy(features, self.labelled, self.config.run.knn_k)
         metrics = {"knn_accuracy": accuracy, "feature_rank": effective_rank(features)}
         return Evaluation(None, {"knn": accuracy}, metrics)
+
+    @functools.cached_property
+    def ranked(self) -> np.ndarray:
+        """The crops whose features' rank is told, uint8 (N, S, S, 3)."""
+        return spread(self.crops, RANKED, self.config.augmentation.image_size)
 
     def features(self, state: TrainState, images: np.ndarray) -> np.ndarray:
         """The teacher's features (N, d) of pictures, uint8."""
@@ -119,11 +125,13 @@ class Pretraining(Task):
         write_pt(workdir.last, {**record, **weights})
         if position.is_best:
             copy_file(workdir.last, workdir.best)
-        judged = self.labelled is not None and is_sound(workdir.best)
-        teacher = read_pt(workdir.best, mmap=False)["teacher"] if judged else weights["teacher"]
+        teacher, paths = weights["teacher"], self.exported(workdir)
+        if self.labelled is not None and position.best_epoch and not position.is_best:  # an earlier epoch's is there
+            paths = [path for path in paths if not is_sound(path)] if is_sound(workdir.best) else []
+            teacher = read_pt(workdir.best, mmap=False)["teacher"] if paths else {}
         prefix = "backbone."
         backbone = {key.removeprefix(prefix): array for key, array in teacher.items() if key.startswith(prefix)}
-        for path in self.exported(workdir):
+        for path in paths:
             write_pt(path, backbone)
         exports = [str(path) for path in self.exported(workdir)]
         checkpoints = {"last": str(workdir.last), "best": str(workdir.best)}
@@ -132,7 +140,7 @@ class Pretraining(Task):
     def exported(self, workdir: WorkDir) -> list[Path]:
         """Where the backbone goes."""
         asked = self.config.run.export_backbone
-        return [workdir.path / BACKBONE, *([Path(asked).expanduser()] if asked else [])]
+        return [workdir.path / BACKBONE, *([Path(asked)] if asked else [])]
 
     def damaged(self, workdir: WorkDir) -> list[Path]:
         """The checkpoints and backbones that cannot be read."""

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slt_jax.base.places import naming
+from slt_jax.base.places import check_folder, naming
+
+
+def check_tensorboard(folder: str | None) -> None:
+    """Raise UserError now where event files could not be written later."""
+    if folder and "://" not in folder:  # tensorboardX also writes to buckets
+        check_folder("--tensorboard", folder)
 
 
 class Tracker:

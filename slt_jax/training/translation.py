@@ -54,6 +54,7 @@ from slt_jax.training.start import (
 from slt_jax.training.state import TrainState
 from slt_jax.training.state_store import Exporter, exporter_of, is_sound
 from slt_jax.training.task import Evaluation, Task
+from slt_jax.training.tracking import check_tensorboard
 from slt_jax.training.translation_program import abstract_batch, encode, translation_program
 from slt_jax.training.validation import validate
 from slt_jax.training.workdir import WorkDir
@@ -94,8 +95,7 @@ def train(
 
 def check_places(config: Config) -> None:
     """Raise UserError now where what the run writes outside of its work-dir could not be written."""
-    if config.data.tensorboard and "://" not in config.data.tensorboard:  # tensorboardX also writes to buckets
-        check_folder("--tensorboard", config.data.tensorboard)
+    check_tensorboard(config.data.tensorboard)
     if config.data.feature_cache not in ("auto", "none"):
         check_folder("--feature-cache", Path(config.data.feature_cache).expanduser())
 

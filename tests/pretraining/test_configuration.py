@@ -98,6 +98,16 @@ def test_files(tmp_path, name, text):
     assert (config.checkpointing.best_name, config.experiment.name, config.experiment.tags) == ("b.pt", "hands", ("x",))
 
 
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.yml").write_text("output_dir: ~/run\ntrain_dir: [~/crops, more]\nknn_index: ~nobody-at-all/x.csv\n")
+    with pytest.raises(UserError, match=r"knn_index: '~nobody-at-all/x.csv' names no user's home"):
+        configure(parse(["--config", str(tmp_path / "a.yml")]))
+    config, _ = configure(parse(["--set", "output_dir=~/run", "--set", 'train_dir=["~/crops", "more"]']))
+    assert config.run.output_dir == f"{tmp_path}/run"
+    assert config.run.train_dir == (f"{tmp_path}/crops", "more")
+
+
 def test_a_command_has_its_stream_unless_file_or_flag_say_otherwise(tmp_path):
     assert settings(stream="face").run.stream == "face"
     assert settings("--stream", "hand_l", stream="face").run.stream == "hand_l"
@@ -118,6 +128,7 @@ def test_a_command_has_its_stream_unless_file_or_flag_say_otherwise(tmp_path):
         (["--drop-path-rate", "1"], "--drop-path-rate 1.0: must be below 1"),
         (["--set", "lerning_rate=1"], "did you mean 'learning_rate'"),
         (["--set", "augmentation.hues=1"], "did you mean 'augmentation.hue'"),
+        (["--set", f"epochs={'9' * 5000}"], "--set epochs: "),
         (["--set", "epochs"], "--set epochs: expected KEY=VALUE"),
         (["--set", "epochs=many"], "epochs must be int"),
         (["--config", "none.toml"], "--config none.toml: cannot be read"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,6 +181,18 @@ def test_an_epoch_does_not_go_on_with_other_crops(tmp_path):
     with pytest.raises(UserError, match="began with 20 crops, now there are 19"):
         check_crops(tmp_path, Position(taken=[[8, 1]]), 20, 19)
     check_crops(tmp_path, Position(epoch=1), 20, 19)
+
+
+def test_a_lost_backbone_is_written_again(finished, crops, tmp_path):
+    """The best one, which need not be that of the last epoch."""
+    output = tmp_path / "run"
+    shutil.copytree(finished, output)
+    (output / "backbone.pt").unlink()
+    assert main(arguments(crops, output, "--resume")) == 0
+    found, expected = (read_pt(folder / "backbone.pt", mmap=False) for folder in (output, finished))
+    assert found.keys() == expected.keys()
+    for key, array in found.items():
+        np.testing.assert_array_equal(array, expected[key], err_msg=key)
 
 
 def test_evaluate(finished, crops, tmp_path, capsys):

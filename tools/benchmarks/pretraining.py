@@ -66,20 +66,14 @@ def accuracies(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, A
 
 def compared(arguments: argparse.Namespace, index: Path, output: Path) -> list[dict[str, Any]]:
     """The same judgement of raw pixels, and of random weights of the backbone's sizes."""
-    from flax import nnx
-
-    from slt_jax.models.vit import VisionTransformer, ViTConfig
-    from slt_jax.pretraining.judge import encoder
-    from slt_jax.pretraining.knn import effective_rank, in_batches, knn_accuracy, raw_pixels, read_labelled
+    from slt_jax.models.vit import ViTConfig
+    from slt_jax.pretraining.judge import untrained
+    from slt_jax.pretraining.knn import effective_rank, knn_accuracy, read_labelled
 
     params = json.loads((output / "params.json").read_text())
     side = params["augmentation"]["image_size"]
     labelled = read_labelled(index, arguments.images, side)
-    random = VisionTransformer(ViTConfig(**params["vit"], image_size=side), rngs=nnx.Rngs(0))
-    features = {
-        "raw pixels, 16 x 16": raw_pixels(labelled.images),
-        "random weights": in_batches(encoder(random), labelled.images, 64),
-    }
+    features = untrained(ViTConfig(**params["vit"], image_size=side), labelled.images, batch_size=64)
     k = params["run"]["knn_k"]
     return [
         {"name": name, "knn": knn_accuracy(found, labelled, k), "rank": effective_rank(found)}

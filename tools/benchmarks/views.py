@@ -72,8 +72,3 @@ def _pillow_view(crop: Image.Image, size: int, scale, solarize: float, settings:
     if random.random() < solarize:
         view = ImageOps.solarize(view, 128)
     return ((np.asarray(view, np.float32) / 255 - settings.mean) / settings.std).astype(np.float32)
-
-
-if __name__ == "__main__":
-    for sizes, speeds in views_speed().items():
-        print(sizes, ", ".join(f"{name} {speed:.0f} crops/s" for name, speed in speeds.items()), flush=True)
