@@ -38,7 +38,7 @@ def _heat(weights: np.ndarray) -> Image.Image:
 
 def neighbour_sheet(labelled: Labelled, features: np.ndarray, chosen: Sequence[int], count: int = 8) -> Image.Image:
     """A row for each chosen picture: itself, then its nearest ones of other groups, framed by whether labels agree."""
-    nearest = neighbours(features, labelled, np.asarray(chosen), count)
+    nearest, _ = neighbours(features, labelled, np.asarray(chosen), count)
     sheet = Image.new("RGB", ((count + 1) * CELL + 2 * GAP, len(chosen) * CELL + LETTERS + 8), "white")
     draw_text(sheet, (2, 2), "A picture, and its nearest of other groups (orange: another label)", LETTERS)
     for row, (picture, found) in enumerate(zip(chosen, nearest, strict=True)):

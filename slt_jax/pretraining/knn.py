@@ -84,26 +84,24 @@ def knn_labels(features: np.ndarray, labelled: Labelled, k: int) -> np.ndarray:
     queries, found = np.flatnonzero(labelled.queries), []
     for start in range(0, len(queries), BLOCK):
         block = queries[start : start + BLOCK]
-        nearest = neighbours(features, labelled, block, k)
-        unit = _unit(features)
-        cosines = np.einsum("nd,nkd->nk", unit[block], unit[nearest])
+        nearest, cosines = neighbours(features, labelled, block, k)
         votes = np.zeros((len(block), len(names)))
         np.add.at(votes, (np.arange(len(block))[:, None], numbers[nearest]), np.exp(cosines / TEMPERATURE))
         found.append(names[votes.argmax(axis=1)])
     return np.concatenate(found)
 
 
-def neighbours(features: np.ndarray, labelled: Labelled, chosen: np.ndarray, k: int) -> np.ndarray:
-    """The numbers (N, k) of the pictures of other groups nearest to the chosen ones by cosine, the nearest first."""
+def neighbours(features: np.ndarray, labelled: Labelled, chosen: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers (N, k) of the pictures nearest to the chosen ones, the nearest first, and their cosines.
+
+    Where fewer than `k` are of other groups, the rest have the cosine -inf.
+    """
     bank = np.flatnonzero(~labelled.queries) if not labelled.queries.all() else np.arange(len(features))
-    unit = _unit(features)
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     cosines = unit[chosen] @ unit[bank].T
     cosines[labelled.groups[chosen][:, None] == labelled.groups[bank][None, :]] = -np.inf
-    return bank[np.argsort(-cosines, axis=1, kind="stable")[:, : min(k, len(bank))]]
-
-
-def _unit(features: np.ndarray) -> np.ndarray:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(k, len(bank))]
+    return bank[order], np.take_along_axis(cosines, order, axis=1)
 
 
 def effective_rank(features: np.ndarray) -> float:

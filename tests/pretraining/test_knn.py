@@ -40,6 +40,11 @@ def test_near_neighbours_weigh_more():
     assert knn_labels(features, data, 99).tolist() == ["a"]  # more than there are
 
 
+def test_a_picture_of_the_same_group_never_votes():
+    """Not even where fewer than `k` pictures are of other groups."""
+    assert knn_labels(on_circle(0, 1, 2, 90), labelled("aaab", "1112", "1111"), 3).tolist()[:3] == ["b", "b", "b"]
+
+
 def test_effective_rank():
     assert effective_rank(np.eye(6)) == pytest.approx(6, rel=1e-4)
     assert effective_rank(np.ones((6, 4))) == pytest.approx(1, rel=1e-4)
