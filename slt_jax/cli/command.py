@@ -12,6 +12,7 @@ from slt_jax.base.heap import keep_freed_memory
 from slt_jax.base.output import settle
 from slt_jax.base.places import DISK, existing_folder, refusal
 from slt_jax.base.quiet import silence_absent_tpu
+from slt_jax.base.utf8 import check_names, start_again_in_utf8
 from slt_jax.errors import UserError, shortened
 
 
@@ -21,10 +22,13 @@ def run(prog: str, body: Callable[[Sequence[str] | None], int], argv: Sequence[s
     A UserError, and what the system refuses (a full disk, a folder without permission), becomes one line on standard
     error and exit code 2.
     """
+    if argv is None:
+        start_again_in_utf8()
     settle()
     # Information goes with the progress; standard error is for why a command failed.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     try:
+        check_names(sys.argv[1:] if argv is None else argv)
         code = body(argv)
         sys.stdout.flush()
         return code
