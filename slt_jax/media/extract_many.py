@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from slt_jax.base.console import PLAIN_SECONDS, say
+from slt_jax.base.output import without_news
 from slt_jax.base.places import DISK, check_file, check_folder
 from slt_jax.errors import UserError
 from slt_jax.media.detect import Detector
@@ -70,7 +71,9 @@ def extract_videos(
     make_detector = make_detector or partial(Detector, settings.min_confidence)
     work = partial(_extract_clip, working, settings)
     try:
-        with _Progress(todo, len(jobs), progress) as shown:
+        # mediapipe's news would come between the bars; workers have no standard error.
+        silence = contextlib.nullcontext() if workers else without_news()
+        with silence, _Progress(todo, len(jobs), progress) as shown:
             unnamed = [(job, {"status": "failed", "reason": job.problem}) for job in todo if job.problem]
             named = [job for job in todo if not job.problem]
             for job, outcome in chain(unnamed, run_jobs(named, make_detector, work, workers, shown.frames)):

@@ -66,3 +66,33 @@ def test_output_that_finds_no_room(tmp_path):
         done = start(tmp_path, stdout=full)
     assert done.returncode == 2
     assert done.stderr == b"slt-any: error: standard output: cannot be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize(("closed", "told"), [("1", b"slt-any: error: se\\xf1al\n"), ("2", b"ma?ana ?? ?\n")])
+def test_output_that_is_closed(tmp_path, closed, told):
+    (tmp_path / "body.py").write_text(BODY, encoding="utf-8")
+    command = f"exec {sys.executable} {tmp_path / 'body.py'} {tmp_path / 'done'} wrong {closed}>&-"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert (done.stdout + done.stderr).startswith(told)
+    assert (tmp_path / "done").read_bytes() == b""
+
+
+def test_a_librarys_news_go_nowhere_and_all_else_arrives(tmp_path):
+    body = r"""if True:
+        import os, sys
+        from slt_jax.base.output import settle, without_news
+        settle()
+        with without_news():
+            os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nE0000 00:00:1.2 3 x.cc:4] broken\n")
+            os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n")
+            os.write(2, b"W0000 00:00:17959.24 164 inference_feedback_manager.cc:114] Feedback\nours\nterminate called")
+            print("a bar", end="", file=sys.stderr, flush=True)
+        print(" after", file=sys.stderr)
+    """
+    done = subprocess.run([sys.executable, "-c", body], capture_output=True, check=True, cwd=ROOT)
+    for part in (b"E0000 00:00:1.2 3 x.cc:4] broken\nours\n", b"terminate called", b"a bar", b" after\n"):
+        assert part in done.stderr
+        done = subprocess.CompletedProcess([], 0, stderr=done.stderr.replace(part, b""))
+    assert done.stderr == b""
