@@ -39,7 +39,9 @@ def close_at_exit(closable) -> None:
 
 @functools.cache
 def _register_exit() -> None:
-    atexit.register(lambda: [closable.close() for closable in list(_to_close)])
+    # Before the pools themselves wait for what their workers are doing.
+    register = getattr(threading, "_register_atexit", atexit.register)
+    register(lambda: [closable.close() for closable in list(_to_close)])
 
 
 # --- in the parent ------------------------------------------------------------------------------------------------
@@ -97,7 +99,13 @@ class Ahead:
         return element
 
     def close(self) -> None:
-        """End the processes. Arrays that were handed out stay valid."""
+        """End the processes. Arrays that were handed out stay valid.
+
+        Nobody waits for a worker that is still starting, or reads from a slow disk: it has nothing that could be lost.
+        """
+        if isinstance(self._executor, ProcessPoolExecutor):
+            for process in list((self._executor._processes or {}).values()):
+                process.kill()
         self._executor.shutdown(cancel_futures=True)
         if self._memory:
             self._memory.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slt_jax.data import workers
 from slt_jax.data.clip_files import BadClip, scan
 from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow
@@ -291,6 +292,22 @@ def test_a_dead_worker_is_an_error_with_advice(split, finished):
     time.sleep(1.0 if finished else 0.0)  # until the pool knows
     with pytest.raises(UserError, match=r"a data worker died; was memory short"):
         list(iterator)
+
+
+class Slow:
+    """Elements of which only the first comes soon."""
+
+    def __getitem__(self, index: int) -> dict:
+        time.sleep(60 if index else 0)
+        return {"arrays": {}}
+
+
+def test_nobody_waits_for_a_worker_that_is_no_longer_needed():
+    ahead = workers.Ahead(Slow(), 0, 1, 1000)
+    next(ahead)
+    before = time.monotonic()
+    ahead.close()
+    assert time.monotonic() - before < 20
 
 
 @needs_proc
