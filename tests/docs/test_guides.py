@@ -78,6 +78,16 @@ def test_data_packs_and_training_guides_run(folder, monkeypatch):
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.parametrize("guide", ["training.md", "pretraining.md"])
+def test_the_spanish_guides_have_the_same_commands(guide):
+    """But for the names of files that a reader chooses."""
+    ours, theirs = (
+        [[word for word in shlex.split(block) if word.startswith(("-", "slt-", "tools/"))] for block in commands(name)]
+        for name in (f"es/{guide}", guide)
+    )
+    assert ours == theirs
+
+
 @pytest.mark.slow
 def test_learning_guide_runs(folder):
     corpus, _, short = commands("learning.md")  # the second takes hours
