@@ -18,6 +18,8 @@ from slt_jax.errors import UserError, nearest, shortened, shown
 from slt_jax.later_v9 import later_v9
 from slt_jax.streams import IMAGES, STREAMS, Stream, parse_mix_stream
 
+RENAMED = {"data": {"target_language": "target_lang"}}  # keys that a section had under another name
+
 FreezeSpec = bool | int | str | list | dict | None
 BackboneSpec = str | dict | None
 T = TypeVar("T")
@@ -81,8 +83,14 @@ class DataConfig:
     tensorboard: str | None = option(None, "folder for TensorBoard event files; the flag alone means the work-dir")
     pin_memory: bool = option(True, "torch only; has no effect here")
     tokenizer: str | None = option(None, "tokenizer folder or hub id (default: one is trained on the training texts)")
-    target_language: str | None = option(
-        None, "language of the texts, for tokenizers of many: es_XX, spa_Latn, es, ..."
+    target_lang: str | None = option(
+        None, "language of texts without a `lang` of their own, for tokenizers of many: es_XX, spa_Latn, es, ..."
+    )
+    source_lang: str | None = option(
+        None, "what such a tokenizer is told of the source; signs are no text, so no score depends on it"
+    )
+    prefix: str | None = option(
+        None, "text before every target, learned and generated with it; {lang} is the row's column `lang`"
     )
     max_target_length: int = option(128, "longest target in tokens, end token included")
     mix_streams: dict = option({}, "stream: probability of permuting it across the batch")
@@ -237,7 +245,7 @@ def build_section(name: str, values: Mapping) -> Any:
     section = SECTIONS[name]
     if not isinstance(values, Mapping):
         raise UserError(f"configuration section '{name}' must be a mapping, not {type(values).__name__}")
-    hints = typing.get_type_hints(section)
+    hints, values = typing.get_type_hints(section), with_new_names(name, values)
     for key in values:
         if key not in hints:
             if later := later_v9(str(key)):
@@ -268,7 +276,14 @@ def read_config_file(path: str | Path) -> dict:
             if later := later_v9(str(section)):
                 raise UserError(f"--config {path}: section {shown(section)} {later}")
             raise UserError(f"--config {path}: section {shown(section)} must be a mapping")
-    return {section: dict(values or {}) for section, values in (tree or {}).items()}
+    return {section: with_new_names(section, values or {}) for section, values in (tree or {}).items()}
+
+
+def with_new_names(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a section by today's names of their keys. A value by today's name wins."""
+    earlier = RENAMED.get(section, {})
+    today = {earlier[key]: value for key, value in values.items() if key in earlier}
+    return today | {key: value for key, value in values.items() if key not in earlier}
 
 
 def apply_setting(tree: dict, setting: str) -> None:
@@ -282,6 +297,7 @@ def apply_setting(tree: dict, setting: str) -> None:
     value = setting_value(key, text)
     if len(parts) > DEEPEST:
         raise UserError(f"--set {shortened(key)}: has {len(parts)} parts; a key has at most {DEEPEST}")
+    parts[1] = RENAMED.get(parts[0], {}).get(parts[1], parts[1])
     for part in parts[:-1]:
         child = tree.get(part)
         tree[part] = dict(child) if isinstance(child, Mapping) else {}

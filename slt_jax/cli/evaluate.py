@@ -17,9 +17,9 @@ from slt_jax.evaluation.request import REPORTS, EvaluationRequest, merge_setting
 ROOT_KEYS = (*FOLDERS, "metadata_csv")  # what --root stands for
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 COLUMNS = {
-    "BLEU": "bleu", "chrF": "chrf", "CER": "cer", "WER": "wer", "ROUGE-L": "rouge_l", "ms/clip": "avg_latency_ms",
-    "std": "std_latency_ms", "p50": "p50_latency_ms", "p95": "p95_latency_ms", "min": "min_latency_ms",
-    "max": "max_latency_ms",
+    "BLEU": "bleu", "chrF": "chrf", "chrF++": "chrf_pp", "CER": "cer", "WER": "wer", "ROUGE-L": "rouge_l",
+    "ms/clip": "avg_latency_ms", "std": "std_latency_ms", "p50": "p50_latency_ms", "p95": "p95_latency_ms",
+    "min": "min_latency_ms", "max": "max_latency_ms",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from slt_jax.streams import MIXABLE, parse_mix_stream
 
 # Keys whose flag differs from the key, or that have none (they are set in the file or by --set).
 FLAGS = {("data", "mix_streams"): "--mix-stream", ("optim", "grad_clip_norm"): "--clip-grad-norm"}
+EARLIER = {("data", "target_lang"): ("--target-language",)}  # flags that a key had before
 # What `--root` stands for in training.
 ROOT_KEYS = (*FOLDERS, "metadata_csv", "train_index", "val_index")
 WITHOUT_FLAG = {("model", "backbone"), ("model", "vocab_size"), ("model", "pad_token_id"), ("model", "eos_token_id")}
@@ -144,7 +145,8 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
     else:
         number = next((kind for kind in (int, float) if kind in kinds), str)
         metavar = "TEXT" if number is str else number.__name__.upper()
-        group.add_argument(flag, dest=dest, type=number, metavar=metavar, help=text)
+        earlier = EARLIER.get((section, field.name), ())
+        group.add_argument(flag, *earlier, dest=dest, type=number, metavar=metavar, help=text)
 
 
 def _json_or_text(text: str) -> Any:

@@ -24,6 +24,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top.add_argument(
         "--tokenizer", metavar="DIR", help="tokenizer folder or hub id (default: the one beside the checkpoint)"
     )
+    top.add_argument(
+        "--target-lang", metavar="LANG", help="language of the text, of a model that knows several (default: the usual)"
+    )
     top.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (default: 4)")
     top.add_argument(
         "--window",
@@ -66,6 +69,7 @@ def _translate(argv: Sequence[str] | None) -> int:
         given["checkpoint"],
         num_beams=given.get("num_beams", 4),
         tokenizer=given.get("tokenizer"),
+        target_lang=given.get("target_lang"),
         trust_classes=arguments.trust_classes,
     )
     wished = settings(arguments, **model.defaults())

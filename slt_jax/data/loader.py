@@ -36,6 +36,7 @@ class Batch:
     arrays: dict[str, np.ndarray]
     video_ids: list[str]
     texts: list[str]
+    langs: Sequence[str] = ()  # of each row, see ClipRow.lang
 
     @property
     def names(self) -> list[str]:
@@ -348,7 +349,8 @@ class Loader:
             if video_id not in self.bad_clips:
                 self.bad_clips[video_id] = problem
                 logger.warning("clip %s is skipped, %d so far: %s", video_id, len(self.bad_clips), problem)
-        return Batch(element["arrays"], [clip.video_id for clip in clips], [clip.text for clip in clips])
+        ids, texts = [clip.video_id for clip in clips], [clip.text for clip in clips]
+        return Batch(element["arrays"], ids, texts, [clip.lang for clip in clips])
 
 
 def _cores() -> int:

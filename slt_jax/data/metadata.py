@@ -42,6 +42,11 @@ class ClipRow:
     frame_count: int | None = None
     extra: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def lang(self) -> str:
+        """The language of the text, as the column `lang` names it; empty where it does not."""
+        return self.extra.get("lang", "")
+
     def columns(self) -> dict[str, str]:
         """Every column of the row but id and text, by its name in lower case."""
         numbers = {"fps": self.fps, "duration": self.duration, "frame_count": self.frame_count}

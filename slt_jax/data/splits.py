@@ -13,11 +13,12 @@ from slt_jax.data.corpus_folder import FOLDERS
 from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
 from slt_jax.data.packs import open_pack
+from slt_jax.data.prompts import LANG, Prompts, open_prompts
 from slt_jax.data.quality import check_images, look_at_pose, report_quality, tell
 from slt_jax.data.spot_check import check_kinds, spot_check
 from slt_jax.data.stream_folders import check_streams
-from slt_jax.data.target_language import set_target_language
-from slt_jax.data.text import IGNORE, Targets, encode_targets, end_token, ends_texts, load_tokenizer, train_tokenizer
+from slt_jax.data.target_language import FLAG
+from slt_jax.data.text import IGNORE, Targets, end_token, ends_texts, load_tokenizer, train_tokenizer
 from slt_jax.errors import UserError
 from slt_jax.streams import STREAMS
 
@@ -34,6 +35,7 @@ class Splits:
     train: Loader
     val: Loader
     tokenizer: Any
+    prompts: Prompts
 
 
 def open_splits(
@@ -56,17 +58,22 @@ def open_splits(
             raise UserError(f"--{key.replace('_', '-')} is not given (nor data.{key} in the configuration)")
     train, val, files = _checked_splits(config, given)
     named = data.tokenizer or earlier_tokenizer or tokenizer_of_decoder(config.model.decoder_model)
+    wished: dict[str, Any] = {"prefix": data.prefix, "source_lang": data.source_lang}
+    wished["spoken"] = [clip.lang for clip in (*train.clips, *val.clips)]
     tokenizer = open_tokenizer(
         named,
         tokenizer_dir,
         [clip.text for clip in train.clips],
-        language=data.target_language,
+        language=data.target_lang,
         local_files_only=config.model.local_files_only,
+        **wished,
     )
+    prompts = open_prompts(tokenizer, str(named or tokenizer_dir), target_lang=data.target_lang, **wished)
 
     def loader(split: Usable, batch_size: int, *, training: bool) -> Loader:
         clips, length = split.clips, config.model.sequence_length
-        targets = encode_targets(tokenizer, [clip.text for clip in clips], data.max_target_length)
+        texts, spoken = [clip.text for clip in clips], [clip.lang for clip in clips]
+        targets = prompts.targets(texts, spoken, data.max_target_length)
         tell_targets(targets, tokenizer, "training" if training else "validation", data.max_target_length)
         settings = LoaderSettings(
             batch_size=batch_size,
@@ -90,6 +97,7 @@ def open_splits(
         loader(train, data.batch_size, training=True),
         loader(val, data.val_batch_size or data.batch_size, training=False),
         tokenizer,
+        prompts,
     )
 
 
@@ -203,23 +211,28 @@ def open_tokenizer(
     texts: Sequence[str],
     *,
     language: str | None = None,
+    spoken: Sequence[str] = (),
+    prefix: str | None = None,
+    source_lang: str | None = None,
     local_files_only: bool = False,
 ):
-    """The tokenizer `named`, else one trained on `texts`. It is kept in `folder`.
+    """The tokenizer `named`, else one trained on `texts`. It is kept in `folder`, with its language.
 
-    Raises UserError if it needs a `language` and none is given, or if it knows none.
+    That is `language`, else what most rows say (`spoken`). Raises UserError if it needs one and none is given, or if
+    it knows none.
     """
     if named:
         tokenizer = load_tokenizer(named, local_files_only=local_files_only)
-        set_target_language(tokenizer, language, str(named))
+        open_prompts(tokenizer, str(named), spoken, target_lang=language, prefix=prefix, source_lang=source_lang)
         if not ends_texts(tokenizer):
             end = tokenizer.convert_ids_to_tokens(end_token(tokenizer))
             logger.warning("--tokenizer %s: puts no end after texts; targets get its %s", named, end)
         if Path(named).absolute() != folder.absolute():
             tokenizer.save_pretrained(folder)
         return tokenizer
-    if language:
-        raise UserError(f"--target-language {language}: the tokenizer that training makes has no languages")
+    if (language and LANG not in (prefix or "")) or source_lang:
+        flag = f"--source-lang {source_lang}" if source_lang else f"{FLAG} {language}"
+        raise UserError(f"{flag}: the tokenizer that training makes has no languages")
     tokenizer = train_tokenizer(texts, folder)
     logger.warning(
         "no --tokenizer: trained one on the %d training texts (%d tokens) and saved it in %s",

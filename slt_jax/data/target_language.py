@@ -10,7 +10,7 @@ from typing import Any
 from slt_jax.errors import UserError, nearest, shown
 
 CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[A-Za-z_]{2,12}__")  # es_XX, spa_Latn, __es__
-FLAG = "--target-language"
+FLAG = "--target-lang"
 
 
 def frame(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -33,10 +33,23 @@ def language_codes(tokenizer: Any) -> dict[str, int]:
     return {code: id for code, id in codes.items() if id != getattr(tokenizer, "unk_token_id", None)}
 
 
-def set_target_language(tokenizer: Any, language: str | None, named: str) -> None:
+def carries_language(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts a language into targets."""
+    return bool({id for side in frame(tokenizer) for id in side} & {*language_codes(tokenizer).values()})
+
+
+def code_of(language: str, codes: dict[str, int]) -> str | None:
+    """The code that a tokenizer with these `codes` has for a language: itself, `__es__`, or the only `es_..`."""
+    whole = (name for name in (language, f"__{language}__", language.strip("_")) if name in codes)
+    parts = [name for name in codes if name.partition("_")[0].lower() == language.lower()]
+    return next(whole, parts[0] if len(parts) == 1 else None)
+
+
+def set_target_language(tokenizer: Any, language: str | None, named: str, *, source: str | None = None) -> None:
     """Let the targets carry `language`, if they carry one at all. `named` is the tokenizer in errors.
 
-    Raises UserError if a language is due and none or an unknown one is given, or if one is given and none is due.
+    `source` is what the tokenizer calls its source, else the same. Raises UserError if a language is due and none or an
+    unknown one is given, or if one is given and none is due.
     """
     codes = language_codes(tokenizer)
     framing = {id for side in frame(tokenizer) for id in side}
@@ -44,25 +57,33 @@ def set_target_language(tokenizer: Any, language: str | None, named: str) -> Non
     if not due and tokenizer.unk_token_id in framing:
         code = getattr(tokenizer, "src_lang", None)
         raise UserError(f"--tokenizer {named}: its language {code} is not in its vocabulary; its files are incomplete")
-    if not due and language:
-        raise UserError(f"{FLAG} {language}: the tokenizer {named} puts no language into texts; leave it out")
+    for flag, given in ((FLAG, language), ("--source-lang", source)):
+        if not due and given:
+            raise UserError(f"{flag} {given}: the tokenizer {named} puts no language into texts; leave it out")
     if not due:
         return
     if not language:
         listed = ", ".join(codes)
         raise UserError(f"{FLAG} is not given, and the tokenizer {named} puts a language into texts; one of {listed}")
-    code = next((name for name in (language, f"__{language}__", language.strip("_")) if name in codes), None)
-    if code is None:
-        raise UserError(
-            f"{FLAG} {shown(language)}: the tokenizer {named} has no such language{nearest(language, codes)}"
-        )
+    code = _known(FLAG, language, codes, named)
     if hasattr(tokenizer, "src_lang"):
         tokenizer.tgt_lang = code  # before the other, which renews what is put around texts
-        tokenizer.src_lang = code
+        tokenizer.src_lang = _known("--source-lang", source, codes, named) if source else code
+    elif source:
+        raise UserError(f"--source-lang {source}: the tokenizer {named} knows no source; leave it out")
     else:
         _replace(tokenizer, due, code)
     if codes[code] not in {id for side in frame(tokenizer) for id in side}:
         raise UserError(f"{FLAG} {language}: the tokenizer {named} cannot be told its language; use one of its class")
+
+
+def _known(flag: str, language: str, codes: dict[str, int], named: str) -> str:
+    code = code_of(language, codes)
+    if code is None:
+        raise UserError(
+            f"{flag} {shown(language)}: the tokenizer {named} has no such language{nearest(language, codes)}"
+        )
+    return code
 
 
 def _replace(tokenizer: Any, due: set[int], code: str) -> None:

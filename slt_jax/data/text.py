@@ -160,26 +160,42 @@ class Targets:
     lengths: np.ndarray
 
 
-def encode_targets(tokenizer, texts: Sequence[str], max_length: int) -> Targets:
+@dataclass(frozen=True)
+class RowStarts:
+    """How generation begins in each row: the token that it starts from, (B,), and those that it says first, (B, P).
+
+    -1 is for a start that the decoder's configuration knows, and after the last of a row's tokens.
+    """
+
+    first: np.ndarray
+    forced: np.ndarray
+
+
+def encode_targets(tokenizer, texts: Sequence[str], max_length: int, prompt: Sequence[int] = ()) -> Targets:
     """What a decoder learns of texts. Long ones are cut, and all end in the end token, whoever puts it there.
 
-    S is the length of the longest label, rounded up to a multiple of 8 and at most `max_length`: one shape per split.
-    Raises UserError for added tokens, which the decoder does not have.
+    `prompt` stands before each text, and after what the tokenizer puts there. S is the length of the longest label,
+    rounded up to a multiple of 8 and at most `max_length`: one shape per split. Raises UserError for added tokens,
+    which the decoder does not have, and for a prompt that leaves no room.
     """
     if not len(texts):
         return Targets(np.full((0, min(8, max_length)), IGNORE, np.int32), np.zeros(0, int))
     end = [] if ends_texts(tokenizer) else [end_token(tokenizer)]
     ids = tokenizer(text_target=list(texts), verbose=False)["input_ids"]
-    lengths = np.array([len(tokens) + len(end) for tokens in ids])
+    lengths = np.array([len(prompt) + len(tokens) + len(end) for tokens in ids])
+    before, after = frame(tokenizer) if prompt else ([], [])
+    if prompt and len(before) + len(prompt) + len(after) + len(end) >= max_length:
+        raise UserError(f"--prefix has {len(prompt)} tokens, and no text fits beside it; raise --max-target-length")
     if long := np.flatnonzero(lengths > max_length).tolist():
-        chosen, room = [texts[n] for n in long], max_length - len(end)
+        chosen, room = [texts[n] for n in long], max_length - len(end) - len(prompt)
         cut = tokenizer(text_target=chosen, truncation=True, max_length=room)["input_ids"] if room else [[]] * len(long)
         for n, tokens in zip(long, cut, strict=True):
             ids[n] = tokens
     longest = min(lengths.max(), max_length)
     labels = np.full((len(ids), min(-(-longest // 8) * 8, max_length)), IGNORE, np.int32)
     for row, tokens in zip(labels, ids, strict=True):
-        row[: len(tokens) + len(end)] = [*tokens, *end]
+        whole = [*tokens[: len(before)], *prompt, *tokens[len(before) :], *end]
+        row[: len(whole)] = whole
     if labels.max() >= (size := vocabulary_size(tokenizer)):
         largest = f"id {labels.max()} in a vocabulary of {size}"
         raise UserError(f"--tokenizer {tokenizer.name_or_path}: added tokens occur in the texts ({largest})")

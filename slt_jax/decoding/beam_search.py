@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
 
 from slt_jax.decoding.search import ResolvedSearch
-from slt_jax.decoding.token_rules import is_eos, restrict
+from slt_jax.decoding.token_rules import Beginnings, is_eos, restrict
 from slt_jax.models.seq2seq import Cache, DecodeStep
 
 NEVER = -1.0e9  # HuggingFace's score of what must not win but stays comparable
@@ -42,28 +42,31 @@ class Candidates(NamedTuple):
 
 
 def beam_search(
-    step: DecodeStep, cache: Cache, batch: int, search: ResolvedSearch
+    step: DecodeStep, cache: Cache, batch: int, search: ResolvedSearch, rows: Beginnings = None
 ) -> tuple[Int[Array, "{batch} {search.max_length}"], Int[Array, ""]]:
     """Tokens, and how many columns of them HuggingFace would return."""
     # On the host in float64, rounded once, as Python's numbers are in HuggingFace's code. Length 0 never occurs.
     lengths = range(1, search.max_length + 1)
     penalty = jnp.asarray([1.0, *(float(n) ** search.length_penalty for n in lengths)], jnp.float32)
 
+    first, forced = (None, None) if rows is None else (jnp.repeat(jnp.asarray(x), search.num_beams, 0) for x in rows)
+
     def extend(beams: Beams) -> Beams:
-        candidates, cache = _continue(step, beams, search)
+        candidates, cache = _continue(step, beams, search, forced)
         beams = _keep_finished(beams, candidates, penalty, search)
         beams = _run_on(beams, candidates, cache)
         return _judge(beams, candidates, penalty, search)
 
-    beams = jax.lax.while_loop(lambda beams: beams.go_on, extend, _first_beams(cache, batch, search))
+    beams = jax.lax.while_loop(lambda beams: beams.go_on, extend, _first_beams(cache, batch, search, first))
     return beams.finished[:, 0], 1 + beams.finished_lengths[:, 0].max()
 
 
-def _first_beams(cache: Cache, batch: int, search: ResolvedSearch) -> Beams:
+def _first_beams(cache: Cache, batch: int, search: ResolvedSearch, first: Array | None) -> Beams:
     shape = batch, search.num_beams
+    start = search.start if first is None else first.reshape(shape)
     # HuggingFace's own fill, which takes a pad of 0 for "none".
     fill = (search.pad or search.eos[0]) if search.eos else -1
-    tokens = jnp.full((*shape, search.max_length), fill, jnp.int32).at[:, :, 0].set(search.start)
+    tokens = jnp.full((*shape, search.max_length), fill, jnp.int32).at[:, :, 0].set(start)
     return Beams(
         length=jnp.int32(1),
         running=tokens,
@@ -79,12 +82,12 @@ def _first_beams(cache: Cache, batch: int, search: ResolvedSearch) -> Beams:
     )
 
 
-def _continue(step: DecodeStep, beams: Beams, search: ResolvedSearch) -> tuple[Candidates, Cache]:
+def _continue(step: DecodeStep, beams: Beams, search: ResolvedSearch, forced: Array | None) -> tuple[Candidates, Cache]:
     """So many candidates that `num_beams` can run on even if every beam finds an end; the cache is the beams'."""
     batch, width, max_length = beams.running.shape
     flat = beams.running.reshape(batch * width, max_length)
     logits, cache = step(flat[:, beams.length - 1], beams.length - 1, beams.cache)
-    scores = restrict(jax.nn.log_softmax(logits), flat, beams.length, search)
+    scores = restrict(jax.nn.log_softmax(logits), flat, beams.length, search, forced)
     vocab = scores.shape[-1]
 
     totals = scores.reshape(batch, width, vocab) + beams.running_scores[:, :, None]

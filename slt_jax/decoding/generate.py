@@ -13,9 +13,11 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Int, Int32, Shaped
 
+from slt_jax.data.text import RowStarts
 from slt_jax.decoding.beam_search import beam_search
 from slt_jax.decoding.search import ResolvedSearch, Search
-from slt_jax.decoding.token_rules import is_eos, restrict
+from slt_jax.decoding.token_rules import Beginnings, is_eos, restrict
+from slt_jax.errors import UserError
 from slt_jax.models.seq2seq import Cache, DecodeStep, FrameMask, Frames, Position
 
 
@@ -24,11 +26,20 @@ def generate_tokens(
     encoded: Float[Array | np.ndarray, "b t d_model"],
     encoder_mask: Shaped[Array | np.ndarray, "b t"] | None,
     search: Search,
+    rows: RowStarts | None = None,
 ) -> Int[np.ndarray, "b length"]:
-    """Token ids from the decoder's own `generate` if it has one, else from ours."""
+    """Token ids from the decoder's own `generate` if it has one, else from ours.
+
+    Raises UserError if its own is to begin otherwise in each of the `rows`.
+    """
     if hasattr(model, "generate"):
+        if rows is not None:
+            raise UserError(
+                f"--prefix and several languages: {type(model).__name__} has a generate of its own, which takes the "
+                f"same beginning for all rows; take it out of the class, or train one language without a prefix"
+            )
         return np.asarray(model.generate(encoded, encoder_mask, **search.options()))
-    return generate(model, encoded, encoder_mask, search)
+    return generate(model, encoded, encoder_mask, search, rows)
 
 
 def generate(
@@ -36,20 +47,24 @@ def generate(
     encoded: Float[Array | np.ndarray, "b t d_model"],
     encoder_mask: Shaped[Array | np.ndarray, "b t"] | None,
     search: Search,
+    rows: RowStarts | None = None,
 ) -> Int32[np.ndarray, "b length"]:
     """Token ids, at most `max_length` a clip; the start token is the first.
 
-    See `seq2seq` for what `model` must offer. Without `decode_step`, the whole prefix is run again for every token.
+    `rows` say how each begins, in place of the search's start and forced first token. See `seq2seq` for what `model`
+    must offer. Without `decode_step`, the whole prefix is run again for every token.
     Raises ValueError as `Search.resolved` does.
     """
     graph, state = nnx.split(model)
-    tokens, length = _generate(graph, search.resolved(getattr(model, "config", {})), state, encoded, encoder_mask)
+    resolved = search.resolved(getattr(model, "config", {}))
+    arrays = None if rows is None else (np.where(rows.first < 0, resolved.start, rows.first), rows.forced)
+    tokens, length = _generate(graph, resolved, state, encoded, encoder_mask, arrays)
     return np.asarray(tokens)[:, : int(length)]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _generate(
-    graph, search: ResolvedSearch, state, encoded: Frames, encoder_mask: FrameMask
+    graph, search: ResolvedSearch, state, encoded: Frames, encoder_mask: FrameMask, rows: Beginnings = None
 ) -> tuple[Int32[Array, "b {search.max_length}"], Int32[Array, ""]]:
     """Tokens, and how many columns of them HuggingFace would return."""
     with jax.default_matmul_precision("highest"):
@@ -57,7 +72,7 @@ def _generate(
         # The last token is never fed back, so it needs no place in the cache.
         step, cache = _stepper(model, encoded, encoder_mask, search.max_length - 1)
         find = greedy_search if search.num_beams == 1 else beam_search
-        return find(step, cache, encoded.shape[0], search)
+        return find(step, cache, encoded.shape[0], search, rows)
 
 
 def _stepper(model: nnx.Module, encoded: Frames, encoder_mask: FrameMask, length: int) -> tuple[DecodeStep, Cache]:
@@ -74,7 +89,7 @@ def _stepper(model: nnx.Module, encoded: Frames, encoder_mask: FrameMask, length
 
 
 def greedy_search(
-    step: DecodeStep, cache: Cache, batch: int, search: ResolvedSearch
+    step: DecodeStep, cache: Cache, batch: int, search: ResolvedSearch, rows: Beginnings = None
 ) -> tuple[Int[Array, "{batch} {search.max_length}"], Int[Array, ""]]:
     """Tokens, and how many columns of them HuggingFace would return."""
 
@@ -85,11 +100,12 @@ def greedy_search(
     def extend(carry):
         length, tokens, finished, cache = carry
         logits, cache = step(tokens[:, length - 1], length - 1, cache)
-        best = jnp.argmax(restrict(logits, tokens, length, search), axis=-1).astype(jnp.int32)
+        best = jnp.argmax(restrict(logits, tokens, length, search, forced), axis=-1).astype(jnp.int32)
         best = jnp.where(finished, search.pad, best)
         return length + 1, tokens.at[:, length].set(best), finished | is_eos(best, search), cache
 
-    tokens = jnp.full((batch, search.max_length), search.pad, jnp.int32).at[:, 0].set(search.start)
+    first, forced = (search.start, None) if rows is None else rows
+    tokens = jnp.full((batch, search.max_length), search.pad, jnp.int32).at[:, 0].set(first)
     carry = jnp.int32(1), tokens, jnp.zeros(batch, bool), cache
     length, tokens, _, _ = jax.lax.while_loop(unfinished, extend, carry)
     return tokens, length

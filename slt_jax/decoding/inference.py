@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int32, Shaped
 from convert.checkpoint import Blueprint
 from slt_jax.config import ModelConfig
 from slt_jax.data.schema import CLIP_ARRAYS
+from slt_jax.data.text import RowStarts
 from slt_jax.decoding.generate import generate
 from slt_jax.decoding.search import Search
 from slt_jax.errors import UserError
@@ -60,7 +62,8 @@ class Translator:
         """Token ids (B, <= max_length), int32, start token included: the same as HuggingFace's `generate`.
 
         `options` are further fields of `slt_jax.decoding.search.Search`, or whatever the `generate` of your own decoder
-        takes.
+        takes. `forced_bos_token_id` and `decoder_start_token_id` may be a sequence, with one token for each row; the
+        former also (B, P), with -1 after the last token that a row must begin with.
         """
         self._need_decoder()
         inputs = model_inputs(batch)
@@ -73,12 +76,35 @@ class Translator:
         if hasattr(decoder, "generate"):  # which may know options that our search does not
             tokens = decoder.generate(encoded, mask, **options)
         else:
-            tokens = generate(decoder, encoded, mask, Search(**options))
+            rows = row_starts(options, len(encoded), getattr(decoder, "config", {}))
+            tokens = generate(decoder, encoded, mask, Search(**options), rows)
         return np.asarray(tokens, dtype=np.int32)
 
     def _need_decoder(self) -> None:
         if self.blueprint.decoder is None:
             raise UserError("this checkpoint holds an encoder without a decoder: only encode() works")
+
+
+def row_starts(options: dict[str, Any], count: int, config: Mapping[str, Any]) -> RowStarts | None:
+    """The beginnings of `count` rows where `options` have one for each, which are then taken out of them.
+
+    What they do not say is as in `config`, the decoder's.
+
+    Raises ValueError for another number of them.
+    """
+    names = ("decoder_start_token_id", "forced_bos_token_id")
+    given = {name: options.get(name) for name in names}
+    if not any(np.asarray(value).shape for value in given.values()):
+        return None
+    for name, value in given.items():
+        shape = np.asarray(value).shape
+        if shape and (shape[0] != count or len(shape) > (2 if name == names[1] else 1)):
+            raise ValueError(f"{name} has the shape {shape}, and there are {count} rows")
+        options.pop(name, None)
+    filled = (config.get(name) if value is None else value for name, value in given.items())
+    first, forced = (np.asarray(-1 if value is None else value, np.int32) for value in filled)
+    forced = forced if forced.ndim == 2 else np.broadcast_to(forced, count)[:, None]
+    return RowStarts(np.broadcast_to(first, count), forced)
 
 
 @partial(jax.jit, static_argnums=0)

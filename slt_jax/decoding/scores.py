@@ -22,6 +22,7 @@ NEEDS = {"ja-mecab": "pip install 'sacrebleu[ja]'", "ko-mecab": "pip install 'sa
 # Scripts that put no spaces between words, and letters in a row that only such texts have.
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 KANA = re.compile("[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
+HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")
 THAI_TO_KHMER = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]")  # Thai, Lao, Tibetan, Burmese, Khmer
 LETTERS_IN_A_ROW = {"zh": 2.5, "ja-mecab": 6.0, "char": 8.0}
 
@@ -39,11 +40,14 @@ class Scoring:
 
     def signatures(self) -> dict[str, str]:
         """sacrebleu's signatures, which say how BLEU and chrF are computed, and what else the scores depend on."""
-        bleu, chrf = _bleu(self.bleu_tokens), CHRF()
-        for metric in (bleu, chrf):
+        metrics: dict[str, BLEU | CHRF] = {
+            "bleu": _bleu(self.bleu_tokens), "chrf": CHRF(), "chrf_pp": CHRF(word_order=2)
+        }  # fmt: skip
+        for metric in metrics.values():
             metric.corpus_score(["a"], [["a"]])  # it knows the number of references from then on
         words = "whitespace" if self.spaces else "characters"
-        return {"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature()), "words": words, "texts": "NFC"}
+        told = {name: str(metric.get_signature()) for name, metric in metrics.items()}
+        return told | {"words": words, "texts": "NFC"}
 
     def note(self) -> str:
         """A line for people where scores are not the usual ones; else empty."""
@@ -57,14 +61,15 @@ def choose_scoring(references: Iterable[str], asked: str = AUTO) -> Scoring:
 
     Raises UserError for a tokeniser that sacrebleu does not have or that cannot be used here.
     """
-    script = _without_spaces(list(map(nfc, references)))
+    texts = list(map(nfc, references))
+    script = _without_spaces(texts)
     if asked == AUTO:
-        asked = script or USUAL
+        asked = script or ("ko-mecab" if _korean(texts) else USUAL)
         if asked in NEEDS:
             try:
                 _bleu(asked)
             except UserError:
-                asked = "char"
+                asked = "char" if script else USUAL
     _bleu(asked)
     return Scoring(asked, spaces=script is None)
 
@@ -92,6 +97,12 @@ def corpus_scores(
         "wer": _error_rate(words),
         "rouge_l": sum(_common(*pair) for pair in words) / len(words),
     }
+
+
+def chrf_plus_plus(references: Sequence[str], predictions: Sequence[str]) -> float:
+    """sacrebleu's chrF2++ (Popovic 2017) of a whole corpus, in percent: chrF with words and pairs of words."""
+    metric = CHRF(word_order=2)
+    return metric.corpus_score(list(map(nfc, predictions)), [list(map(nfc, references))]).score
 
 
 def signatures() -> Mapping[str, str]:
@@ -127,6 +138,12 @@ def _bleu(tokens: str) -> BLEU:
     except Exception as error:  # whatever the packages behind it raise; some download a model
         reason = NEEDS.get(tokens) or f"it cannot get its model ({getattr(error, 'reason', None) or error})"
         raise UserError(f"{FLAG} {tokens}: cannot be used here: {' '.join(str(reason).split())}") from None
+
+
+def _korean(texts: Sequence[str]) -> bool:
+    """Whether most letters are Hangul: spaces stand between phrases there, which mecab divides into words."""
+    letters = [character for text in texts for character in text if character.isalpha()]
+    return 2 * sum(bool(HANGUL.match(letter)) for letter in letters) > len(letters)
 
 
 def _without_spaces(texts: Sequence[str]) -> str | None:

@@ -6,7 +6,7 @@ predictions = translate(loader, batches, tokenizer, limit=5)
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from slt_jax.base.console import Progress
 from slt_jax.data.loader import Batch, Loader
-from slt_jax.data.text import decode
+from slt_jax.data.text import IGNORE, RowStarts, decode
 from slt_jax.decoding.generate import generate_tokens
 from slt_jax.decoding.results import Prediction
 from slt_jax.decoding.scores import clip_chrf
@@ -30,14 +30,16 @@ class BatchDecoder:
     """Turn loaded batches into token ids.
 
     `encode` maps the batch, placed on `mesh`, to encoded frames (B, T, d_model) and which of them are real (B, T).
-    With `warm_up`, the first batch of a shape runs twice. The second run is timed, and what the first took longer is
-    added to `compile_seconds`.
+    `starts` says how rows of these languages begin (`Prompts.starts`), and what all must begin with is left out of the
+    result. With `warm_up`, the first batch of a shape runs twice. The second run is timed, and what the first took
+    longer is added to `compile_seconds`.
     """
 
     encode: Callable[[Mapping[str, Array]], tuple[Array, Array]]
     decoder: nnx.Module
     mesh: Mesh
     search: Search
+    starts: Callable[[Sequence[str]], RowStarts | None] = lambda langs: None
     warm_up: bool = False
     compile_seconds: float = field(default=0.0, init=False)
     _warm: set[tuple[int, ...]] = field(default_factory=set, init=False)
@@ -56,8 +58,16 @@ class BatchDecoder:
     def _timed(self, batch: Batch) -> tuple[np.ndarray, float]:
         start = time.perf_counter()
         encoded, frames = self.encode(place_batch(batch.arrays, self.mesh))
-        tokens = np.asarray(generate_tokens(self.decoder, encoded, frames, self.search))
+        rows = self.starts(batch.langs)
+        tokens = np.asarray(generate_tokens(self.decoder, encoded, frames, self.search, rows))
+        tokens = tokens if rows is None else without_prompt(tokens, rows)
         return tokens, time.perf_counter() - start
+
+
+def without_prompt(tokens: np.ndarray, rows: RowStarts) -> np.ndarray:
+    """Token ids (B, length) with -100 for those that each row had to say first."""
+    said = np.pad(rows.forced >= 0, ((0, 0), (1, tokens.shape[1])))[:, : tokens.shape[1]]
+    return np.where(said, IGNORE, tokens)
 
 
 def translate(

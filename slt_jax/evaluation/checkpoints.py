@@ -3,8 +3,9 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import numpy as np
 from convert.checkpoint import Blueprint, Checkpoint, load_params
 from convert.state_dict import Entry
 from slt_jax.base.console import say
-from slt_jax.config import DataConfig, ModelConfig, build_section
+from slt_jax.config import DataConfig, ModelConfig, build_section, with_new_names
 from slt_jax.data.corpus_folder import FOLDERS
-from slt_jax.data.target_language import set_target_language
+from slt_jax.data.prompts import LANG
+from slt_jax.data.target_language import carries_language, set_target_language
+from slt_jax.data.text import RowStarts
 from slt_jax.decoding.search import Search
 from slt_jax.errors import UserError
 from slt_jax.evaluation.agreement import agreed_blueprint
@@ -25,15 +28,16 @@ from slt_jax.models.families import max_positions
 from slt_jax.models.params import Structure
 from slt_jax.models.trust import trusting
 from slt_jax.runtime.precision import compute_dtype
-from slt_jax.training.start import starts_of, trained_with_v9_masks
+from slt_jax.training.start import last_comes_first, starts_of, trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
-from slt_jax.training.tokenizer import tokenizer_of
+from slt_jax.training.tokenizer import prompts_of, tokenizer_of
 from slt_jax.training.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
 
 # Settings that an evaluation takes from the run. The others depend on the machine or must be given.
-INHERITED = (*SOURCES, "precision", "batch_size", "val_batch_size", "max_target_length", "tokenizer")
+INHERITED = (*SOURCES, "precision", "batch_size", "val_batch_size", "max_target_length", "tokenizer", "target_lang",
+             "prefix")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class Candidate:
     def model(self) -> ModelConfig:
         """The configuration of the model."""
         return self.plan.config
+
+    def starts(self, spoken: Sequence[str]) -> Callable[[Sequence[str]], RowStarts | None]:
+        """How texts begin in each of the languages `spoken`, by the rows' column `lang`."""
+        prompts = prompts_of(self.tokenizer, str(self.data.tokenizer or "of the run"), spoken, self.data)
+        return partial(prompts.starts, last_comes_first=last_comes_first(self.plan))
 
     @property
     def batch_size(self) -> int:
@@ -128,8 +137,9 @@ def _open(path: Path, label: str, request: EvaluationRequest) -> Candidate:
             )
     tokenizer = tokenizer_of(path, plan, request.data.get("tokenizer"), data.tokenizer)
     search = _search(path, plan, data, request)
-    if language := request.data.get("target_language"):  # else as its configuration says
-        set_target_language(tokenizer, language, str(data.tokenizer or "of the run"))
+    if language := request.data.get("target_lang"):  # else as its configuration says
+        if carries_language(tokenizer) or LANG not in (data.prefix or ""):
+            set_target_language(tokenizer, language, str(data.tokenizer or "of the run"))
         starts: dict[str, Any] = starts_of(plan, tokenizer)
         search = dataclasses.replace(search, **starts)
     return Candidate(label, path, checkpoint, data, plan, structure, entries, tokenizer, search)
@@ -138,7 +148,7 @@ def _open(path: Path, label: str, request: EvaluationRequest) -> Candidate:
 def _data(checkpoint: Checkpoint, given: Mapping[str, Any]) -> DataConfig:
     """The data settings: as given, or else those that the checkpoint was trained with."""
     saved = checkpoint.config.get("data")
-    saved = saved if isinstance(saved, Mapping) else {}
+    saved = with_new_names("data", saved) if isinstance(saved, Mapping) else {}
     known = {key: saved[key] for key in INHERITED if saved.get(key) is not None}
     if given.keys() & FOLDERS.keys():
         known.pop("packs", None)  # folders that are given are to be read

@@ -62,7 +62,8 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
         write_predictions(request.output_csv.with_name(name), predictions)
         results[candidate.label] = predictions
         told = {"predictions": name, "compile_seconds": round(compile_seconds, 3), "skipped": skipped}
-        checkpoints.append(_facts(candidate) | checkpoint_report(predictions, scoring) | told)
+        languages = request.bleu_tokenize if (request.split_by or "").strip().lower() == "lang" else None
+        checkpoints.append(_facts(candidate) | checkpoint_report(predictions, scoring, languages=languages) | told)
 
     # --- reports ------------------------------------------------------------------------------------------------------
     report = {
@@ -108,6 +109,7 @@ def translate_split(
         candidate.structure.merge(params).decoder.model,
         mesh,
         candidate.search,
+        candidate.starts([clip.lang for clip in split.clips]),
         warm_up=True,
     )
     buckets = length_buckets(split.frames, candidate.model.sequence_length, candidate.batch_size)

@@ -8,16 +8,17 @@ Keys, layout and types are v9's, so that what reads its reports reads these. Our
             "checkpoint": path, "metrics": {METRIC: number},
             "examples": five of {"video_id", "prediction", "reference", "latency_ms"},
             "label": text, "predictions": file name, "epoch": number or null, "clips": number,
-            "signatures": {"bleu", "chrf"}, sacrebleu's; "words": "whitespace" or "characters"; "texts": "NFC"
-            "groups": {VALUE: {"clips", "bleu", "chrf", "cer", "wer", "rouge_l"}}, empty without --split-by
+            "signatures": {"bleu", "chrf", "chrf_pp"}, sacrebleu's; "words": "whitespace" or "characters"; "texts"
+            "groups": {VALUE: {"clips", "bleu", "chrf", "chrf_pp", "cer", "wer", "rouge_l"}}, empty without --split-by;
+                      of --split-by lang also "bleu_tokens": the tokeniser of the language
             "compile_seconds": number, "skipped": {video_id: reason}, empty without --skip-bad-clips
             "settings": {"num_beams", "max_length", "min_length", "precision", "batch_size", "v9_hand_masks"}
         }],
         "eval_index": path, "split_by": column or null, "devices": text
     }
 
-METRIC: bleu, chrf, cer, wer, rouge_l in percent; avg_latency_ms, std_latency_ms, p50_latency_ms, p95_latency_ms,
-min_latency_ms, max_latency_ms of a clip. Standard deviations divide by n.
+METRIC: bleu, chrf, chrf_pp (chrF++), cer, wer, rouge_l in percent; avg_latency_ms, std_latency_ms, p50_latency_ms,
+p95_latency_ms, min_latency_ms, max_latency_ms of a clip. Standard deviations divide by n.
 
 The columns of report.csv are type, checkpoint (a file name), name, value, reference. By their type, rows hold
     aggregate   ALL, METRIC_STATISTIC, number
@@ -37,17 +38,20 @@ import numpy as np
 
 from slt_jax.base.files import replacing
 from slt_jax.decoding.results import Prediction
-from slt_jax.decoding.scores import Scoring, choose_scoring, corpus_scores
+from slt_jax.decoding.scores import Scoring, choose_scoring, chrf_plus_plus, corpus_scores
 
-SCORES = ("bleu", "chrf", "cer", "wer", "rouge_l")
+SCORES = ("bleu", "chrf", "chrf_pp", "cer", "wer", "rouge_l")
 LATENCIES = tuple(f"{name}_latency_ms" for name in ("avg", "std", "p50", "p95", "min", "max"))
 EXAMPLES = 5
 
 
-def checkpoint_report(predictions: Sequence[Prediction], scoring: Scoring | None = None) -> dict[str, Any]:
+def checkpoint_report(
+    predictions: Sequence[Prediction], scoring: Scoring | None = None, *, languages: str | None = None
+) -> dict[str, Any]:
     """The part of report.json that follows from the translations of one checkpoint.
 
-    Without `scoring`, it is chosen by the references, for all groups alike.
+    Without `scoring`, it is chosen by the references, for all groups alike. If the groups are `languages`, each has the
+    tokeniser that is asked for so ("auto": its own).
     """
     scoring = scoring or choose_scoring(p.reference for p in predictions)
     groups: dict[str, list[Prediction]] = {}
@@ -59,8 +63,15 @@ def checkpoint_report(predictions: Sequence[Prediction], scoring: Scoring | None
         "metrics": {**_latencies(predictions), **_scores(predictions, scoring)},
         "signatures": scoring.signatures(),
         "examples": [_row(prediction) for prediction in predictions[:EXAMPLES]],
-        "groups": {name: {"clips": len(groups[name]), **_scores(groups[name], scoring)} for name in sorted(groups)},
+        "groups": {name: _group(groups[name], scoring, languages) for name in sorted(groups)},
     }
+
+
+def _group(predictions: Sequence[Prediction], scoring: Scoring, languages: str | None) -> dict[str, Any]:
+    if languages is None:
+        return {"clips": len(predictions), **_scores(predictions, scoring)}
+    own = choose_scoring((p.reference for p in predictions), languages)
+    return {"clips": len(predictions), **_scores(predictions, own), "bleu_tokens": own.bleu_tokens}
 
 
 def aggregate(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -106,7 +117,9 @@ def _rows(checkpoint: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _scores(predictions: Sequence[Prediction], scoring: Scoring) -> dict[str, float]:
-    return corpus_scores([p.reference for p in predictions], [p.prediction for p in predictions], scoring)
+    references, texts = [p.reference for p in predictions], [p.prediction for p in predictions]
+    scores = corpus_scores(references, texts, scoring) | {"chrf_pp": chrf_plus_plus(references, texts)}
+    return {name: scores[name] for name in SCORES}
 
 
 def _latencies(predictions: Sequence[Prediction]) -> dict[str, float]:

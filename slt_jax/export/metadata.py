@@ -10,6 +10,7 @@ import numpy as np
 from convert.checkpoint import Blueprint, Checkpoint
 from slt_jax.base.files import sha256
 from slt_jax.decoding.search import Search
+from slt_jax.errors import UserError
 from slt_jax.export.encoder import encoder_inputs, encoder_outputs
 from slt_jax.models.images import IMAGE_MEAN, IMAGE_STD
 from slt_jax.streams import IMAGES
@@ -75,6 +76,8 @@ def _tensor(name: str, dtype, shape) -> dict[str, Any]:
 def generation(decoder: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """How `generate` searches by default with this decoder; lengths count the start token."""
     data = settings.get("data")
+    if isinstance(data, Mapping) and data.get("prefix"):
+        raise UserError("the model was trained with data.prefix, which no exported decoder is told; export the encoder")
     longest = data.get("max_target_length", MAX_LENGTH) if isinstance(data, Mapping) else MAX_LENGTH
     search = Search(max_length=longest, min_length=MIN_LENGTH).resolved(decoder)
     return {

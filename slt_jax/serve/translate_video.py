@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.checkpoint import blueprint, load_params
+from slt_jax.config import DataConfig, with_new_names
 from slt_jax.data.clip_files import ClipFiles, Frames, scan
 from slt_jax.data.clips import read_clip
 from slt_jax.data.corpus_folder import folders_under
@@ -20,18 +21,19 @@ from slt_jax.data.landmarks import BY_NUMBER, SETS
 from slt_jax.data.npz import NPZ_ERRORS, NUMBERS, TEXTS, read_arrays
 from slt_jax.data.packs import open_pack
 from slt_jax.data.regular import open_regular
-from slt_jax.data.text import decode
+from slt_jax.data.text import RowStarts, decode
 from slt_jax.decoding.inference import Translator
 from slt_jax.decoding.search import Search
+from slt_jax.decoding.translate import without_prompt
 from slt_jax.errors import UserError
 from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.media.windows import STILL, at_pauses, even, hand_motion
 from slt_jax.streams import MASKED, POSE
 from slt_jax.training.memory import suit_heap
-from slt_jax.training.start import trained_with_v9_masks
+from slt_jax.training.start import last_comes_first, starts_of, trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
-from slt_jax.training.tokenizer import tokenizer_of
+from slt_jax.training.tokenizer import prompts_of, tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class VideoTranslator:
     search: Search
     v9_hand_masks: bool
     streams: TrainingStreams
+    start: RowStarts | None = None  # of the one row, where the decoder's configuration does not say it
 
     def defaults(self) -> dict[str, Any]:
         """The extraction settings that this model was trained on, as far as they are known."""
@@ -124,17 +127,28 @@ class VideoTranslator:
 
     def _text(self, clip: Mapping[str, np.ndarray]) -> str:
         batch = {name: array[None] for name, array in clip.items()}
-        tokens = self.translator.generate(batch, **self.search.options())
+        options = self.search.options()
+        if self.start is not None:
+            options["forced_bos_token_id"] = self.start.forced
+            options |= {"decoder_start_token_id": self.start.first} if (self.start.first >= 0).all() else {}
+        tokens = self.translator.generate(batch, **options)
+        if self.start is not None:
+            tokens = without_prompt(tokens, self.start)
         return decode(self.tokenizer, tokens)[0]
 
 
 def open_translator(
-    path: str | Path, *, num_beams: int = 4, tokenizer: str | None = None, trust_classes: bool = False
+    path: str | Path,
+    *,
+    num_beams: int = 4,
+    tokenizer: str | None = None,
+    target_lang: str | None = None,
+    trust_classes: bool = False,
 ) -> VideoTranslator:
     """Open the model of a `.pt`, a work-dir or a folder of Orbax states, with its tokenizer.
 
-    Raises UserError if either cannot be read or they do not fit, and if the file names classes of one's own, unless
-    `trust_classes`.
+    It translates into `target_lang`, else into the language of most of its training texts. Raises UserError if either
+    cannot be read or they do not fit, and if the file names classes of one's own, unless `trust_classes`.
     """
     if num_beams < 1:
         raise UserError(f"--num-beams {num_beams}: must be at least 1")
@@ -144,7 +158,7 @@ def open_translator(
         raise UserError(f"--checkpoint {path}: holds an encoder without a decoder, which cannot translate")
     _, entries = plan.structure()
     data = checkpoint.config.get("data")
-    data = data if isinstance(data, Mapping) else {}
+    data = with_new_names("data", data) if isinstance(data, Mapping) else {}
     loaded = tokenizer_of(Path(path), plan, tokenizer, data.get("tokenizer"))
     streams = training_streams(data.get(POSE.folder_key), data.get("packs"))
     if streams.pose is None and "architecture" not in checkpoint.rest:
@@ -152,7 +166,14 @@ def open_translator(
     suit_heap(plan.config, 1)
     translator = Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))
     search = Search(max_length=data.get("max_target_length") or 128, num_beams=num_beams)
-    return VideoTranslator(translator, loaded, search, trained_with_v9_masks(checkpoint.config), streams)
+    asked = DataConfig(target_lang=target_lang or data.get("target_lang"), prefix=data.get("prefix"))
+    prompts = prompts_of(loaded, str(tokenizer or "of the run"), [""], asked)
+    start = prompts.starts([""], last_comes_first=last_comes_first(plan))
+    if target_lang and start is None:
+        begun: dict[str, Any] = starts_of(plan, loaded)
+        search = dataclasses.replace(search, **begun)
+    masks = trained_with_v9_masks(checkpoint.config)
+    return VideoTranslator(translator, loaded, search, masks, streams, start)
 
 
 def training_streams(pose_dir: str | None, packs: str | None = None) -> TrainingStreams:

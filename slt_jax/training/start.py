@@ -48,9 +48,13 @@ def with_tokenizer(config: Config, tokenizer) -> Config:
 
 def starts_of(plan: Blueprint, tokenizer) -> dict[str, int]:
     """How the decoder of a plan must begin to generate, to go on as this tokenizer's targets do."""
+    return generation_starts(tokenizer, end_token(tokenizer), last_comes_first=last_comes_first(plan))
+
+
+def last_comes_first(plan: Blueprint) -> bool:
+    """Whether the decoder of a plan is shown a target's last token before its first."""
     kind = (plan.decoder or {}).get("model_type")
-    last_comes_first = kind is not None and kind in family_of(kind).language_first
-    return generation_starts(tokenizer, end_token(tokenizer), last_comes_first=last_comes_first)
+    return kind is not None and kind in family_of(kind).language_first
 
 
 def with_starts(config: Config, plan: Blueprint, tokenizer) -> Config:

@@ -1,10 +1,14 @@
 """The tokenizer that belongs to a checkpoint."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from convert.checkpoint import Blueprint
+from slt_jax.config import DataConfig
+from slt_jax.data.prompts import LANG, Prompts, open_prompts
 from slt_jax.data.splits import tokenizer_of_decoder
+from slt_jax.data.target_language import carries_language, frame, language_codes
 from slt_jax.data.text import load_tokenizer, vocabulary_size
 from slt_jax.errors import UserError
 from slt_jax.training.start import tokenizer_beside
@@ -33,3 +37,15 @@ def tokenizer_of(path: Path, plan: Blueprint, given: str | None, saved: str | No
             f"name the tokenizer that it was trained with"
         )
     return tokenizer
+
+
+def prompts_of(tokenizer: Any, named: str, spoken: Sequence[str], data: DataConfig) -> Prompts:
+    """What stands before texts in the languages `spoken`, under the settings of a run, whose tokenizer has a language.
+
+    Raises UserError as `open_prompts` does.
+    """
+    framing, codes = {id for side in frame(tokenizer) for id in side}, language_codes(tokenizer)
+    chosen = next((code for code, id in codes.items() if id in framing), None)
+    prompted = carries_language(tokenizer) or LANG in (data.prefix or "")
+    target = data.target_lang if prompted else None
+    return open_prompts(tokenizer, named, spoken, target_lang=target, prefix=data.prefix, chosen=chosen)

@@ -21,6 +21,7 @@ from slt_jax.base.places import check_folder
 from slt_jax.config import Config, TrainingConfig
 from slt_jax.data.loader import Batch
 from slt_jax.data.splits import Splits, open_splits
+from slt_jax.data.text import RowStarts
 from slt_jax.decoding.results import Prediction
 from slt_jax.decoding.scores import Scoring, choose_scoring, corpus_scores
 from slt_jax.decoding.search import Search
@@ -44,6 +45,7 @@ from slt_jax.training.run import Run
 from slt_jax.training.start import (
     check_target_length,
     find_resume,
+    last_comes_first,
     resume_checkpoint,
     starting_params,
     tokenizer_beside,
@@ -141,7 +143,8 @@ def _train(
         # --- epochs -------------------------------------------------------------------------------------------------
         exporter = exporter_of(config, plan, entries)
         size = config.data.batch_size
-        task = Translation(program, config.training, size, config, splits, exporter, workdir.features, scoring)
+        first = last_comes_first(plan)
+        task = Translation(program, config.training, size, config, splits, exporter, workdir.features, scoring, first)
         return Run(task, state, position, workdir, config.data.tensorboard).to_the_end()
     finally:
         splits.train.close()
@@ -216,11 +219,16 @@ class Translation(Task):
     exporter: Exporter
     features: Path
     scoring: Scoring = field(default_factory=Scoring)
+    last_comes_first: bool = False  # see `Prompts.starts`
 
     @property
     def structure(self) -> Structure:
         """The model without its arrays."""
         return self.program.structure
+
+    def starts(self, langs: Sequence[str]) -> RowStarts | None:
+        """How the translations into these languages begin."""
+        return self.splits.prompts.starts(langs, last_comes_first=self.last_comes_first)
 
     def begin(self, state: TrainState, stopped: Callable[[], bool]) -> None:
         """Compute the features of frozen backbones, if they are to be read."""
@@ -241,7 +249,7 @@ class Translation(Task):
 
     def evaluate(self, state: TrainState, epoch: int, stopped: Callable[[], bool]) -> Evaluation:
         """Teacher-forced loss and CER of the validation split and, in some epochs, scores of real translations."""
-        totals = validate(self.program, state, self.splits.val, self.splits.tokenizer, stopped)
+        totals = validate(self.program, state, self.splits.val, self.splits.tokenizer, stopped, self.starts)
         scored = is_scored(self.training, epoch)
         count = self.training.eval_bleu_clips if scored else SAMPLES if self.config.data.tensorboard else 0
         translations = self.translations(state, count, stopped) if count and not stopped() else []
@@ -268,6 +276,7 @@ class Translation(Task):
             model.decoder.model,
             mesh,
             Search(max_length=self.config.data.max_target_length),
+            self.starts,
         )
         return translate(self.splits.val, batches, self.splits.tokenizer, limit=count, stopped=stopped)
 

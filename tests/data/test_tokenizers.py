@@ -135,9 +135,9 @@ def of_no_class(path: Path) -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize("kind", ["MBartTokenizer", "MBart50Tokenizer", "M2M100Tokenizer", "none"])
 def test_a_language_is_chosen_and_never_english_by_default(tmp_path, kind):
     tokenizer = of_no_class(tmp_path) if kind == "none" else load_tokenizer(folder(tmp_path, kind))
-    with pytest.raises(UserError, match=r"--target-language is not given, and the tokenizer mine .* one of .*es.*, f"):
+    with pytest.raises(UserError, match=r"--target-lang is not given, and the tokenizer mine .* one of .*es.*, f"):
         set_target_language(tokenizer, None, "mine")
-    with pytest.raises(UserError, match=r"--target-language 'xx_YY': the tokenizer mine has no such language"):
+    with pytest.raises(UserError, match=r"--target-lang 'xx_YY': the tokenizer mine has no such language"):
         set_target_language(tokenizer, "xx_YY", "mine")
     set_target_language(tokenizer, "es" if kind == "M2M100Tokenizer" else "es_XX", "mine")
     (labels,) = encode_labels(tokenizer, [TEXT], 16)
@@ -149,9 +149,9 @@ def test_a_language_is_chosen_and_never_english_by_default(tmp_path, kind):
 
 def test_a_language_that_no_text_can_carry_is_refused(tmp_path):
     tokenizer = load_tokenizer(folder(tmp_path / "t5", "T5Tokenizer"))
-    with pytest.raises(UserError, match="--target-language es_XX: the tokenizer mine puts no language into texts"):
+    with pytest.raises(UserError, match="--target-lang es_XX: the tokenizer mine puts no language into texts"):
         set_target_language(tokenizer, "es_XX", "mine")
-    with pytest.raises(UserError, match="--target-language es_XX: the tokenizer that training makes"):
+    with pytest.raises(UserError, match="--target-lang es_XX: the tokenizer that training makes"):
         open_tokenizer(None, tmp_path, [TEXT], language="es_XX")
 
 

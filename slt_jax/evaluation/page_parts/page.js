@@ -2,8 +2,8 @@
 // Every text of the data goes into the page as text, never as markup.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const METRICS = [
-  ["bleu", "BLEU", 1], ["chrf", "chrF", 1], ["cer", "CER", -1], ["wer", "WER", -1], ["rouge_l", "ROUGE-L", 1],
-  ["avg_latency_ms", "ms a clip", -1],
+  ["bleu", "BLEU", 1], ["chrf", "chrF", 1], ["chrf_pp", "chrF++", 1], ["cer", "CER", -1], ["wer", "WER", -1],
+  ["rouge_l", "ROUGE-L", 1], ["avg_latency_ms", "ms a clip", -1],
 ];
 const FIRST = 30, MORE = 100; // rows
 const COLLATOR = new Intl.Collator("es", { numeric: true, sensitivity: "base", ignorePunctuation: true });
@@ -39,6 +39,7 @@ function showSummary() {
   const hints = {
     cer: "character errors, %", wer: `${words} errors, %`, rouge_l: `longest common ${words}s`,
     bleu: tokens === "13a" ? "words, 4-grams" : `tokens of ${tokens}, 4-grams`, chrf: "characters, F2",
+    chrf_pp: "characters and words, F2",
     avg_latency_ms: `p50 ${number(metrics.p50_latency_ms, 1)}, p95 ${number(metrics.p95_latency_ms, 1)}`,
   };
   at("scores").replaceChildren(...METRICS.filter(([key]) => key in metrics).map(([key, name, better]) => make(
