@@ -29,7 +29,7 @@ from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.translator import SignTranslator
 from slt_jax.models.trust import Trust, check_trusted, named_classes, recorded_classes, trusting
 from slt_jax.models.vit import REGISTER_RESIZE, ViTConfig
-from slt_jax.streams import IMAGES
+from slt_jax.streams import IMAGES, images_of
 
 # Where v9's tools look for weights, and then for the settings that go with them.
 STATES = ("model_state", "state_dict", "encoder_state")
@@ -88,7 +88,7 @@ class Blueprint:
         try:
             backbones = {
                 stream.name: (CustomBackbone if "name" in sizes else ViTConfig)(**sizes)
-                for stream, sizes in zip(IMAGES, record["backbones"], strict=True)
+                for stream, sizes in zip(images_of(config), record["backbones"], strict=True)
             }
             return cls(config, backbones, record["decoder"])
         except (KeyError, TypeError, ValueError) as error:
@@ -99,7 +99,7 @@ class Blueprint:
         decoder = self.decoder
         if decoder is not None and "decoder_class" not in decoder:
             decoder = {key: value for key, value in decoder.items() if not isinstance(value, Mapping)}
-        backbones = [dataclasses.asdict(self.backbones[stream.name]) for stream in IMAGES]
+        backbones = [dataclasses.asdict(self.backbones[stream.name]) for stream in images_of(self.config)]
         return {"backbones": backbones, "decoder": decoder}
 
     def check_resize(self, record: Any, where: str) -> None:
@@ -108,7 +108,7 @@ class Blueprint:
         `where` is the flag and the file that the weights come from.
         """
         saved = record.get("backbones") if isinstance(record, Mapping) and self.config.backbone is not None else None
-        for stream, sizes in zip(IMAGES, saved or (), strict=False):
+        for stream, sizes in zip(images_of(self.config), saved or (), strict=False):
             mine = self.backbones[stream.name]
             other = [key for key in REGISTER_RESIZE if key in sizes and sizes[key] != getattr(mine, key)]
             if other:
@@ -135,7 +135,7 @@ class Blueprint:
 def plan_model(config: ModelConfig) -> Blueprint:
     """The model that a configuration describes."""
     backbones = plan_backbones(config)
-    for stream in IMAGES:
+    for stream in images_of(config):
         sizes = backbones[stream.name]
         patch, width = getattr(sizes, "patch_size", 1), backbone_width(sizes)
         if config.image_size % patch:
@@ -207,7 +207,7 @@ def _backbone_sizes(config: ModelConfig, state: Mapping[str, np.ndarray]) -> dic
     except UserError:
         specs = {}
     sizes = {}
-    for stream in IMAGES:
+    for stream in images_of(config):
         named = config.backbone is not None or getattr(config, stream.backbone_key) is not None
         known = specs[stream.name].sizes if specs and named else None
         sizes[stream.name] = known or infer_vit(state, stream)

@@ -10,7 +10,7 @@ from convert.dinov2 import vit_sizes
 from slt_jax.models.families import FAMILIES, PREFIX
 from slt_jax.models.multistream import ENCODER_PARTS
 from slt_jax.models.vit import ViTConfig
-from slt_jax.streams import IMAGES, Stream
+from slt_jax.streams import IMAGES, STREAMS, Stream
 
 
 def with_encoder_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -37,6 +37,7 @@ def infer_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "temporal_dim_feedforward": ("encoder.temporal.encoder.layers.0.linear1.weight", lambda s: s[0]),
     }
     fields |= {field: rule(state[key].shape) for field, (key, rule) in shapes.items() if key in state}
+    fields |= _streams(state, fields)
     pattern = r"encoder\.temporal\.encoder\.layers\.(\d+)\."
     if numbers := {int(match[1]) for key in state if (match := re.match(pattern, key))}:
         fields["temporal_layers"] = max(numbers) + 1
@@ -44,6 +45,18 @@ def infer_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if "encoder.pose_projector.layers.4.weight" in state:
         fields["projector_dropout"] = 0.1
     return fields
+
+
+def _streams(state: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The streams of a model that has not all, and the width that the pose's projector would tell."""
+    parts = {key.split(".")[1] for key in state if key.startswith("encoder.")}
+    there = [stream.name for stream in STREAMS if {stream.backbone, stream.projector} & parts]
+    if len(there) == len(STREAMS) or not there:
+        return {}
+    told: dict[str, Any] = {"streams": there}
+    if "projector_dim" not in fields and "encoder.fusion.proj.weight" in state:
+        told["projector_dim"] = state["encoder.fusion.proj.weight"].shape[1] // len(there)
+    return told
 
 
 def _decoder_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -61,9 +74,10 @@ def _decoder_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def projectors(state: Mapping[str, np.ndarray]) -> str | dict[str, str]:
     """`model.projector` as the file has it. v9 has no projector for a stream with a hub backbone."""
-    keys = {stream.key: f"encoder.{stream.projector}.layers.0.weight" for stream in IMAGES}
+    there = [s for s in IMAGES if any(key.startswith((s.backbone_prefix, f"encoder.{s.projector}.")) for key in state)]
+    keys = {stream.key: f"encoder.{stream.projector}.layers.0.weight" for stream in there or IMAGES}
     kinds = {stream: "mlp" if key in state else "identity" for stream, key in keys.items()}
-    return kinds[IMAGES[0].key] if len(set(kinds.values())) == 1 else kinds
+    return next(iter(kinds.values())) if len(set(kinds.values())) == 1 else kinds
 
 
 def infer_vit(state: Mapping[str, np.ndarray], stream: Stream, num_heads: int | None = None) -> ViTConfig:

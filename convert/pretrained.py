@@ -27,7 +27,7 @@ from slt_jax.models.families import PREFIX
 from slt_jax.models.freeze import Frozen, frozen_names
 from slt_jax.models.params import describe, random_weights, resolve
 from slt_jax.models.vit import VisionTransformer
-from slt_jax.streams import IMAGES, Stream
+from slt_jax.streams import IMAGES, Stream, images_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def plan_backbones(config: ModelConfig) -> dict[str, BackboneSizes]:
         return read[path, backbone.model]
 
     backbones = stream_backbones(config)
-    return {stream.name: sizes(stream, backbones[stream.name]) for stream in IMAGES}
+    return {stream.name: sizes(stream, backbones[stream.name]) for stream in images_of(config)}
 
 
 def decoder_is_tied(config: ModelConfig) -> bool:
@@ -65,7 +65,7 @@ def pretrained_params(config: ModelConfig, entries: list[Entry], given: Collecti
     params: dict[str, np.ndarray] = {}
     read: dict[tuple, BackboneWeights] = {}
     backbones = stream_backbones(config)
-    for stream in IMAGES:
+    for stream in images_of(config):
         prefix, backbone = stream.backbone_prefix, backbones[stream.name]
         if not (part := _wanted(entries, prefix, given)):
             continue

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slt_jax.base.json_text import DEEPEST, parse_json
-from slt_jax.config_rules import check_plain, check_values, with_home
+from slt_jax.config_rules import check_plain, check_streams_fit, check_values, with_home
 from slt_jax.errors import UserError, nearest, shortened, shown
 from slt_jax.later_v9 import later_v9
-from slt_jax.streams import IMAGES, STREAMS, Stream, parse_mix_stream
+from slt_jax.streams import IMAGES, STREAMS, Stream, parse_mix_stream, parse_streams
 
 RENAMED = {"data": {"target_language": "target_lang"}}  # keys that a section had under another name
 
@@ -114,6 +114,9 @@ class DataConfig:
 class ModelConfig:
     """The model: its sizes, backbones, projectors and decoder. Fields are the keys of section `model`."""
 
+    streams: list | None = option(
+        None, f"streams that the model has, of {', '.join(s.key for s in STREAMS)} (default: all)"
+    )
     image_size: int = option(224, "side of the crops in pixels")
     projector_dim: int = option(256, "width of the projected streams")
     d_model: int = option(512, "width of the temporal encoder and the decoder")
@@ -237,6 +240,8 @@ def build_config(tree: Mapping[str, Mapping]) -> Config:
             f"data.buckets: {max(config.data.buckets)} is more than model.sequence_length {longest}, the most frames "
             f"a clip shows; leave it out"
         )
+    if config.model.streams:
+        check_streams_fit(config.data, config.model)
     return config
 
 
@@ -260,6 +265,8 @@ def build_section(name: str, values: Mapping) -> Any:
         checked = dataclasses.replace(checked, tensorboard=checked.work_dir or "")
     if name == "optim":
         checked = dataclasses.replace(checked, optimizer=checked.optimizer.lower())  # as v9 does
+    if name == "model" and checked.streams is not None:
+        checked = dataclasses.replace(checked, streams=parse_streams(checked.streams))
     check_values(name, checked)
     return checked
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from slt_jax.base.json_text import DEEPEST
 from slt_jax.errors import UserError, divisors, nearest, shown
-from slt_jax.streams import IMAGES, STREAMS
+from slt_jax.streams import IMAGES, STREAMS, streams_of
 
 CHOICES = {
     "data.precision": ("amp", "fp16", "fp32", "float32"),
@@ -144,6 +144,23 @@ def check_values(name: str, section: Any) -> None:
         raise UserError(f"data.buckets must be whole numbers from 1 on, not {shown(section.buckets)}")
     if name == "model":
         _check_model(section)
+
+
+def check_streams_fit(data: Any, model: Any) -> None:
+    """Raise UserError for what is said of a stream that `model.streams` leaves out."""
+    have = ", ".join(stream.key for stream in streams_of(model))
+    for stream in STREAMS:
+        if stream.name in model.streams:
+            continue
+        keys = (stream.backbone_key, stream.freeze_key) if stream.images else ()
+        said = [f"model.{key}" for key in keys if getattr(model, key)]
+        said += ["data.mix_streams"] if stream.name in data.mix_streams else []
+        said += [f"model.projector.{stream.key}"] if stream.key in (model.projector or ()) and isinstance(
+            model.projector, Mapping) else []  # fmt: skip
+        if said:
+            raise UserError(f"{said[0]}: the model has no stream of the {stream.title}, only {have} (model.streams)")
+    if data.v9_hand_masks:
+        raise UserError(f"data.v9_hand_masks: v9 knows no model with {have} alone (model.streams); leave it out")
 
 
 def _check_model(model: Any) -> None:

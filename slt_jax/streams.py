@@ -4,6 +4,7 @@ Folders, flags, batches, masks, mirrors, the encoder, freezing, packs, pictures,
 Another stream of pictures is another row. The only landmarks are those of the pose files.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +125,33 @@ MASKED = tuple(stream for stream in IMAGES if stream.mask)  # a frame of them ma
 HANDS = tuple(stream for stream in IMAGES if stream.pair == "hands")
 POSE = BY_NAME["pose"]
 MIXABLE = ", ".join(stream.aliases[0] for stream in STREAMS[:-1]) + f" or {STREAMS[-1].aliases[0]}"
+
+
+def chosen(names: Sequence[str] | None) -> tuple[Stream, ...]:
+    """The streams of these names in the order of the table; all of them for None."""
+    return tuple(stream for stream in STREAMS if names is None or stream.name in names)
+
+
+def streams_of(model: object) -> tuple[Stream, ...]:
+    """The streams that section `model` of a configuration has (`model.streams`)."""
+    return chosen(getattr(model, "streams", None))
+
+
+def images_of(model: object) -> tuple[Stream, ...]:
+    """The streams of pictures among them."""
+    return tuple(stream for stream in streams_of(model) if stream.images)
+
+
+def parse_streams(given: Sequence[object]) -> list[str] | None:
+    """The names of the streams that are `given` by any of theirs; None for all. Raises UserError naming the key."""
+    words = [word.strip().lower() for part in given for word in str(part).split(",") if word.strip()]
+    found = {word: next((s.name for s in STREAMS if word in (s.name, s.key, *s.aliases)), None) for word in words}
+    if unknown := [word for word, name in found.items() if name is None]:
+        raise UserError(f"model.streams: unknown stream {shown(unknown[0])}; choose {MIXABLE}")
+    if not found:
+        raise UserError(f"model.streams: names no stream; choose {MIXABLE}")
+    names = [stream.name for stream in STREAMS if stream.name in found.values()]
+    return None if len(names) == len(STREAMS) else names
 
 
 def parse_mix_stream(text: str) -> tuple[str, float]:

@@ -140,6 +140,8 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
         group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
     elif dest == "data.buckets":
         group.add_argument(flag, dest=dest, nargs="+", type=int, metavar="INT", help=text)
+    elif dest == "model.streams":
+        group.add_argument(flag, dest=dest, nargs="+", metavar="STREAM", help=text)
     elif dest == "model.decoder_kwargs":
         group.add_argument(flag, dest=dest, metavar="JSON", type=_json_object, help=text)
     else:

@@ -12,7 +12,7 @@ from jax import Array
 from slt_jax.data.clips import flip_permutation
 from slt_jax.data.schema import PAD_MASK
 from slt_jax.models.images import normalise
-from slt_jax.streams import BY_NAME, IMAGES, MASKED, POSE, STREAMS
+from slt_jax.streams import BY_NAME, IMAGES, MASKED, POSE, STREAMS, Stream
 
 
 def prepare(
@@ -33,7 +33,7 @@ def prepare(
     if key is not None and mix_streams:
         arrays = mix(arrays, key, mix_streams)
     if not raw:
-        frames = {stream.name: arrays[stream.name] for stream in IMAGES}
+        frames = {stream.name: arrays[stream.name] for stream in IMAGES if stream.name in arrays}
         arrays |= {name: normalise(array, dtype) for name, array in frames.items() if array.ndim == 5}
     return arrays
 
@@ -46,20 +46,25 @@ def flip(batch: Mapping[str, Array]) -> dict[str, Array]:
     """
     arrays = dict(batch)
     chosen = arrays.pop("flip", None)
-    landmarks = arrays[POSE.mask].shape[-1]
+    landmarks = arrays[POSE.mask].shape[-1] if POSE.name in arrays else 0
     permutation = flip_permutation(landmarks)
-    if chosen is None or permutation is None:
+    if chosen is None or (permutation is None and landmarks):
         return arrays
 
     def put(name: str, mirrored: Array) -> None:
         original = batch[name]
         arrays[name] = jnp.where(chosen.reshape(-1, *[1] * (original.ndim - 1)), mirrored, original)
 
-    for stream in IMAGES:
+    def there(stream: Stream) -> bool:
+        return stream.name in batch and stream.mirror in batch  # of a lone hand the loader draws no flips
+
+    for stream in filter(there, IMAGES):
         if batch[stream.name].ndim == 5:  # features are not mirrored here
             put(stream.name, batch[stream.mirror][..., ::-1, :])
-    for stream in MASKED:
+    for stream in filter(there, MASKED):
         put(stream.mask, batch[BY_NAME[stream.mirror].mask])
+    if not landmarks:
+        return arrays
     order = jnp.array(permutation)
     pose = batch[POSE.name].reshape(*batch[POSE.name].shape[:-1], landmarks, 3)
     put(POSE.name, pose.at[..., 0].set(1 - pose[..., 0])[..., order, :].reshape(batch[POSE.name].shape))

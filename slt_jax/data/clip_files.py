@@ -7,8 +7,8 @@ frame is missing and no other moves.
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from slt_jax.data.npz import NPZ_ERRORS, read_arrays
 from slt_jax.data.pose_layout import SHAPES, into_landmarks, is_pose, other_landmarks, with_confidence
 from slt_jax.data.regular import open_regular, read_regular
 from slt_jax.errors import UserError
-from slt_jax.streams import IMAGES, MASKED, POSE
+from slt_jax.streams import MASKED, POSE, chosen
 
 FRAME = re.compile(r"(.+)_f(\d+)(\.(?:jpe?g|png))", re.IGNORECASE | re.DOTALL)
 
@@ -98,16 +98,29 @@ class ClipFiles:
 
     def last_frame(self) -> int:
         """The highest frame number of the image streams; -1 without images."""
-        return max(int(frames.numbers[-1]) if len(frames.numbers) else -1 for frames in self.frames.values())
+        lasts = (int(frames.numbers[-1]) if len(frames.numbers) else -1 for frames in self.frames.values())
+        return max(lasts, default=-1)
+
+    def only(self, streams: Collection[str]) -> "ClipFiles":
+        """The files of the streams of these names alone."""
+        frames = {name: frames for name, frames in self.frames.items() if name in streams}
+        return replace(self, frames=frames, pose=self.pose if POSE.name in streams else None)
 
 
-def scan(folders: StreamFolders, video_ids: Iterable[str]) -> dict[str, ClipFiles]:
-    """The files of every clip, from one listing of each folder. Raises UserError as `check_folders` does."""
-    check_folders(folders)
-    wanted = dict.fromkeys(video_ids)
-    listed = {stream.name: _list_frames(str(folders[stream.name]), wanted) for stream in IMAGES}
-    with os.scandir(folders[POSE.name]) as entries:
-        poses = {entry.name: entry.path for entry in entries if entry.name.endswith(".npz")}
+def scan(
+    folders: StreamFolders, video_ids: Iterable[str], streams: Sequence[str] | None = None
+) -> dict[str, ClipFiles]:
+    """The files of every clip, from one listing of each folder: of these `streams`, or of all.
+
+    Raises UserError as `check_folders` does.
+    """
+    check_folders(folders, streams)
+    wanted, poses = dict.fromkeys(video_ids), {}
+    named = [stream.name for stream in chosen(streams)]
+    listed = {name: _list_frames(str(folders[name]), wanted) for name in named if name != POSE.name}
+    if POSE.name in named:
+        with os.scandir(folders[POSE.name]) as entries:
+            poses = {entry.name: entry.path for entry in entries if entry.name.endswith(".npz")}
     return {
         video_id: ClipFiles(
             video_id, {name: frames[video_id] for name, frames in listed.items()}, poses.get(f"{video_id}.npz")

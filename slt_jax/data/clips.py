@@ -43,17 +43,19 @@ def read_clip(
     out: dict[str, np.ndarray] | None = None,
     read_frames: ReadFrames | None = None,
     v9_inputs: bool = False,
+    streams: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """The arrays of at most `sequence_length` frames of a clip, written into `out` (a row of a batch) if given.
 
-    T is `sequence_length`, or the length of the arrays in `out`, which may be shorter if the clip fits. `v9_inputs`
-    hands over what v9's data set did (see shown.py).
+    `streams` are those to be read into new arrays (None: all). T is `sequence_length`, or the length of the arrays in
+    `out`, which may be shorter if the clip fits. `v9_inputs` hands over what v9's data set did (see shown.py).
 
     Names and types are those of schema.CLIP_ARRAYS: images uint8 (T, H, W, 3), their masks bool (T,), True = missing;
     pose float32 (T, 3L), pose_conf_mask bool (T, L), True = keep the landmark; pad_mask bool (T,), True = real frame.
     """
     if out is None:
-        sizes = BatchSizes(1, sequence_length, image_size, num_landmarks)
+        names = None if streams is None else tuple(streams)
+        sizes = BatchSizes(1, sequence_length, image_size, num_landmarks, streams=names)
         out = {name: array[0] for name, array in empty(sizes).items()}
     files = files.loaded()
     pose, missing = read_pose(files, num_landmarks)
@@ -66,10 +68,13 @@ def read_clip(
         shown = by_number(files, len(pose), missing, sequence_length, length, rng)
     out[PAD_MASK][:] = np.arange(length) < shown.real
     for stream in IMAGES:
+        if stream.name not in out:
+            continue
         read_frames(stream.name, shown.positions[stream.name], out)
         if stream.mask:
             out[stream.mask][:] = shown.masks[stream.name]
-    _fill_pose(pose, shown.pose, min_confidence, out)
+    if POSE.name in out:
+        _fill_pose(pose, shown.pose, min_confidence, out)
     return out
 
 

@@ -207,17 +207,17 @@ def examine(files: ClipFiles, clip: ClipRow, landmarks_wanted: int | None = None
         findings.append(Finding(severity, files.video_id, kind, detail))
 
     images = {name: len(frames.numbers) for name, frames in files.frames.items()}
-    seen = {stream.name: images[stream.name] for stream in MASKED}
+    seen = {stream.name: images[stream.name] for stream in MASKED if stream.name in images}
     frames, landmarks = files.last_frame() + 1, 0
     if not any(images.values()) and files.pose is None:
         add(ERROR, "no files")
         return Examined(0, images, seen, 0, findings)
-    wholly_missing = {gaps_kind(stream) for stream in IMAGES if not images[stream.name]}  # said below
+    wholly_missing = {gaps_kind(stream) for stream in IMAGES if not images.get(stream.name)}  # said below
     for problem in check_clip(files, clip, FPS_TOLERANCE):
         kind, _, detail = problem.partition(": ")
         if kind not in wholly_missing:
             add(SEVERITY[kind], kind, detail)
-    for stream in IMAGES:
+    for stream in (stream for stream in IMAGES if stream.name in images):
         if images[stream.name]:
             findings += _check_images(files.video_id, stream.name, files.frames[stream.name])
         else:
@@ -226,7 +226,8 @@ def examine(files: ClipFiles, clip: ClipRow, landmarks_wanted: int | None = None
         try:
             rows, landmarks, missing = _check_pose(files, landmarks_wanted, add)
             frames = max(frames, rows)
-            for name, flags in missing.items():  # an image may be there and show no hand
+            for name in seen.keys() & missing:  # an image may be there and show no hand
+                flags = missing[name]
                 seen[name] -= int(np.isin(files.frames[name].numbers, np.flatnonzero(flags)).sum())
         except BadClip as error:
             if not any(finding.kind == "pose unreadable" for finding in findings):

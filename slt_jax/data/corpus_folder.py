@@ -1,7 +1,7 @@
 """Where a corpus in the usual layout (docs/data.md) keeps what training reads."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slt_jax.errors import UserError
@@ -16,6 +16,11 @@ PLACES = {**FOLDERS, "metadata_csv": "meta.csv", **INDICES}
 StreamFolders = Mapping[str, str | Path]  # of each stream, by its name
 
 
+def folder_keys(streams: Sequence[str] | None) -> dict[str, str]:
+    """`FOLDERS` of the streams of these names; of all for None."""
+    return {key: name for key, name in FOLDERS.items() if streams is None or name in streams}
+
+
 def folders_under(root: str | Path) -> dict[str, Path]:
     """The folder of each stream in the corpus `root`."""
     return {stream.name: Path(root) / stream.name for stream in STREAMS}
@@ -26,9 +31,9 @@ def by_stream(paths: Mapping[str, str | Path]) -> dict[str, str | Path]:
     return {place: paths[key] for key, place in FOLDERS.items()}
 
 
-def check_folders(folders: StreamFolders) -> None:
-    """Raise UserError that names the flag if a folder is not given or does not exist."""
-    for key, stream in FOLDERS.items():
+def check_folders(folders: StreamFolders, streams: Sequence[str] | None = None) -> None:
+    """Raise UserError that names the flag if a folder of `streams` (None: of all) is not given or does not exist."""
+    for key, stream in folder_keys(streams).items():
         path, flag = folders.get(stream), "--" + key.replace("_", "-")
         if not path:
             raise UserError(f"{flag} is not given")

@@ -24,7 +24,7 @@ from slt_jax.data.metadata import ClipRow
 from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, BatchSizes, shapes
 from slt_jax.data.text import IGNORE
 from slt_jax.errors import UserError
-from slt_jax.streams import MASKED
+from slt_jax.streams import BY_NAME, MASKED, POSE, chosen
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class LoaderSettings:
     flip_probability: float = 0.2
     min_confidence: float = MIN_CONFIDENCE
     v9_inputs: bool = False  # frames, masks and padding as v9's data set, see shown.py
+    streams: tuple[str, ...] | None = None  # by name; None for all
 
     def __post_init__(self):
         if self.batch_size < 1 or self.batch_size % self.shard_count:
@@ -78,7 +79,7 @@ class LoaderSettings:
 
     def sizes(self, frames: int) -> BatchSizes:
         """The sizes of a batch of this process."""
-        return BatchSizes(self.rows, frames, self.image_size, self.num_landmarks)
+        return BatchSizes(self.rows, frames, self.image_size, self.num_landmarks, streams=self.streams)
 
 
 Taken = Sequence[Sequence[int]]  # (batch size, batches): what was taken from an epoch, from its beginning on
@@ -200,7 +201,8 @@ class _Batches:
             for array in out.values():
                 array[...] = 0
             for mask in (PAD_MASK, *(stream.mask for stream in MASKED)):  # attention needs at least one frame
-                out[mask][...] = True
+                if mask in out:
+                    out[mask][...] = True
             arrays["valid"][row] = arrays["flip"][row] = False
             return clip, str(error)
         return None
@@ -231,9 +233,8 @@ class Loader:
             raise UserError("a split without clips cannot be loaded")
         if len(labels) != len(clips):
             raise ValueError(f"{len(labels)} rows of labels for {len(clips)} clips")
-        if settings.train and settings.flip_probability > 0 and flip_permutation(settings.num_landmarks) is None:
-            known = "which landmarks are left and right is known for 13, 14, 17 and 33"
-            logger.warning("no horizontal flips with --pose-landmarks %d: %s", settings.num_landmarks, known)
+        if settings.train and settings.flip_probability > 0 and (reason := _cannot_flip(settings)):
+            logger.warning("no horizontal flips with %s", reason)
             settings = dataclasses.replace(settings, flip_probability=0.0)
         self.clips = list(clips)
         self.bad_clips: dict[str, str] = {}  # id: what is wrong, filled as batches are read
@@ -351,6 +352,18 @@ class Loader:
                 logger.warning("clip %s is skipped, %d so far: %s", video_id, len(self.bad_clips), problem)
         ids, texts = [clip.video_id for clip in clips], [clip.text for clip in clips]
         return Batch(element["arrays"], ids, texts, [clip.lang for clip in clips])
+
+
+def _cannot_flip(settings: LoaderSettings) -> str:
+    """Why clips cannot be mirrored; empty if they can."""
+    streams = chosen(settings.streams)
+    if POSE in streams and flip_permutation(settings.num_landmarks) is None:
+        known = "which landmarks are left and right is known for 13, 14, 17 and 33"
+        return f"--pose-landmarks {settings.num_landmarks}: {known}"
+    lone = [stream for stream in streams if BY_NAME[stream.mirror] not in streams]
+    if not lone:
+        return ""
+    return f"--streams: a mirrored {lone[0].title} is the {BY_NAME[lone[0].mirror].title}, which is left out"
 
 
 def _cores() -> int:

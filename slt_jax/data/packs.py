@@ -46,7 +46,7 @@ class PackedClip:
         """Check it as `read_pose` and a look at the images would. Raises BadClip, or UserError for other landmarks."""
         if self.bad:
             raise BadClip(self.bad)
-        if self.pose and numbers_a_landmark(self.pose[1], num_landmarks) is None:
+        if self.pose and files.pose and numbers_a_landmark(self.pose[1], num_landmarks) is None:
             read_pose(self.load(files), num_landmarks)  # says what the pose holds
 
     def read(self, video_id: str) -> memoryview:
@@ -69,7 +69,7 @@ class PackedClip:
             header, parts = unpack(record)
             found = header["id"]
             frames = {}
-            for name, listed in files.frames.items():
+            for name, listed in files.frames.items():  # which may be some of the record's streams
                 names = header[name].get("names")
                 frames[name] = replace(listed, names=names and tuple(names), data=parts[name])
                 if found == files.video_id and header[name]["numbers"] != listed.numbers.tolist():
@@ -78,7 +78,7 @@ class PackedClip:
             raise BadClip(f"{self.store.path}: the record of clip {files.video_id} is damaged; {PACK_AGAIN}") from None
         if found != files.video_id:
             raise BadClip(f"{self.store.path}: where clip {files.video_id} should be is {found!r:.60}; {PACK_AGAIN}")
-        return ClipFiles(files.video_id, frames, files.pose, pose_data=parts["pose"])
+        return ClipFiles(files.video_id, frames, files.pose, pose_data=parts["pose"] if files.pose else None)
 
 
 @dataclass(frozen=True)

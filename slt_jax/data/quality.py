@@ -104,7 +104,7 @@ def check_clip(files: ClipFiles, clip: ClipRow, fps_tolerance: float = 1.0) -> l
             problems.append(f"pose unreadable: {error}")
     images = files.last_frame() + 1
     frames = max(pose_frames, images)
-    for stream in IMAGES:
+    for stream in (stream for stream in IMAGES if stream.name in files.frames):
         gaps = np.setdiff1d(np.arange(frames), files.frames[stream.name].numbers)
         if len(gaps) and not stream.mask:
             problems.append(f"{gaps_kind(stream)}: {len(gaps)} of {frames}, first {gaps[0]}")
@@ -128,7 +128,7 @@ def report_quality(
             kind, _, detail = problem.partition(": ")
             found.append((clip.video_id, kind, detail))
     kinds = tell(found, f"{len(clips)} clips", strict=strict)
-    if clips:
+    if clips and all(hand.name in files[clips[0].video_id].frames for hand in HANDS):
         seen = " and ".join(f"{_rate(clips, files, hand.name):.0f} % ({hand.label})" for hand in HANDS)
         logger.info("hands seen in %s of the frames", seen)
     return kinds

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slt_jax.config import Config
-from slt_jax.streams import STREAMS, Stream
+from slt_jax.streams import STREAMS, Stream, chosen
 
 FeatureKinds = Mapping[str, tuple[int, np.dtype]]  # width and type of the features of a stream, by its name
 
@@ -24,6 +24,7 @@ class BatchSizes:
     image: int  # height and width
     landmarks: int
     tokens: int = 0
+    streams: tuple[str, ...] | None = None  # by name; None for all
 
     def axis(self, name: str | int) -> int:
         """The length of an axis. A number stands for itself."""
@@ -79,9 +80,11 @@ BATCH_ARRAYS = (*CLIP_ARRAYS, *ROW_ARRAYS)
 def shapes(
     sizes: BatchSizes, arrays: tuple[BatchArray, ...] = BATCH_ARRAYS, features: FeatureKinds | None = None
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """{name: (shape, dtype)} of `arrays`. `features`, (B, T, width), replace the images."""
+    """{name: (shape, dtype)} of those `arrays` whose streams there are. `features`, (B, T, width), replace images."""
     described = {}
     for array in arrays:
+        if array.stream is not None and array.stream not in chosen(sizes.streams):
+            continue
         described[array.name] = array.shape(sizes), array.dtype
         if features is not None and array.images:
             width, dtype = features[array.name]
@@ -92,6 +95,5 @@ def shapes(
 def full_sizes(config: Config, clips: int) -> BatchSizes:
     """The sizes of a batch of `clips` clips of full length under a configuration."""
     model = config.model
-    return BatchSizes(
-        clips, model.sequence_length, model.image_size, model.pose_landmarks, config.data.max_target_length
-    )
+    tokens, streams = config.data.max_target_length, None if model.streams is None else tuple(model.streams)
+    return BatchSizes(clips, model.sequence_length, model.image_size, model.pose_landmarks, tokens, streams)

@@ -51,7 +51,7 @@ def by_number(
         raise BadClip(f"{files.video_id}: has {total} frames, more than when the folders were listed")
     numbers = _padded(real, length)
     positions, masks = {}, {}
-    for stream in IMAGES:
+    for stream in (stream for stream in IMAGES if stream.name in files.frames):
         known = files.frames[stream.name].numbers
         if not stream.mask:
             positions[stream.name] = _nearest(known, numbers)

@@ -9,7 +9,7 @@ from typing import Any
 from slt_jax.config import Config, DataConfig
 from slt_jax.data.clip_files import BadClip, ClipFiles, scan
 from slt_jax.data.clips import padded_lengths
-from slt_jax.data.corpus_folder import FOLDERS
+from slt_jax.data.corpus_folder import folder_keys
 from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
 from slt_jax.data.packs import open_pack
@@ -52,7 +52,7 @@ def open_splits(
     one is trained. Reads the CSVs and lists the folders, but decodes nothing. Raises UserError naming the flag or file.
     """
     data = config.data
-    given = {key: getattr(data, key) for key in (*(() if data.packs else FOLDERS), *TABLES)}
+    given = {key: getattr(data, key) for key in (*(() if data.packs else folder_keys(config.model.streams)), *TABLES)}
     for key, path in given.items():
         if not path:
             raise UserError(f"--{key.replace('_', '-')} is not given (nor data.{key} in the configuration)")
@@ -88,6 +88,7 @@ def open_splits(
             skip_bad_clips=data.skip_bad_clips,
             flip_probability=data.flip_probability,
             v9_inputs=bool(data.v9_hand_masks),
+            streams=None if config.model.streams is None else tuple(config.model.streams),
         )
         frames = [split.frames[clip.video_id] for clip in clips]
         lengths = padded_lengths(frames, length, data.buckets or (), v9_inputs=settings.v9_inputs)
@@ -107,7 +108,7 @@ def _checked_splits(config: Config, given: Mapping[str, str]) -> tuple["Usable",
     metadata = read_metadata(given["metadata_csv"])
     flags = {"train_index": "--train-index", "val_index": "--val-index"}
     listed = [select(read_index(given[key]), metadata, f"{flag} {given[key]}") for key, flag in flags.items()]
-    files = find_files(data, [clip.video_id for clips in listed for clip in clips])
+    files = find_files(data, [clip.video_id for clips in listed for clip in clips], config.model.streams)
     landmarks, skip = config.model.pose_landmarks, data.skip_bad_clips
     train, val = (
         usable(clips, files, landmarks, flag, skip_bad_clips=skip)
@@ -119,11 +120,14 @@ def _checked_splits(config: Config, given: Mapping[str, str]) -> tuple["Usable",
     return train, val, files
 
 
-def find_files(data: DataConfig, video_ids: Sequence[str]) -> dict[str, ClipFiles]:
-    """The files of the clips, in the pack if there is one, else in the folders."""
+def find_files(
+    data: DataConfig, video_ids: Sequence[str], streams: Sequence[str] | None = None
+) -> dict[str, ClipFiles]:
+    """The files of the clips in these `streams` (None: all), in the pack if there is one, else in the folders."""
     if data.packs:
-        return open_pack(data.packs).files(video_ids)
-    return scan({stream.name: stream.folder(data) or "" for stream in STREAMS}, video_ids)
+        files = open_pack(data.packs).files(video_ids)
+        return files if streams is None else {video_id: clip.only(streams) for video_id, clip in files.items()}
+    return scan({stream.name: stream.folder(data) or "" for stream in STREAMS}, video_ids, streams)
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ def usable(
         try:
             if clip_files.record:
                 clip_files.record.check(clip_files, landmarks)
-                frames = max(clip_files.record.pose_frames, clip_files.last_frame() + 1)
+                frames = max(clip_files.record.pose_frames if clip_files.pose else 0, clip_files.last_frame() + 1)
             else:
                 pose_frames = look_at_pose(clip_files, landmarks)[0] if clip_files.pose else 0
                 frames = max(pose_frames, clip_files.last_frame() + 1)

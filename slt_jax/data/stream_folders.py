@@ -19,7 +19,7 @@ def check_streams(clips: Collection[ClipFiles]) -> None:
     """
     clips = [files for files in clips if files.record is None or not files.record.bad]
     clips = [files for files in clips if files.pose or files.last_frame() >= 0] or clips
-    for stream in IMAGES:
+    for stream in (stream for stream in IMAGES if clips and stream.name in clips[0].frames):
         if clips and not any(len(files.frames[stream.name].numbers) for files in clips):
             _explain(stream, clips)
 

@@ -42,11 +42,11 @@ class BatchDecoder:
     starts: Callable[[Sequence[str]], RowStarts | None] = lambda langs: None
     warm_up: bool = False
     compile_seconds: float = field(default=0.0, init=False)
-    _warm: set[tuple[int, ...]] = field(default_factory=set, init=False)
+    _warm: set[tuple] = field(default_factory=set, init=False)
 
     def __call__(self, batch: Batch) -> tuple[np.ndarray, float]:
         """Token ids (B, <= max_length) and the seconds from host memory to host memory."""
-        shape = batch.arrays["face"].shape
+        shape = tuple(sorted((name, array.shape) for name, array in batch.arrays.items()))
         if not self.warm_up or shape in self._warm:
             return self._timed(batch)
         _, first = self._timed(batch)

@@ -18,7 +18,7 @@ from slt_jax.models.backbones import free_vit, parse_backbone
 from slt_jax.models.decoders import decoder_settings
 from slt_jax.models.trust import Trust, check_trusted, named_classes
 from slt_jax.models.vit import REGISTER_RESIZE, ViTConfig
-from slt_jax.streams import IMAGES
+from slt_jax.streams import IMAGES, Stream, chosen
 
 DECODER_KEYS = ("decoder_model", "decoder_config", "decoder_class")
 BACKBONE_KEYS = ("backbone", *(stream.backbone_key for stream in IMAGES))
@@ -85,9 +85,11 @@ def _backbone_is_new(checkpoint: Checkpoint, key: str, value: Any, wish: ModelWi
     """Whether the file does not record its backbones. Weights tell everything about a ViT but its heads."""
     sizes = free_vit(value) if key == "backbone" else parse_backbone(value, f"model.{key}").sizes
     record = checkpoint.rest.get("architecture")
-    for index, stream in enumerate(IMAGES):
+    for index, stream in enumerate(_streams_of(checkpoint)):
         if key not in ("backbone", stream.backbone_key) or sizes is None:
             continue
+        if key == "backbone" and not any(name.startswith(stream.backbone_prefix) for name in checkpoint.state):
+            continue  # a stream that the model does not have
         if isinstance(record, Mapping):
             known = record["backbones"][index]
         elif isinstance(sizes, ViTConfig):
@@ -102,6 +104,12 @@ def _backbone_is_new(checkpoint: Checkpoint, key: str, value: Any, wish: ModelWi
             if asked.get(name) != size:
                 _contradiction(checkpoint, wish.name(key), f"{value} ({name} {asked.get(name)})", f"{name} {size}")
     return record is None
+
+
+def _streams_of(checkpoint: Checkpoint) -> tuple[Stream, ...]:
+    """The streams of pictures in a checkpoint."""
+    names = checkpoint.model_fields.get("streams") or infer_fields(checkpoint.state).get("streams")
+    return tuple(stream for stream in chosen(names) if stream.images)
 
 
 def _decoder_is_new(checkpoint: Checkpoint, settings: Mapping[str, Any], key: str, value: Any, wish: ModelWish) -> bool:

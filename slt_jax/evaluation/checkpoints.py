@@ -93,7 +93,7 @@ def open_candidates(request: EvaluationRequest) -> list[Candidate]:
     candidates = [_open(path, label, request) for path, label in zip(paths, labels(paths), strict=True)]
     first = candidates[0]
     for other in candidates[1:]:
-        for key, part in (*((key, "data") for key in SOURCES), ("pose_landmarks", "model")):
+        for key, part in (*((key, "data") for key in SOURCES), ("pose_landmarks", "model"), ("streams", "model")):
             mine, theirs = (getattr(getattr(candidate, part), key) for candidate in (first, other))
             if mine != theirs:
                 advice = "give the flag" if part == "data" else "evaluate them one by one"

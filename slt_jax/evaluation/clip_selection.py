@@ -10,7 +10,7 @@ import numpy as np
 
 from slt_jax.config import DataConfig, ModelConfig
 from slt_jax.data.clip_files import ClipFiles
-from slt_jax.data.corpus_folder import FOLDERS
+from slt_jax.data.corpus_folder import FOLDERS, folder_keys
 from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
 from slt_jax.data.splits import find_files, tell_doubts, usable
@@ -41,18 +41,20 @@ class EvaluationClips:
         return {video_id: row.get(name) or NO_GROUP for video_id, row in rows.items()}
 
 
-def open_clips(index: str | Path, data: DataConfig, landmarks: int) -> EvaluationClips:
-    """Read the CSVs, list the folders and check every file. Nothing is decoded.
+def open_clips(
+    index: str | Path, data: DataConfig, landmarks: int, streams: Sequence[str] | None = None
+) -> EvaluationClips:
+    """Read the CSVs, list the folders of these `streams` (None: all) and check every file. Nothing is decoded.
 
     Raises UserError that names the flag or file. Without `skip_bad_clips`, clips that cannot be read are errors.
     """
-    given = {key: getattr(data, key) for key in (*(() if data.packs else FOLDERS), "metadata_csv")}
+    given = {key: getattr(data, key) for key in (*(() if data.packs else folder_keys(streams)), "metadata_csv")}
     for key, path in given.items():
         if not path:
             raise UserError(f"--{key.replace('_', '-')} is not given, and the checkpoint does not know it")
     metadata = read_metadata(given["metadata_csv"])
     listed = select(read_index(index), metadata, f"--eval-index {index}")
-    files = find_files(data, [clip.video_id for clip in listed])
+    files = find_files(data, [clip.video_id for clip in listed], streams)
     split = usable(listed, files, landmarks, f"--eval-index {index}", skip_bad_clips=data.skip_bad_clips)
     tell_doubts((split,), files, landmarks, strict=data.strict_quality)
     return EvaluationClips(split.clips, files, split.frames, split.skipped)
@@ -101,5 +103,6 @@ def bucket_loader(
         num_workers=data.num_workers,
         skip_bad_clips=data.skip_bad_clips,
         v9_inputs=bool(data.v9_hand_masks),
+        streams=None if model.streams is None else tuple(model.streams),
     )
     return Loader(clips, files, np.full((len(clips), 1), IGNORE, np.int32), settings)

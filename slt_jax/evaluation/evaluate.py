@@ -40,7 +40,7 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     mesh = device_mesh()
     for candidate in candidates:
         check_batch_size("--batch-size", candidate.batch_size, mesh)
-    split = open_clips(request.eval_index, first.data, first.model.pose_landmarks)
+    split = open_clips(request.eval_index, first.data, first.model.pose_landmarks, first.model.streams)
     scoring = choose_scoring((clip.text for clip in split.clips), request.bleu_tokenize)
     groups = split.groups(request.split_by) if request.split_by else {}
     say(

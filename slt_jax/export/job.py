@@ -27,6 +27,7 @@ from slt_jax.export.graph import Graph, import_onnx
 from slt_jax.export.quantize import quantize_file
 from slt_jax.export.stablehlo import encoder_artefact
 from slt_jax.export.store import save_graphs
+from slt_jax.streams import streams_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ def decoder_path(onnx: Path, part: str) -> Path:
 
 def run(checkpoint: Checkpoint, plan: Blueprint, request: ExportRequest) -> None:
     """Write what is requested. Raises UserError, or VerificationFailed if a file and the model differ."""
+    if plan.config.streams:
+        have = ", ".join(stream.key for stream in streams_of(plan.config))
+        raise UserError(f"{checkpoint.path}: has only the streams {have}; models of all four streams are exported")
     started = time.monotonic()
     _, entries = plan.structure()
     params = load_params(checkpoint, entries)

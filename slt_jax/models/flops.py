@@ -21,7 +21,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from slt_jax.config import ModelConfig
 from slt_jax.models.multistream import ENCODER_PARTS
 from slt_jax.models.params import Params, Structure, split_model
-from slt_jax.streams import STREAMS
+from slt_jax.streams import streams_of
 
 # The scopes that the model names, in the order of its figure.
 PARTS = (*ENCODER_PARTS, "decoder")
@@ -71,7 +71,7 @@ def model_flops(
 def _one_clip(config: ModelConfig, target_length: int) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a batch of one clip, without masks."""
     side, frames = config.image_size, config.sequence_length
-    shapes = {s.name: (side, side, 3) if s.images else (3 * config.pose_landmarks,) for s in STREAMS}
+    shapes = {s.name: (side, side, 3) if s.images else (3 * config.pose_landmarks,) for s in streams_of(config)}
     clip = {name: jax.ShapeDtypeStruct((1, frames, *shape), jnp.float32) for name, shape in shapes.items()}
     return clip | {"labels": jax.ShapeDtypeStruct((1, target_length), jnp.int32)}
 

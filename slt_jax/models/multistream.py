@@ -28,7 +28,7 @@ from slt_jax.models.fusion import Fusion, Positions, StreamProjector
 from slt_jax.models.layers import split
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.temporal import TemporalEncoder
-from slt_jax.streams import IMAGES, STREAMS, Stream
+from slt_jax.streams import IMAGES, STREAMS, Stream, images_of, streams_of
 
 # The encoder's attributes, in the order of the figure and of torch's `state_dict`.
 ENCODER_PARTS = (
@@ -50,7 +50,10 @@ class Stages(NamedTuple):
 
 
 class MultiStreamEncoder(nnx.Module):
-    """The encoder of all streams. `backbones` are ViT sizes or classes for each image stream, by its name."""
+    """The encoder of the streams that `config` has.
+
+    `backbones` are ViT sizes or classes for each image stream, by its name.
+    """
 
     def __init__(
         self,
@@ -61,17 +64,17 @@ class MultiStreamEncoder(nnx.Module):
         memory: Memory = KEEP_ALL,
         rngs: nnx.Rngs,
     ):
-        width = config.projector_dim
-        for stream in IMAGES:
+        width, self.streams = config.projector_dim, streams_of(config)
+        for stream in images_of(config):
             backbone = build_backbone(backbones[stream.name], dtype=dtype, memory=memory, rngs=rngs)
             setattr(self, stream.backbone, backbone)
-        for stream in STREAMS:
+        for stream in self.streams:
             projector = None
             features = self.backbone(stream).embed_dim if stream.images else 3 * config.pose_landmarks
             if not (stream.images and projects_by_identity(config, stream, features)):
                 projector = StreamProjector(features, width, config.projector_dropout, dtype=dtype, rngs=rngs)
             setattr(self, stream.projector, nnx.data(projector))
-        self.fusion = Fusion(len(STREAMS) * width, config.d_model, config.fusion_dropout, dtype=dtype, rngs=rngs)
+        self.fusion = Fusion(len(self.streams) * width, config.d_model, config.fusion_dropout, dtype=dtype, rngs=rngs)
         self.positional = Positions(config.sequence_length, config.d_model, dtype=dtype, rngs=rngs)
         self.temporal = TemporalEncoder(
             config.d_model,
@@ -108,18 +111,19 @@ class MultiStreamEncoder(nnx.Module):
         frame; `miss_mask_hl`, `miss_mask_hr` (B, T) True = hand missing; `pose_conf_mask` (B, T, L) True = keep the
         landmark. `key` turns dropout on.
         """
-        *stream_keys, fusion_key, temporal_key = split(key, len(STREAMS) + 2)
-        features = {stream.name: self._features(stream, batch) for stream in STREAMS}
+        *stream_keys, fusion_key, temporal_key = split(key, len(self.streams) + 2)
+        features = {stream.name: self._features(stream, batch) for stream in self.streams}
         projected = {
             stream.name: self._projected(stream, features[stream.name], stream_key)
-            for stream, stream_key in zip(STREAMS, stream_keys, strict=True)
+            for stream, stream_key in zip(self.streams, stream_keys, strict=True)
         }
-        shown = [zero_where(hidden(stream, batch), projected[stream.name]) for stream in STREAMS]
+        shown = [zero_where(hidden(stream, batch), projected[stream.name]) for stream in self.streams]
         with jax.named_scope("fusion"):
             fused = self.positional(self.fusion(shown, key=fusion_key))
         with jax.named_scope("temporal"):
             encoded = self.temporal(fused, batch.get("pad_mask"), key=temporal_key)
-        return Stages({stream.name: features[stream.name] for stream in IMAGES}, projected, fused, encoded)
+        backbone = {stream.name: features[stream.name] for stream in self.streams if stream.images}
+        return Stages(backbone, projected, fused, encoded)
 
     def _features(self, stream: Stream, batch: Mapping[str, Array]) -> Float[Array, "b t d"]:
         mask = batch.get(stream.mask)

@@ -30,7 +30,7 @@ class ClipView:
         return frame in self._frames(stream).numbers
 
     def _frames(self, stream: str) -> Frames:
-        return self.files.frames[stream]
+        return self.files.frames.get(stream, Frames("", np.zeros(0, np.int64)))
 
     def crop(self, stream: str, frame: int, size: int) -> np.ndarray | None:
         """The crop, uint8 (size, size, 3), or None without a file. Raises BadClip if it is damaged."""

@@ -123,7 +123,8 @@ class VideoTranslator:
     def _read(self, files: ClipFiles) -> dict[str, np.ndarray]:
         config = self.translator.config
         return read_clip(files, sequence_length=config.sequence_length, image_size=config.image_size,
-                         num_landmarks=config.pose_landmarks, v9_inputs=self.v9_hand_masks)  # fmt: skip
+                         num_landmarks=config.pose_landmarks, v9_inputs=self.v9_hand_masks,
+                         streams=config.streams)  # fmt: skip
 
     def _text(self, clip: Mapping[str, np.ndarray]) -> str:
         batch = {name: array[None] for name, array in clip.items()}

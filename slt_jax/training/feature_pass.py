@@ -88,6 +88,8 @@ def _obstacle(structure: Structure, state: TrainState) -> str | None:
     """Why features cannot be computed once and for all; None if they can."""
     if jax.process_count() > 1:
         return f"features are kept by runs of one process, and here are {jax.process_count()}; leave out the cache"
+    if not all(any(path.startswith(stream.backbone_prefix) for path in state.params) for stream in IMAGES):
+        return "features are kept for models of all streams, and this one has some (model.streams); leave out the cache"
     for stream in IMAGES:
         backbone = stream.backbone_key
         if any(path.startswith(stream.backbone_prefix) for path in state.trained):

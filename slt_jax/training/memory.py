@@ -19,7 +19,7 @@ from slt_jax.config import ModelConfig, TrainingConfig
 from slt_jax.errors import UserError
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.runtime import hosts
-from slt_jax.streams import IMAGES
+from slt_jax.streams import images_of
 from slt_jax.training.program import Program
 from slt_jax.training.state import TrainState
 
@@ -168,7 +168,7 @@ def takes_large_blocks(image_bytes: int) -> bool:
 
 def suit_heap(model: ModelConfig, clips: int) -> None:
     """Return freed blocks to the system if batches of `clips` of full length take large ones."""
-    if takes_large_blocks(clips * model.sequence_length * len(IMAGES) * 3 * model.image_size**2):
+    if takes_large_blocks(clips * model.sequence_length * len(images_of(model)) * 3 * model.image_size**2):
         return_large_blocks()
 
 

@@ -110,7 +110,7 @@ def fresh_params(plan: Blueprint, entries: list[Entry], seed: int, *, given: Col
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         _, params = split_model(plan.build(seed=seed))
         params |= jax.tree.map(jnp.asarray, pretrained)
-        face = plan.backbones["face"]
+        face = plan.backbones.get("face")
         if isinstance(face, ViTConfig) and plan.config.d_model == face.embed_dim:
             first = params["encoder.face_backbone.pos_embed"]
             params["encoder.positional.embedding.embedding"] = initial_positions(first, plan.config.sequence_length)

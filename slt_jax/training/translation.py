@@ -33,6 +33,7 @@ from slt_jax.models.trust import Trust, trusting
 from slt_jax.runtime import hosts
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import check_batch_size, device_mesh
+from slt_jax.streams import POSE, streams_of
 from slt_jax.training.earlier import Earlier
 from slt_jax.training.feature_pass import features_are_read, read_from_cache
 from slt_jax.training.memory import with_memory_rule
@@ -171,7 +172,7 @@ def begin(
         return resume_checkpoint(earlier.checkpoint, program, entries, steps_per_epoch, frozen)
     checkpoint = earlier.checkpoint if earlier else None
     params = dict(starting_params(plan, entries, config.data.seed, checkpoint))
-    if checkpoint is None or not knows_poses(checkpoint.state):
+    if POSE in streams_of(config.model) and (checkpoint is None or not knows_poses(checkpoint.state)):
         params |= standardised_poses(splits.train.files, config.model.pose_landmarks)
     return program.place(program.new_state(params)), Position()
 
@@ -179,7 +180,7 @@ def begin(
 def with_hand_masks(config: Config, earlier: Earlier | None) -> Config:
     """Settle `v9_hand_masks`: as asked, else as the earlier weights were trained, else correct masks."""
     asked = config.data.v9_hand_masks
-    if asked is None and earlier:
+    if asked is None and earlier and not config.model.streams:  # v9 has no model of some streams
         asked = trained_with_v9_masks(earlier.config)
         if asked:
             say(
