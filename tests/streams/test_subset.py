@@ -62,7 +62,7 @@ def test_streams_are_known_by_any_of_their_names(given, names):
         ({"streams": []}, {}, "model.streams: names no stream"),
         ({"streams": ["pose"], "freeze_face_backbone": True}, {},
          "model.freeze_face_backbone: the model has no stream of the face, only pose"),
-        ({"streams": ["pose"]}, {"mix_streams": {"face": 0.5}}, "data.mix_streams: the model has no stream of the face"),
+        ({"streams": ["pose"]}, {"mix_streams": {"face": 0.5}}, "data.mix_streams: the model has no stream of"),
         ({"streams": ["face"]}, {"v9_hand_masks": True}, "data.v9_hand_masks: v9 knows no model with face alone"),
         ({"streams": ["face"], "projector": {"hand_left": "mlp"}}, {}, "model.projector.hand_left: the model has no"),
     ],
