@@ -56,6 +56,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="sacrebleu's tokeniser: 13a, zh, ja-mecab, char, ... (default: 13a, or one for texts without spaces)",
     )  # fmt: skip
     top.add_argument("--split-by", metavar="COLUMN", help="also score each value of a column of the metadata")
+    top.add_argument(
+        "--card", metavar="DIR", help="also write a folder that others can check: predictions, scores, ..."
+    )
+    top.add_argument("--compare", metavar="CSV", help="in the card: a paired test against another system's predictions")
+    top.add_argument("--check", metavar="DIR", help="only compute the scores of such a folder again, without a model")
+    top.add_argument("--push", metavar="REPO", help="upload the folder of --card or --check to HuggingFace's hub")
     top.add_argument("--log-level", type=str.upper, choices=LOG_LEVELS, help="(default: WARNING)")
     flags.add_trust_flag(top)
     flags.add_config_flags(top, ("data", "model"))
@@ -70,6 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(argv: Sequence[str] | None) -> int:
     arguments = parse(argv)
     logging.getLogger().setLevel(getattr(arguments, "log_level", "WARNING"))
+    if not hasattr(arguments, "card") and not hasattr(arguments, "check") and hasattr(arguments, "push"):
+        raise UserError(f"--push {arguments.push}: uploads a card; give --card, or --check for one that is there")
+    if hasattr(arguments, "check"):
+        return _check(Path(arguments.check), getattr(arguments, "push", None))
     for flag in ("checkpoint", "eval_index", "output_csv"):
         if not getattr(arguments, flag, None):
             raise UserError(f"--{flag.replace('_', '-')} is not given")
@@ -87,6 +97,8 @@ def _evaluate(argv: Sequence[str] | None) -> int:
         split_by=getattr(arguments, "split_by", None),
         bleu_tokenize=getattr(arguments, "bleu_tokenize", "auto"),
         trust_classes=arguments.trust_classes,
+        card=Path(arguments.card) if hasattr(arguments, "card") else None,
+        compare=Path(arguments.compare) if hasattr(arguments, "compare") else None,
     )
     choose_device(data.get("device", DataConfig.device))
     keep_compiled_programs()
@@ -101,7 +113,28 @@ def _evaluate(argv: Sequence[str] | None) -> int:
     written = [*(checkpoint["predictions"] for checkpoint in report["checkpoints"]), *REPORTS]
     print("\n".join(table(report)))
     print(f"written: {', '.join(str(folder / name) for name in written)}")
+    if request.card is not None:
+        print(f"written: {request.card}, which slt-eval --check computes again")
+        _push(request.card, getattr(arguments, "push", None))
     return 0
+
+
+def _check(folder: Path, repository: str | None) -> int:
+    from slt_jax.evaluation.card import check_card
+
+    found = check_card(folder)
+    scores = ", ".join(f"{name} {found['scores'][key]:.2f}" for name, key in COLUMNS.items() if key in found["scores"])
+    print(f"{folder}: the same scores again, of {found['clips']} clips: {scores}")
+    print(f"BLEU {found['signatures']['bleu']}")
+    _push(folder, repository)
+    return 0
+
+
+def _push(folder: Path, repository: str | None) -> None:
+    if repository is not None:
+        from slt_jax.evaluation.card import push_card
+
+        print(f"uploaded: {push_card(folder, repository)}")
 
 
 def table(report: Mapping[str, Any]) -> list[str]:

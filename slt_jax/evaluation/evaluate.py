@@ -1,9 +1,11 @@
 """An evaluation from top to bottom: checkpoints, clips, translations, scores, reports."""
 
 import dataclasses
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,9 +16,10 @@ from slt_jax.base.console import Progress, say
 from slt_jax.base.files import write_json
 from slt_jax.data.augment import prepare
 from slt_jax.decoding.results import Prediction
-from slt_jax.decoding.scores import choose_scoring
+from slt_jax.decoding.scores import Scoring, choose_scoring
 from slt_jax.decoding.translate import BatchDecoder, translate
 from slt_jax.errors import UserError
+from slt_jax.evaluation.card import check_place, read_compared, write_card
 from slt_jax.evaluation.checkpoints import Candidate, open_candidates
 from slt_jax.evaluation.clip_selection import EvaluationClips, batch_rows, bucket_loader, length_buckets, open_clips
 from slt_jax.evaluation.page import write_page
@@ -49,6 +52,10 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     )
     if note := scoring.note():
         say(note)
+    if request.card is not None:
+        check_place(request.card)
+    if request.compare is not None and not split.skipped:  # before anything is translated
+        read_compared(request.compare, [(clip.video_id, clip.text, "") for clip in split.clips])
 
     # --- translations -------------------------------------------------------------------------------------------------
     results: dict[str, list[Prediction]] = {}
@@ -79,7 +86,35 @@ def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     curves = {candidate.label: candidate.curves() for candidate in candidates}
     title = f"Evaluation of {request.eval_index.name}"
     write_page(folder / "report.html", title=title, report=report, results=results, files=split.files, curves=curves)
+    if request.card is not None:
+        _write_card(request, first, split, results[first.label], scoring, checkpoints[0])
     return report
+
+
+def _write_card(
+    request: EvaluationRequest,
+    candidate: Candidate,
+    split: EvaluationClips,
+    predictions: Sequence[Prediction],
+    scoring: Scoring,
+    told: Mapping[str, Any],
+) -> None:
+    """The folder of a result that others can check; see card.py."""
+    assert request.card is not None
+    facts = {
+        "label": candidate.label,
+        "index": request.eval_index.name,
+        "settings": told["settings"],
+        "skipped": told["skipped"],
+        "configuration": json.loads(json.dumps(candidate.checkpoint.config, default=str)),
+    }
+    files = {
+        "weights": candidate.checkpoint.path,
+        "index": request.eval_index,
+        "metadata": Path(str(candidate.data.metadata_csv)),
+    }
+    languages = sorted({clip.lang for clip in split.clips})
+    write_card(request.card, predictions, scoring, facts, files, languages=languages, compare=request.compare)
 
 
 def _facts(candidate: Candidate) -> dict[str, Any]:

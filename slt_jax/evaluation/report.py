@@ -30,7 +30,7 @@ The columns of report.csv are type, checkpoint (a file name), name, value, refer
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,11 @@ def _rows(checkpoint: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _scores(predictions: Sequence[Prediction], scoring: Scoring) -> dict[str, float]:
-    references, texts = [p.reference for p in predictions], [p.prediction for p in predictions]
+    return text_scores([p.reference for p in predictions], [p.prediction for p in predictions], scoring)
+
+
+def text_scores(references: Sequence[str], texts: Sequence[str], scoring: Scoring) -> dict[str, float]:
+    """`SCORES` of translations, in percent."""
     scores = corpus_scores(references, texts, scoring) | {"chrf_pp": chrf_plus_plus(references, texts)}
     return {name: scores[name] for name in SCORES}
 
@@ -137,9 +141,14 @@ def _row(prediction: Prediction) -> dict[str, Any]:
 
 
 def _write_csv(path: str | Path, header: Sequence[str], rows) -> None:
+    with replacing(path) as file:
+        file.write(predictions_csv(header, rows))
+
+
+def predictions_csv(header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Rows as a CSV file."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, header)  # rows end with \r\n, or a lone \r in a text would not be quoted
     writer.writeheader()
     writer.writerows(rows)
-    with replacing(path) as file:
-        file.write(text.getvalue().encode())
+    return text.getvalue().encode()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slt_jax.base.places import check_file
+from slt_jax.base.places import check_file, check_folder
 from slt_jax.config import apply_setting, load_config, read_config_file
 from slt_jax.config_rules import with_home
 from slt_jax.errors import UserError
@@ -47,6 +47,8 @@ class EvaluationRequest:
     split_by: str | None = None
     bleu_tokenize: str = "auto"
     trust_classes: bool = False
+    card: Path | None = None
+    compare: Path | None = None
 
     def __post_init__(self):
         for flag, value in (("--num-beams", self.num_beams), ("--max-new-tokens", self.max_new_tokens)):
@@ -56,6 +58,12 @@ class EvaluationRequest:
             wrong = "this is the name of a report that is written beside it; choose another"
             raise UserError(f"--output-csv {self.output_csv}: {wrong}")
         check_file("--output-csv", self.output_csv)
+        if self.card is not None and len(self.checkpoints) > 1:
+            raise UserError(f"--card {self.card}: is of one checkpoint, and {len(self.checkpoints)} are given")
+        if self.card is None and self.compare is not None:
+            raise UserError(f"--compare {self.compare}: stands in a card; give --card too")
+        if self.card is not None:
+            check_folder("--card", self.card)
 
 
 def merge_settings(

@@ -12,6 +12,7 @@ import pytest
 from convert.checkpoint import blueprint, plan_model, read_checkpoint
 from convert.compatibility import v9_notes
 from convert.infer import infer_fields
+from slt_jax.base.files import sha256
 from slt_jax.cli.evaluate import main as evaluate
 from slt_jax.cli.export import main as export
 from slt_jax.cli.train import main as train
@@ -135,7 +136,12 @@ def test_poses_alone_train_evaluate_and_are_told_to_be_ours(root, tmp_path, caps
     assert (plan.config.streams, plan.backbones) == (["pose"], {})
 
     given = ["--checkpoint", str(tmp_path / "run"), "--eval-index", str(alone / "index/test.csv"), "--device", "cpu"]
-    assert evaluate([*given, "--output-csv", str(tmp_path / "out/p.csv"), "--split-by", "lang"]) == 0
+    card = ["--card", str(tmp_path / "card"), "--split-by", "lang"]
+    assert evaluate([*given, "--output-csv", str(tmp_path / "out/p.csv"), *card]) == 0
+    assert evaluate(["--check", str(tmp_path / "card")]) == 0
+    sums = json.loads((tmp_path / "card/provenance.json").read_text())["checksums"]
+    assert sums["weights"] == sha256(tmp_path / "run/best.pt")
+    assert sums["index"] == sha256(alone / "index/test.csv")
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert set(report["checkpoints"][0]["groups"]) == {"es", "en"}
     assert all("chrf_pp" in group and group["bleu_tokens"] == "13a" for group in
