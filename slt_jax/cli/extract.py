@@ -4,12 +4,14 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.data.landmarks import BY_NUMBER
 from slt_jax.errors import UserError
 from slt_jax.media.jobs import find_videos
+from slt_jax.media.machines import merge_records, parse_part
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.streams import STREAMS
 
@@ -25,6 +27,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top.add_argument("--videos", metavar="DIR", help="the same as the first argument")
     top.add_argument("--output", metavar="DIR", help="the same as the second")
     top.add_argument("--metadata", metavar="PATH", help="the record of all clips (default: OUTPUT/metadata.jsonl)")
+    top.add_argument(
+        "--shard", metavar="I/N", help="make only part I of N (from 0 on); auto: of a SLURM job array (docs/video.md)"
+    )
+    top.add_argument("--merge", action="store_true", help="only put the records of all shards into one")
     top.add_argument("--workers", type=int, metavar="N", help="processes (default: 1; 0: this one)")
     top.add_argument(
         "--resume", action="store_true", help="keep clips that are complete and were made with these settings"
@@ -84,20 +90,23 @@ def _extract(argv: Sequence[str] | None) -> int:
 
     arguments = parse(argv)
     given = vars(arguments)
+    if "merge" in given:
+        return _merge(given)
     videos = _one_of(given, "--videos", "videos", "videos_dir", "a folder of videos")
     output = _one_of(given, "--output", "output", "out_root", "a folder for the streams")
     if "resume" in given and "overwrite" in given:
         raise UserError("--resume keeps what --overwrite would replace; give one")
-    wished = settings(arguments)
+    wished, part = settings(arguments), parse_part(given["shard"]) if "shard" in given else None
     try:
         records = extract_videos(
-            find_videos(videos),
+            find_videos(videos, frames=True, apart_from=output),
             output,
             wished,
             given.get("workers", 1),
             resume="resume" in given,
             overwrite="overwrite" in given,
             metadata=given.get("metadata"),
+            part=part,
         )
     except KeyboardInterrupt:
         print("slt-extract: stopped; continue with --resume", file=sys.stderr)
@@ -109,6 +118,16 @@ def _extract(argv: Sequence[str] | None) -> int:
         shown = ", ".join(record["video_id"] for record in failed[:5]) + (", ..." if len(failed) > 5 else "")
         print(f"slt-extract: {len(failed)} failed: {shown}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _merge(given: dict) -> int:
+    """Put the records of the parts of an output into one."""
+    places = [given[name] for name in ("output", "out_root", "videos_dir") if name in given]
+    if len(places) != 1 or "videos" in given or "shard" in given:
+        raise UserError("--merge needs --output alone: slt-extract --merge --output DIR")
+    clips, parts = merge_records(Path(given.get("metadata") or Path(places[0]) / "metadata.jsonl"))
+    print(f"{parts} shards, {clips} clips: {places[0]}")
+    return 0
 
 
 def _one_of(given: dict, flag: str, name: str, place: str, what: str) -> str:

@@ -13,10 +13,12 @@ import numpy as np
 
 from slt_jax.base.files import replacing
 from slt_jax.data import landmarks
+from slt_jax.media import frames
 from slt_jax.media.crops import LOOKAHEAD, Square, blurred, cut, encoded, smoothed
 from slt_jax.media.detect import Body
+from slt_jax.media.frames import is_frames
 from slt_jax.media.hands import SIDES, HandFinder, shoulder_width, wrist_inside
-from slt_jax.media.settings import ExtractionSettings
+from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.media.signer import SAMPLES, Choice, Follower, choose_signer
 from slt_jax.media.video import BadVideo, facts, pictures, samples
 from slt_jax.streams import IMAGES, MASKED, STREAMS, Crop
@@ -47,19 +49,25 @@ def extract(
     *,
     start: float | None = None,
     end: float | None = None,
+    member: str | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Write the streams of `video` under `folder` and return the contents of its record.
 
+    It may be a folder of frames, or a .tar with those of the clip `member`; `settings.fps` is their rate.
+
     `start` and `end` are in seconds. `progress(frames written, frames expected)` is called now and then. Raises
     BadVideo if the video cannot be used or shows nobody.
     """
-    known = facts(video)
+    own = settings.fps or DEFAULT_FPS  # of frames, which say nothing themselves
+    of_frames = is_frames(video)
+    known = frames.facts(video, member, own) if of_frames else facts(video)
     fps = settings.rate(known.fps)
     span: dict[str, Any] = {"start": start, "end": end, "mirrored": settings.mirrored}
     length = (end if end is not None else known.duration or 0.0) - (start or 0.0)
     detector.reset()
-    looked = list(samples(video, SAMPLES, **span))
+    some = frames.samples(video, member, SAMPLES, rate=own, **span) if of_frames else samples(video, SAMPLES, **span)
+    looked = list(some)
     if not looked:
         raise BadVideo(f"{video}: no picture can be read")
     choice = choose_signer(looked, detector, settings.signer_box)
@@ -71,7 +79,8 @@ def extract(
     tracks = _Tracks()
     finder = _Finder(detector, settings, choice)
     waiting: deque[tuple[int, np.ndarray]] = deque()
-    for picture in pictures(video, fps, **span):
+    shown = frames.pictures(video, member, own, fps, **span) if of_frames else pictures(video, fps, **span)
+    for picture in shown:
         if picture.image.shape[:2] != (height, width):
             raise BadVideo(f"{video}: the size of the picture changes from {width} x {height} on the way")
         finder.look(picture.image, picture.number / fps, picture.fresh, tracks)

@@ -24,6 +24,7 @@ from slt_jax.errors import UserError
 from slt_jax.media.detect import Detector
 from slt_jax.media.extract import extract
 from slt_jax.media.jobs import ExtractionRecord, Job, check_jobs, files_on_disk, is_done, printable
+from slt_jax.media.machines import Part, check_parts, own_jobs
 from slt_jax.media.pool import run_jobs
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.streams import HANDS, IMAGES, POSE, STREAMS
@@ -41,6 +42,7 @@ def extract_videos(
     resume: bool = False,
     overwrite: bool = False,
     metadata: str | Path | None = None,
+    part: Part | None = None,
     progress: bool = True,
     make_detector: Callable[[], Any] | None = None,
 ) -> list[dict[str, Any]]:
@@ -52,28 +54,49 @@ def extract_videos(
 
     With `resume`, clips that are complete on disk and were made with these settings from these files stay as they are,
     and their records are returned. With `overwrite`, all are made again. With neither, clips on disk are a UserError.
+    Of several machines, each makes a `part` of the jobs and keeps its own record (`machines.merge_records`).
     `workers` processes are spawned, so the caller's module needs `if __name__ == "__main__"`; 0 works in this process.
     """
-    settings, out_root, jobs = settings or ExtractionSettings(), Path(out_root), check_jobs(jobs)
+    settings, out_root, jobs = settings or ExtractionSettings(), Path(out_root), own_jobs(check_jobs(jobs), part)
     if workers < 0:
         raise UserError(f"--workers {workers}: must be 0 or more")
     _make_folders(out_root)
     check_file("--metadata" if metadata else "--output", metadata or out_root / "metadata.jsonl")
-    record = ExtractionRecord(metadata or out_root / "metadata.jsonl")
+    whole = Path(metadata or out_root / "metadata.jsonl")
+    check_parts(whole, part)
+    record = ExtractionRecord(part.record(whole) if part else whole)
     files = files_on_disk(out_root, [job.video_id for job in jobs])
     if not (resume or overwrite):
         _refuse_clips_there(jobs, files, out_root)
-    known = record.clips if resume else {}
+    merged = ExtractionRecord(whole).clips if part and resume else {}  # what earlier parts became
+    known = merged | record.clips if resume else {}
     todo = [job for job in jobs if not is_done(known.get(job.video_id), job.key(settings), files[job.video_id])]
     if workers > 1:  # the longest first, so that no worker is left alone with a long one at the end
         todo.sort(key=_size, reverse=True)
+    with _Progress(todo, len(jobs), progress) as shown:
+        _make(todo, out_root, settings, workers, record, files, shown, make_detector, keep_empty=part is not None)
+    return [(known | record.clips)[printable(job.video_id)] for job in jobs]
+
+
+def _make(
+    todo: Sequence[Job],
+    out_root: Path,
+    settings: ExtractionSettings,
+    workers: int,
+    record: ExtractionRecord,
+    files: dict[str, dict[str, list[str]]],
+    shown: "_Progress",
+    make_detector: Callable[[], Any] | None,
+    *,
+    keep_empty: bool,
+) -> None:
+    """Extract `todo`, each clip complete or not at all. Raises UserError where the disk refuses."""
     working = _working_folder(out_root)
     make_detector = make_detector or partial(Detector, settings.min_confidence)
     work = partial(_extract_clip, working, settings)
     try:
         # mediapipe's news would come between the bars; workers have no standard error.
-        silence = contextlib.nullcontext() if workers else without_news()
-        with silence, _Progress(todo, len(jobs), progress) as shown:
+        with contextlib.nullcontext() if workers else without_news():
             unnamed = [(job, {"status": "failed", "reason": job.problem}) for job in todo if job.problem]
             named = [job for job in todo if not job.problem]
             for job, outcome in chain(unnamed, run_jobs(named, make_detector, work, workers, shown.frames)):
@@ -92,8 +115,7 @@ def extract_videos(
     finally:
         shutil.rmtree(working, ignore_errors=True)
         _remove_if_empty(out_root / WORKING)
-        record.close()
-    return [record.clips[printable(job.video_id)] for job in jobs]
+        record.close(empty=keep_empty)
 
 
 def _refuse_clips_there(jobs: Sequence[Job], files: dict[str, dict[str, list[str]]], out_root: Path) -> None:
@@ -117,8 +139,9 @@ def _extract_clip(working: Path, settings: ExtractionSettings, detector, job: Jo
     folder = working / job.video_id
     try:
         outcome = extract(
-            job.video, job.video_id, folder, settings, detector, start=job.start, end=job.end, progress=progress
-        )
+            job.video, job.video_id, folder, settings, detector, start=job.start, end=job.end, member=job.member,
+            progress=progress,
+        )  # fmt: skip
     except UserError as error:
         shutil.rmtree(folder, ignore_errors=True)
         return {"status": "failed", "reason": printable(str(error))}

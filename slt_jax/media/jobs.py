@@ -13,6 +13,8 @@ from slt_jax.base.places import naming
 from slt_jax.data.clip_files import FRAME
 from slt_jax.data.ids import id_problem, shown_id
 from slt_jax.errors import UserError
+from slt_jax.media.frames import SUFFIXES as PICTURES
+from slt_jax.media.frames import TAR, tar_clips
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.video import SUFFIXES
 from slt_jax.streams import POSE, STREAMS
@@ -28,6 +30,7 @@ class Job:
     video_id: str
     start: float | None = None
     end: float | None = None
+    member: str | None = None  # of a .tar with the frames of several clips
 
     def key(self, settings: ExtractionSettings) -> dict[str, Any]:
         """Everything that the files of this clip depend on; equal keys mean equal files."""
@@ -35,8 +38,9 @@ class Job:
             stat = os.stat(self.video)
         except (OSError, ValueError):  # a NUL in the name
             return {}
-        return {"settings": settings.key(), "bytes": stat.st_size, "modified": stat.st_mtime_ns,
-                "start": self.start, "end": self.end}  # fmt: skip
+        known = {"settings": settings.key(), "bytes": stat.st_size, "modified": stat.st_mtime_ns,
+                 "start": self.start, "end": self.end}  # fmt: skip
+        return known if self.member is None else known | {"member": self.member}
 
     @property
     def problem(self) -> str | None:
@@ -46,30 +50,53 @@ class Job:
         return None
 
 
-def find_videos(folder: str | Path) -> list[Job]:
+def find_videos(folder: str | Path, *, frames: bool = False, apart_from: str | Path | None = None) -> list[Job]:
     """A job for every video under `folder`, in the order of their paths. The ids are the file names without endings.
 
-    Raises UserError if there is none, or if two have the same name, and OSError for a folder that may not be read.
+    With `frames`, also for every folder of pictures without videos (its name is the id) and every clip in a .tar.
+    Links are followed, but no folder is entered twice, nor `apart_from`. Raises UserError if there is none, or if two
+    have the same name, and OSError for a folder that may not be read.
     """
     folder = Path(folder)
     if folder.is_file():
-        return check_jobs([Job(folder, folder.stem)])
+        tar = frames and folder.suffix.lower() == TAR
+        return check_jobs(_clips_in_tar(folder) if tar else [Job(folder, folder.stem)])
     if not folder.is_dir():
         raise UserError(f"--videos {folder}: no such folder or video")
-    paths = sorted(path for path in _files_under(folder) if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise UserError(f"--videos {folder}: holds no video ({', '.join(SUFFIXES)})")
-    return check_jobs([Job(path, path.stem) for path in paths])
+    jobs: list[Job] = []
+    for place, names in _folders_under(folder, apart_from):
+        videos = sorted(path for name in names if (path := place / name).suffix.lower() in SUFFIXES and path.is_file())
+        jobs += [Job(path, path.stem) for path in videos]
+        if not frames:
+            continue
+        if not videos and any(name.lower().endswith(PICTURES) and not name.startswith(".") for name in names):
+            jobs.append(Job(place, place.resolve().name))
+        for name in sorted(name for name in names if name.lower().endswith(TAR)):
+            jobs += _clips_in_tar(place / name)
+    if not jobs:
+        more = ", folder of frames or .tar" if frames else ""
+        raise UserError(f"--videos {folder}: holds no video{more} ({', '.join(SUFFIXES)})")
+    return check_jobs(sorted(jobs, key=lambda job: (Path(job.video), job.member or "")))
 
 
-def _files_under(folder: Path) -> Iterator[Path]:
-    """Everything that is no folder. `rglob` would pass over folders that may not be read, and nobody would notice."""
+def _clips_in_tar(path: Path) -> list[Job]:
+    return [Job(path, clip, member=clip) for clip, _ in tar_clips(str(path), os.stat(path).st_mtime_ns)]
+
+
+def _folders_under(folder: Path, apart_from: str | Path | None) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder and the names of what is no folder in it. Those that may not be read are not passed over."""
 
     def refuse(error: OSError) -> None:
         raise error
 
-    for place, _, names in os.walk(folder, onerror=refuse):
-        yield from (Path(place, name) for name in names)
+    seen = set() if apart_from is None else {os.path.realpath(apart_from)}
+    for place, inner, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if os.path.realpath(place) in seen:  # a loop, or a second way to the same clips
+            inner.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        inner.sort(key=lambda name: (os.path.islink(os.path.join(place, name)), name))  # the folder before its links
+        yield Path(place), names
 
 
 def printable(path: str | Path) -> str:
@@ -115,9 +142,9 @@ class ExtractionRecord:
         with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(clip, ensure_ascii=False) + "\n")
 
-    def close(self) -> None:
-        """Rewrite the file with one line per clip, in the order of the ids."""
-        if self.clips:
+    def close(self, *, empty: bool = False) -> None:
+        """Rewrite the file with one line per clip, in the order of the ids; without any, only if it may be `empty`."""
+        if self.clips or empty:
             write_json_lines(self.path, [self.clips[video_id] for video_id in sorted(self.clips)])
 
 
