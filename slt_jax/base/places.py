@@ -65,7 +65,7 @@ def _check(flag: str, place: str | os.PathLike[str]) -> None:
 def naming(place: str | os.PathLike[str]) -> Iterator[None]:
     """Where the system refuses to write `place`, or anything in it, raise an OSError with its name.
 
-    Libraries raise errors of every kind for a full disk, so TensorStore's text or the disk itself is asked.
+    Libraries raise errors of every kind for a full disk, so their text or the disk itself is asked.
     """
     try:
         yield
@@ -78,14 +78,20 @@ def naming(place: str | os.PathLike[str]) -> Iterator[None]:
             if named is not None and not _near(os.fsdecode(named), place):
                 raise  # it is about something else, such as a file that is read
             found = error
-        elif told := TOLD.search(str(error)):  # by now there may be room again, where its part of a file was
-            number = int(told[1])
+        elif number := _told(str(error)):  # by now there may be room again, where its part of a file was
             found = OSError(number, os.strerror(number))
         else:
             found = refusal(existing_folder(place))
         if found is None:
             raise
         raise OSError(found.errno, found.strerror, os.fspath(place)) from error
+
+
+def _told(text: str) -> int | None:
+    """The number of the system's error that a library's text tells of."""
+    if number := TOLD.search(text):
+        return int(number[1])
+    return next((number for number in DISK if os.strerror(number) in text), None)
 
 
 def _near(path: str, place: str | os.PathLike[str]) -> bool:

@@ -44,6 +44,23 @@ def write_pack(
     if not clips:
         raise UserError(f"--output {folder}: there are no clips to write")
     shards: list[Shard] = []
+    try:
+        return _write(folder, clips, files, shards, shard_bytes, progress)
+    except BaseException:
+        for shard in shards:  # nobody could read them, and gigabytes of a full disk would stay taken
+            (folder / shard.name).unlink(missing_ok=True)
+        raise
+
+
+def _write(
+    folder: Path,
+    clips: Sequence[ClipRow],
+    files: Mapping[str, ClipFiles],
+    shards: list[Shard],
+    shard_bytes: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """`write_pack`; each shard is added to `shards` once it is written."""
     entries: list[dict[str, Any]] = []
 
     def readable() -> Iterator[tuple[dict[str, Any], bytes]]:

@@ -1,5 +1,6 @@
 """A clip as a film: its streams side by side, as gif or mp4."""
 
+import io
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
@@ -72,15 +73,17 @@ def write_mp4(path: str | Path, clip: ClipView, fps: float) -> None:
         raise UserError(f'{path}: mp4 needs PyAV: pip install "slt-jax[media]", or write a .gif') from None
     images = film(clip, fps, range(clip.total))
     first = next(images)
+    written = io.BytesIO()  # of a file on a full disk, PyAV would print and pass over the last error
+    try:
+        with av.open(written, "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+            stream.width, stream.height = first.size
+            stream.pix_fmt = "yuv420p"
+            stream.options = {"crf": "20"}
+            for image in chain([first], images):
+                container.mux(stream.encode(av.VideoFrame.from_image(image)))
+            container.mux(stream.encode())
+    except (av.FFmpegError, av.codec.codec.UnknownCodecError) as error:
+        raise UserError(f"{path}: cannot be written as H.264 ({error}); write a .gif") from None
     with replacing(path) as file:
-        try:
-            with av.open(file, "w", format="mp4") as container:
-                stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-                stream.width, stream.height = first.size
-                stream.pix_fmt = "yuv420p"
-                stream.options = {"crf": "20"}
-                for image in chain([first], images):
-                    container.mux(stream.encode(av.VideoFrame.from_image(image)))
-                container.mux(stream.encode())
-        except (av.FFmpegError, av.codec.codec.UnknownCodecError) as error:
-            raise UserError(f"{path}: cannot be written as H.264 ({error}); write a .gif") from None
+        file.write(written.getbuffer())

@@ -93,6 +93,8 @@ def test_tensorstore_tells_of_a_disk_that_has_room_again(tmp_path):
     with pytest.raises(OSError, match="No space left") as raised, naming(tmp_path):
         raise ValueError("RESOURCE_EXHAUSTED: Failed to write 9 bytes: No space left on device [os_error_code='28']")
     assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path))
+    with pytest.raises(OSError, match="No space left"), naming(tmp_path):
+        raise RuntimeError("write() failed: No space left on device; at byte 8192; Failed to close chunk_writer")
 
 
 def test_a_place_is_checked_without_leaving_anything(tmp_path):

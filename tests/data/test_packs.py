@@ -27,6 +27,7 @@ from slt_jax.evaluation.checkpoints import _data
 from slt_jax.evaluation.clip_selection import open_clips
 from slt_jax.pictures.sheet import clip_sheet
 from slt_jax.training.feature_pass import _images
+from tests.base.test_places import files_of_at_most
 from tests.data.packed import IDS, loader, pack_of
 from tests.data.test_loader import assert_equal, seen
 
@@ -126,6 +127,13 @@ def test_shards_are_bounded_and_little_travels_to_workers(folders):
     for sizes in records.values():
         assert sum(sizes) <= 20_000 or len(sizes) == 1
     assert len(pickle.dumps(pack.files(["whole"]))) < 2000
+
+
+def test_a_full_disk_leaves_no_part_of_a_pack(folders):
+    largest = max(entry["size"] for entry in open_pack(pack_of(folders)).clips.values())
+    with files_of_at_most(largest), pytest.raises(OSError, match="array_record"):
+        pack_of(folders, "other", shard_bytes=1)
+    assert not list((folders.root.parent / "other").iterdir())
 
 
 def test_numbers_as_runs():
