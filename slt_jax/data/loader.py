@@ -6,6 +6,7 @@ epoch can be resumed at any of its batches. Clips are decoded straight into the 
 
 import dataclasses
 import functools
+import hashlib
 import logging
 import math
 import os
@@ -281,6 +282,12 @@ class Loader:
     def flips(self) -> bool:
         """Whether clips are sometimes mirrored."""
         return self.settings.train and self.settings.flip_probability > 0
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """JSON that tells which clips these are, in their order: what is left of an epoch depends on it."""
+        ids = "\n".join(clip.video_id for clip in self.clips)
+        return {"count": len(self.clips), "sha256": hashlib.sha256(os.fsencode(ids)).hexdigest()}
 
     def read_features(self, features: Features) -> None:
         """From now on, batches hold features (B, T, width) instead of images; flipped rows those of mirrored ones."""

@@ -20,13 +20,14 @@ from slt_jax.training.state_store import StateStore, open_checkpoint, resume_fro
 
 @dataclass(frozen=True)
 class Earlier:
-    """Opened before the data is: its configuration says what the data is to look like. One of the last two is None."""
+    """Opened before the data is: its configuration says what it is to look like. `checkpoint` or `states` is None."""
 
     path: Path
     config: Mapping[str, Any]
     architecture: Any
     checkpoint: Checkpoint | None
     states: StateStore | None
+    clips: Mapping[str, Any] | None = None  # `identity` of the loader, where the notes have it
 
     @classmethod
     def open(cls, path: str | Path, *, states: bool, trust: Trust) -> "Earlier":
@@ -43,7 +44,7 @@ class Earlier:
         except BaseException:
             store.close()
             raise
-        return cls(Path(path), notes["config"], notes.get("architecture"), None, store)
+        return cls(Path(path), notes["config"], notes.get("architecture"), None, store, notes.get("clips"))
 
     def resume(self, config: Config, program: Program) -> tuple[TrainState, Position]:
         """The newest state of the folder, exactly as it was saved, and its position.
@@ -62,6 +63,15 @@ class Earlier:
         before, now = self._learning_rate(epoch), learning_rate(config.optim, config.training.epochs, epoch)
         if before is not None and not math.isclose(before, now, rel_tol=1e-6, abs_tol=1e-15):
             say(f"--resume {self.path}: the learning rate was {before:g}; it is {now:g} now, by --lr and --scheduler")
+
+    def tell_clips(self, now: Mapping[str, Any], position: Position) -> None:
+        """Say so if training goes on with other clips than the earlier run had."""
+        if self.clips is None or self.clips == now:
+            return
+        before, count = self.clips["count"], now["count"]
+        what = f"{before} clips, now there are {count}" if before != count else f"{count} other clips than those now"
+        lost = "; of the epoch under way some will be seen twice, or not at all" if position.taken else ""
+        say(f"note: {self.path} was trained on {what}{lost}")
 
     def _learning_rate(self, epoch: int) -> float | None:
         """The rate with which the earlier run would have gone on after `epoch` epochs; None if it does not say."""

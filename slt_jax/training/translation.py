@@ -133,6 +133,7 @@ def _train(
         announce(config, state, program, splits, source, position)
         if earlier and source:
             earlier.tell_rate(config, position.epoch)
+            earlier.tell_clips(splits.train.identity, position)
         del earlier  # and with it the arrays of a file
         for note in v9_notes(config, plan):
             say(f"note: {note}")
@@ -297,8 +298,8 @@ class Translation(Task):
         return [path for path in (workdir.last, workdir.best) if not is_sound(path)]
 
     def notes(self, position: Position) -> dict[str, Any]:
-        """What opens the state again, and the position."""
-        return self.exporter.notes(position)
+        """What opens the state again, the position, and which clips it is one of."""
+        return self.exporter.notes(position) | {"clips": self.splits.train.identity}
 
     def summary(self, record: Mapping[str, Any], best: bool) -> str:
         """Losses, scores and speed of an epoch in one line."""

@@ -15,6 +15,8 @@ from slt_jax.data.clip_files import BadClip, scan
 from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow
 from slt_jax.errors import UserError
+from slt_jax.training.earlier import Earlier
+from slt_jax.training.position import Position
 
 CLIPS = 7
 
@@ -199,6 +201,23 @@ def test_flips_are_off_where_the_sides_are_unknown(split, caplog):
     loader(split, train=False, num_landmarks=20)
     assert not caplog.records
     assert all(batch.arrays["flip"].all() for batch in loader(split, train=True, flip_probability=1.0).epoch())
+
+
+def test_a_run_that_goes_on_with_other_clips_says_so(split, capsys):
+    clips, files, labels = split
+    whole, fewer, other = (
+        loader((some, files, labels[: len(some)])).identity for some in (clips, clips[1:], clips[::-1])
+    )
+    within, between = Position(taken=[[3, 1]]), Position(epoch=1)
+    for before, position, told in (
+        (whole, within, ""),
+        (None, within, ""),  # a state of before this was kept
+        (fewer, between, "note: run was trained on 6 clips, now there are 7\n"),
+        (other, within, "note: run was trained on 7 other clips than those now; of the epoch under way some will be "),
+    ):
+        Earlier(Path("run"), {}, None, None, None, before).tell_clips(whole, position)
+        said = capsys.readouterr().out
+        assert said.startswith(told) if told else not said
 
 
 def test_what_cannot_be_loaded(split):
