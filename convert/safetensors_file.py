@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,9 @@ DTYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
-TIES = "tied"  # the metadata entry: a JSON object of the names left out and the names that hold their tensors
+# Entries of the metadata, each a JSON object: the names left out, with those that hold their tensors; and what builds
+# the model, as in a `.pt`.
+TIES, MODEL = "tied", "slt_jax"
 CHUNK = 1 << 24
 
 
@@ -32,10 +35,15 @@ def write_safetensors(
     state: Mapping[str, np.ndarray],
     ties: Mapping[str, str],
     progress: Callable[[int], None] | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `state` without the names in `ties`, which the format does not allow twice: its metadata tells them."""
+    """Write `state` without the names in `ties`, which the format does not allow twice: its metadata tells them.
+
+    `model`, which JSON must be able to hold, comes into the metadata too.
+    """
     tensors = {key: array for key, array in state.items() if key not in ties}
-    header: dict = {"__metadata__": {"format": "pt", TIES: json.dumps(dict(ties))}}
+    metadata = {"format": "pt", TIES: json.dumps(dict(ties))} | ({MODEL: json.dumps(dict(model))} if model else {})
+    header: dict = {"__metadata__": metadata}
     at = 0
     for key, array in tensors.items():
         if array.dtype.name not in DTYPES:
@@ -60,10 +68,20 @@ def write_safetensors(
 
 def read_ties(path: str | Path) -> dict[str, str]:
     """The names that the file's metadata says are tied, with those that hold their tensors."""
+    return {str(key): str(value) for key, value in _entry(path, TIES).items()}
+
+
+def read_model(path: str | Path) -> dict[str, Any]:
+    """What the file's metadata says of the model, as `write_safetensors` was given it."""
+    return _entry(path, MODEL)
+
+
+def _entry(path: str | Path, name: str) -> dict[str, Any]:
+    """An entry of the metadata; empty where it is not there, or is not one of ours."""
     try:
         with open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            ties = parse_json(parse_json(file.read(length).decode())["__metadata__"][TIES])
-            return {str(key): str(value) for key, value in ties.items()}
-    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, struct.error):
+            entry = parse_json(parse_json(file.read(length).decode())["__metadata__"][name])
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, struct.error):
         return {}
+    return entry if isinstance(entry, dict) else {}

@@ -14,7 +14,7 @@ import numpy as np
 from convert.checkpoint import STATES, Checkpoint
 from convert.huggingface import is_folder_of_weights, read_folder, read_safetensors
 from convert.infer import encoder_only, with_encoder_prefix
-from convert.safetensors_file import read_ties
+from convert.safetensors_file import read_model, read_ties
 from convert.state_dict import strip_prefixes
 from convert.torch_file import read_pt
 from slt_jax.base.json_text import read_json
@@ -72,7 +72,7 @@ def _open_file(path: Path) -> Source:
         tensors = read_safetensors(path)
         strip_prefixes(tensors, path)  # says what is wrong with the names
         tensors |= {key: tensors[held] for key, held in read_ties(path).items() if held in tensors}
-        return Source(path, f"safetensors file: {_kind_of_state(tensors)}", tensors, {})
+        return Source(path, f"safetensors file: {_kind_of_state(tensors)}", tensors, read_model(path))
     content = read_pt(path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint or a state dict")

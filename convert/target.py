@@ -1,5 +1,6 @@
 """What weights are written as: a `.pt` in v9's layout or a safetensors file."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,25 @@ def _optimizer_state(source: Source, layout: str, model: Mapping | None, trust: 
 def to_safetensors(
     source: Source, target: Path, *, dtype: np.dtype | None = None, prefix: str = "", progress: Progress | None = None
 ) -> dict[str, str]:
-    """Write the weights; returns the tied names, which the file holds in its metadata."""
+    """Write the weights, and in the metadata what builds the model and which names are tied; returns the latter."""
     state = {prefix + key: array for key, array in cast(source.tensors, dtype).items()}
     ties = find_ties(state)
     total = total_bytes({key: array for key, array in state.items() if key not in ties})
-    write_safetensors(target, state, ties, adding_up(progress, total))
+    write_safetensors(target, state, ties, adding_up(progress, total), _of_model(source.rest))
     return ties
+
+
+def _of_model(rest: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what lies beside the weights, that which builds the model. They do not tell all of it, such as its heads."""
+    kept = {}
+    for name in ("config", "architecture"):
+        try:
+            json.dumps(rest.get(name))
+        except (TypeError, ValueError):  # somebody else's configuration, with more than JSON can hold
+            continue
+        if isinstance(rest.get(name), dict):
+            kept[name] = rest[name]
+    return kept
 
 
 def model_differences(source: Source, model: Mapping | None, trust: Trust = False) -> list[str]:

@@ -16,7 +16,7 @@ from convert import read_pt, write_pt
 from convert.checkpoint import blueprint, read_checkpoint
 from slt_jax.cli.convert import main
 from slt_jax.config import Config
-from slt_jax.training.state_store import resume_states
+from slt_jax.training.state_store import open_checkpoint, resume_states
 from slt_jax.training.translation_program import translation_program
 from tests.convert.models import settings, tiny
 from tests.parity.goldens import GOLDENS, needs_goldens
@@ -161,6 +161,20 @@ def test_to_safetensors(files, tmp_path, capsys):
     code, text = run(capsys, "verify", target, files / "v9.pt", "--tolerance", "1e-2")
     assert code == 0
     assert f"{len(state)} tensors compared" in text
+
+
+def test_a_safetensors_file_knows_its_model(files, tmp_path, capsys):
+    """Weights do not tell attention heads, nor whether v9's masks hid the hands from them."""
+    target, back = tmp_path / "out.safetensors", tmp_path / "back.pt"
+    assert run(capsys, "to-safetensors", files / "ours.pt", target)[0] == 0
+    assert run(capsys, "to-torch", target, back)[0] == 0
+    config = read_checkpoint(files / "ours.pt").config
+    assert config["data"] == {"v9_hand_masks": False}
+    for checkpoint in (open_checkpoint(target), read_checkpoint(back)):
+        assert checkpoint.config == config
+        assert blueprint(checkpoint).config == blueprint(read_checkpoint(files / "ours.pt")).config
+    assert run(capsys, "to-safetensors", files / "bare.pt", target, "--overwrite")[0] == 0
+    assert open_checkpoint(target).rest == {}
 
 
 def test_to_jax_is_a_state_that_training_resumes(files):
