@@ -17,6 +17,8 @@ from slt_jax.pretraining.judge_sheet import attention_sheet, neighbour_sheet
 from slt_jax.pretraining.knn import Labelled, effective_rank, in_batches, knn_accuracy, raw_pixels, read_labelled
 from slt_jax.pretraining.program import check_patches
 
+LARGEST = 16384  # pixels, neighbours or pictures at a time
+
 
 def judge(
     spec: str | None,
@@ -32,6 +34,9 @@ def judge(
 
     With `sheet`, a PNG: attention of the CLS token, and nearest neighbours. Raises UserError in one line.
     """
+    for flag, number in (("--knn-k", k), ("--image-size", image_size), ("--batch-size", batch_size)):
+        if not 1 <= number <= LARGEST:
+            raise UserError(f"{flag} {number}: must be 1 to {LARGEST}")
     check_file("--sheet", sheet)
     labelled = read_labelled(index, images, image_size)
     backbone = load_dinov2_backbone(spec)

@@ -9,7 +9,7 @@ import numpy as np
 from slt_jax.data.decode import IMAGE_ERRORS, decode_into
 from slt_jax.data.regular import read_regular
 from slt_jax.data.tables import count, find_delimiter, read_rows
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, shown
 
 COLUMNS = ("file", "label", "group")
 TEMPERATURE = 0.07  # of the neighbours' votes, as in DINO
@@ -33,7 +33,11 @@ def read_labelled(index: str | Path, folder: str | Path | None, size: int) -> La
     """
     rows = _rows(index)
     base = Path(folder) if folder else Path(index).parent
-    images = np.empty((len(rows), size, size, 3), np.uint8)
+    try:
+        images = np.empty((len(rows), size, size, 3), np.uint8)
+    except MemoryError:
+        taken = len(rows) * size * size * 3 / 2**30
+        raise UserError(f"--knn-index {index}: {len(rows)} pictures of {size} px take {taken:.0f} GiB") from None
     for image, row in zip(images, rows, strict=True):
         path = base / row["file"]
         try:
@@ -47,6 +51,10 @@ def read_labelled(index: str | Path, folder: str | Path | None, size: int) -> La
         raise UserError(f"--knn-index {index}: all pictures are of one group; neighbours must be of another one")
     if not queries.any():
         raise UserError(f"--knn-index {index}: no picture is of the split test, so none would be classified")
+    bank = set(groups if queries.all() else groups[~queries])
+    if len(bank) == 1 and bank & set(groups[queries]):
+        group = shown(str(bank.pop()))
+        raise UserError(f"--knn-index {index}: test pictures of group {group} have no neighbours of another group")
     return Labelled(images, labels, groups, queries)
 
 

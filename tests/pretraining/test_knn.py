@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slt_jax.cli.pretrain import main
 from slt_jax.errors import UserError
 from slt_jax.pretraining.knn import Labelled, effective_rank, in_batches, knn_accuracy, knn_labels, read_labelled
 
@@ -95,6 +96,10 @@ def test_index(folder):
         (["file,label,group", "0.png,a,s1", "1.png,b"], "line 3 has 2 cells"),
         (["file,label,group"], "has no pictures"),
         (["file,label,group,split", "0.png,a,s1,train", "1.png,b,s2,train"], "no picture is of the split test"),
+        (
+            ["file,label,group,split", "0.png,a,s1,train", "1.png,b,s1,test", "2.png,b,s2,test"],
+            "test pictures of group 's1' have no neighbours of another group",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(folder, lines, message):
@@ -103,6 +108,14 @@ def test_what_is_wrong_is_one_line(folder, lines, message):
     assert message in str(error.value)
     assert "--knn-index" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("flag", ["--knn-k", "--image-size", "--batch-size"])
+@pytest.mark.parametrize("number", ["0", "-14", "1000000000"])
+def test_numbers_that_make_no_sense_are_one_line(folder, flag, number, capsys):
+    index = write(folder, "file,label,group", "0.png,a,s1", "1.png,b,s2")
+    assert main(["evaluate", "--knn-index", str(index), "--device", "cpu", flag, number]) == 2
+    assert capsys.readouterr().err == f"slt-pretrain evaluate: error: {flag} {number}: must be 1 to 16384\n"
 
 
 def test_no_such_index(folder):
