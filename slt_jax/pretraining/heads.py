@@ -9,9 +9,9 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from slt_jax.models.layers import gelu, linear, normal, torch_uniform
+from slt_jax.models.layers import gelu, linear, torch_uniform
 from slt_jax.models.remat import KEEP_ALL, Memory
-from slt_jax.models.vit import VisionTransformer, ViTConfig
+from slt_jax.models.vit import VisionTransformer, ViTConfig, weights
 from slt_jax.pretraining.settings import LossSettings
 
 
@@ -24,8 +24,8 @@ class Head(nnx.Module):
         # In torch a `Sequential`, in which every other layer is a GELU.
         self.mlp = nnx.Dict(
             {
-                str(2 * number): linear(*widths[number : number + 2], dtype=dtype, init=normal(0.02), rngs=rngs)
-                for number in range(layers)
+                str(2 * number): linear(width, widths[number + 1], dtype=dtype, init=weights(width), rngs=rngs)
+                for number, width in enumerate(widths[:-1])
             }
         )
         self.depth = layers

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from convert.dinov2 import read_backbone
@@ -42,6 +43,7 @@ from slt_jax.training.state_store import resume_states
 from slt_jax.training.tracking import check_tensorboard
 from slt_jax.training.workdir import Names, WorkDir, state_folder
 
+NARROW = 384  # below DINOv2's narrowest ViT, whose random positions suit its width
 HEAD_WIDTH = 64  # of each attention head, as far as `file::` can tell from weights
 SHOWN = 10  # crops of a sheet of views
 
@@ -109,6 +111,8 @@ def begin(config: PretrainConfig, source: Path | None, mesh: Mesh) -> tuple[Pret
         return task, state, position
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         params = split_model(new_student(vit, config.loss, run.seed))[1]
+        if weights is None and vit.embed_dim < NARROW:
+            params |= {"backbone.pos_embed": sines(vit)}
     if weights is not None:
         backbone = [entry for entry in entries if entry.key.startswith("backbone.")]
         given = to_params({f"backbone.{name}": array for name, array in weights.items()}, backbone)
@@ -183,7 +187,20 @@ def starting_backbone(config: PretrainConfig) -> tuple[ViTConfig, Mapping[str, A
     return found.sizes, found.state
 
 
+def sines(vit: ViTConfig) -> jax.Array:
+    """A table of positions (1, 1 + patches, d) to start from: sines and cosines of row and column, 0 for the CLS token.
+
+    DINOv2 draws from N(0, 0.02), which is next to nothing beside the patches of a narrow ViT: it sees a bag of them.
+    """
+    waves = 100 ** (-np.arange(vit.embed_dim // 4) / (vit.embed_dim // 4))
+    angles = [places.reshape(-1, 1) * waves for places in np.indices((vit.grid, vit.grid))]
+    table = np.concatenate([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=1)
+    table = np.pad(table, [(1, 0), (0, vit.embed_dim - table.shape[1])])
+    return jnp.asarray(table[None], jnp.float32)
+
+
 def check_sizes(config: PretrainConfig, vit: ViTConfig) -> None:
     """Raise UserError where the views do not divide into patches."""
     check_patches("--image-size", config.augmentation.image_size, vit.patch_size)
-    check_patches("--local-crop-size", config.augmentation.local_crop_size, vit.patch_size)
+    if config.augmentation.num_local_crops:
+        check_patches("--local-crop-size", config.augmentation.local_crop_size, vit.patch_size)

@@ -37,7 +37,7 @@ SETTINGS = [
     "--out-dim", "12",
     "--patch-out-dim", "10", "--head-nlayers", "2", "--algorithm", "ibot", "--mask-ratio-min-max", "0.25", "0.5",
     "--aug-rotation", "0", "--aug-gaussian-blur-prob", "0", "--aug-hue", "0", "--aug-solarize-prob", "0",
-    "--layerwise-decay", "0.9", "--learning-rate", "0.01", "--knn-index",
+    "--layerwise-decay", "0.9", "--learning-rate", "0.002", "--knn-index",
 ]  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def test_what_a_run_leaves(finished):
         assert 1 <= line["feature_rank"] <= 20
     params = json.loads((finished / "params.json").read_text())
     assert params["loss"]["algorithm"] == "ibot"
-    assert params["schedules"]["learning_rate"] == {"start": 0.01, "end": 1e-6, "steps": 4, "warmup": 2, "before": 0.0}
+    assert params["schedules"]["learning_rate"] == {"start": 0.002, "end": 1e-6, "steps": 4, "warmup": 2, "before": 0.0}
     assert params["schedules"]["teacher_momentum"]["start"] == 0.996
     found = json.loads((finished / "artifacts.json").read_text())
     assert found["exports"]["backbone"] == [str(finished / "backbone.pt")]

@@ -1,17 +1,33 @@
-"""Pre-training on labelled pictures of hands, judged by k-NN on unseen signers; the speed of views."""
+"""Pre-training on photos of hands: k-NN on unseen signers, photos to text, and the generated corpus; speeds."""
 
 import argparse
 import csv
 import json
-import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from slt_jax.base.files import replacing_folder, write_json
+from slt_jax.cli.pretrain import main
 from slt_jax.errors import UserError
+from slt_jax.models.vit import ViTConfig
+from slt_jax.pretraining.judge import untrained
+from slt_jax.pretraining.knn import effective_rank, knn_accuracy, read_labelled
+from tools.benchmarks import numbers, pretrained_signs, pretraining_step
+from tools.benchmarks.views import views_speed
+
+Table = dict[str, dict[str, Any]]
 
 HELD_OUT = 5  # every fifth signer is unseen
+PARTS = {
+    "knn": "k-NN on unseen signers",
+    "numbers": "numbers that unseen signers spell, to text",
+    "signs": "the generated corpus",
+    "views": "crops per second of processor time, of which views are made",
+    "step": "time of a step",
+}
 
 
 def add_flags(top: argparse.ArgumentParser) -> None:
@@ -22,81 +38,133 @@ def add_flags(top: argparse.ArgumentParser) -> None:
     top.add_argument("--config", metavar="FILE", default="configs/pretrain_hands.yml", help="of slt-pretrain")
     top.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="changes it; repeats")
     top.add_argument("--seeds", type=int, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
-    top.add_argument("--views", action="store_true", default=False, help="only measure the speed of views")
+    top.add_argument(
+        "--output",
+        metavar="DIR",
+        default="runs/pretraining",
+        help="runs, corpora and results.json; what is there is not done again (default: runs/pretraining)",
+    )
+    pretraining_step.add_flags(top)
+    parts = ", ".join(f"{name} ({text})" for name, text in PARTS.items())
+    top.add_argument(
+        "--only", metavar="PART", nargs="+", choices=PARTS, default=["knn", "numbers", "signs"], help=f"of {parts}"
+    )
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.views:
-        from tools.benchmarks.views import views_speed
+    """Measure the parts that are asked for; training whose result is in `--output` is not done again."""
+    if {"knn", "numbers"} & set(arguments.only) and not (arguments.images and arguments.index):
+        raise UserError("--images and --index are needed (or choose --only signs, views, step)")
+    found: dict[str, Any] = {}
+    if "step" in arguments.only:
+        found["step"] = pretraining_step.measure(arguments)
+    if "views" in arguments.only:
+        found["views"] = views_speed()
+        print(table(PARTS["views"], found["views"]))
+    folder = Path(arguments.output)
+    file = folder / "results.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for part, work in {"knn": knn, "numbers": photos_to_text, "signs": signs}.items():
+        if part in arguments.only:
+            if part not in results:
+                results[part] = work(arguments, folder)
+                write_json(file, results)
+            found[part] = results[part]
+            print(table(PARTS[part], found[part]))
+    return found
 
-        speeds = views_speed()
-        for name, found in speeds.items():
-            rates = ", ".join(f"{who} {rate:.0f}" for who, rate in found.items())
-            print(f"{name}: crops per second of processor time: {rates}")
-        return {"views": speeds}
-    if not (arguments.images and arguments.index):
-        raise UserError("--images and --index are needed, or --views")
-    with tempfile.TemporaryDirectory() as scratch:
-        return {"knn": accuracies(arguments, Path(scratch))}
+
+def table(title: str, rows: Table) -> str:
+    """A row a line under a title."""
+    lines = [
+        f"{name:28s} " + "  ".join(f"{key} {value:.1f}" for key, value in row.items()) for name, row in rows.items()
+    ]
+    return "\n".join([f"\n{title}", *lines])
 
 
-def accuracies(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
-    """k-NN accuracy on unseen signers: raw pixels, random weights, and a pre-trained backbone of each seed."""
-    from slt_jax.cli.pretrain import main
-
-    seen, index = split(arguments, scratch)
-    rows: list[dict[str, Any]] = []
+def knn(arguments: argparse.Namespace, folder: Path) -> Table:
+    """Raw pixels, random weights, and a backbone pre-trained with each seed, judged on the unseen signers."""
+    photos = split(arguments, folder / "photos")
+    rows: Table = {}
     for seed in arguments.seeds:
-        output = scratch / f"seed-{seed}"
-        changes = [word for setting in arguments.set for word in ("--set", setting)]
-        words = ["--config", arguments.config, "--train-dir", str(seen), "--output-dir", str(output)]
-        words += ["--knn-index", str(index), "--knn-images", str(Path(arguments.images).resolve()), "--seed", str(seed)]
-        start = time.monotonic()
-        if main([*words, *changes]):
-            raise UserError(f"the run of seed {seed} failed")
-        seconds = time.monotonic() - start
+        output, started = folder / f"seed-{seed}", time.monotonic()
+        words = ["--train-dir", str(photos / "seen"), "--knn-index", str(photos / "index.csv")]
+        words += ["--knn-images", str(Path(arguments.images).resolve()), "--seed", str(seed)]
+        pretrain(arguments, output, words)
         last = json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])
-        rows.append({"seed": seed, "knn": last["knn_accuracy"], "rank": last["feature_rank"], "seconds": seconds})
-    rows = [*compared(arguments, index, output), *rows]
-    for row in rows:
-        name = row.get("name") or f"pre-trained, seed {row['seed']} ({row['seconds'] / 60:.1f} min)"
-        print(f"{name:40s} {row['knn']:6.1%}  rank {row['rank']:.1f}")
-    return rows
+        found = {"k-NN": 100 * last["knn_accuracy"], "rank": last["feature_rank"]}
+        rows[f"pre-trained, seed {seed}"] = found | {"minutes": (time.monotonic() - started) / 60}
+    return compared(arguments, photos / "index.csv", output) | rows
 
 
-def compared(arguments: argparse.Namespace, index: Path, output: Path) -> list[dict[str, Any]]:
+def pretrain(arguments: argparse.Namespace, output: Path, words: Sequence[str]) -> None:
+    """A run of `slt-pretrain`, which goes on where an earlier one was stopped. Raises UserError if it fails."""
+    changes = [word for setting in arguments.set for word in ("--set", setting)]
+    resume = ["--resume", str(output)] if (output / "params.json").is_file() else []
+    if main(["--config", arguments.config, "--output-dir", str(output), *words, *changes, *resume]):
+        raise UserError(f"the run in {output} failed; it has said why")
+
+
+def compared(arguments: argparse.Namespace, index: Path, output: Path) -> Table:
     """The same judgement of raw pixels, and of random weights of the backbone's sizes."""
-    from slt_jax.models.vit import ViTConfig
-    from slt_jax.pretraining.judge import untrained
-    from slt_jax.pretraining.knn import effective_rank, knn_accuracy, read_labelled
-
     params = json.loads((output / "params.json").read_text())
     side = params["augmentation"]["image_size"]
     labelled = read_labelled(index, arguments.images, side)
     features = untrained(ViTConfig(**params["vit"], image_size=side), labelled.images, batch_size=64)
     k = params["run"]["knn_k"]
-    return [
-        {"name": name, "knn": knn_accuracy(found, labelled, k), "rank": effective_rank(found)}
+    return {
+        name: {"k-NN": 100 * knn_accuracy(found, labelled, k), "rank": effective_rank(found)}
         for name, found in features.items()
-    ]
+    }
 
 
-def split(arguments: argparse.Namespace, scratch: Path) -> tuple[Path, Path]:
-    """A folder of links to the pictures of seen signers, and the index of all: label, group, split."""
-    images, seen = Path(arguments.images).resolve(), scratch / "seen"
-    seen.mkdir()
+def photos_to_text(arguments: argparse.Namespace, folder: Path) -> Table:
+    """Numbers of unseen signers on the first seed's backbone."""
+    output = folder / f"seed-{arguments.seeds[0]}"
+    if not (output / "backbone.pt").is_file():
+        raise UserError(f"--only numbers: {output} holds no backbone; run --only knn first")
+    photos: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for row in read_index(arguments):
+        photos[row[arguments.group]][row[arguments.label]].append(Path(arguments.images) / row["file"])
+    unseen = {signer for signer in photos if held_out(signer)}
+    return numbers.measure(photos, unseen, output, folder / "numbers")
+
+
+def signs(arguments: argparse.Namespace, folder: Path) -> Table:
+    """The generated corpus."""
+    return pretrained_signs.measure(folder / "signs")
+
+
+# --- photos and signers -------------------------------------------------------------------------------------------
+
+
+def split(arguments: argparse.Namespace, folder: Path) -> Path:
+    """A folder with `seen/`, links to the pictures of seen signers, and `index.csv`: file, label, group, split."""
+    if folder.is_dir():
+        return folder
+    lines = ["file,label,group,split"]
+    with replacing_folder(folder) as partial:
+        (partial / "seen").mkdir()
+        for row in read_index(arguments):
+            unseen = held_out(row[arguments.group])
+            lines.append(f"{row['file']},{row[arguments.label]},{row[arguments.group]},{'test' if unseen else 'train'}")
+            if not unseen:
+                (partial / "seen" / Path(row["file"]).name).symlink_to(Path(arguments.images).resolve() / row["file"])
+        (partial / "index.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def held_out(signer: str) -> bool:
+    """Whether a signer is unseen."""
+    return int(signer) % HELD_OUT == 0
+
+
+def read_index(arguments: argparse.Namespace) -> list[dict[str, str]]:
+    """The rows of the index by column. Raises UserError if a column is missing."""
     with open(arguments.index, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     _check_columns(arguments, rows)
-    lines = ["file,label,group,split"]
-    for row in rows:
-        unseen = int(row[arguments.group]) % HELD_OUT == 0
-        lines.append(f"{row['file']},{row[arguments.label]},{row[arguments.group]},{'test' if unseen else 'train'}")
-        if not unseen:
-            (seen / Path(row["file"]).name).symlink_to(images / row["file"])
-    index = scratch / "index.csv"
-    index.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return seen, index
+    return rows
 
 
 def _check_columns(arguments: argparse.Namespace, rows: Sequence[dict[str, str]]) -> None:
