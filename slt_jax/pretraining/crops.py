@@ -3,6 +3,7 @@
 A folder called face, hand_l or hand_r says by its name what its pictures show, wherever it is.
 """
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,6 +91,15 @@ class Crops:
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the names of all pictures in their order; their contents would have to be read."""
+        digest = hashlib.sha256()
+        for video in self.videos:
+            names = video.frames.names or ()
+            words = (os.path.basename(video.name), video.stream, *names)
+            digest.update(os.fsencode("\n".join(words)) + video.frames.numbers.tobytes())
+        return digest.hexdigest()
 
     def _place(self, number: int) -> tuple[Video, int]:
         owner = int(np.searchsorted(self._ends, number, side="right"))

@@ -21,7 +21,7 @@ from slt_jax.models.backbones import parse_backbone
 from slt_jax.models.params import split_model
 from slt_jax.models.vit import VIT_SIZES, ViTConfig
 from slt_jax.pretraining.crop_batches import CropBatches
-from slt_jax.pretraining.crops import find_crops
+from slt_jax.pretraining.crops import Crops, find_crops
 from slt_jax.pretraining.knn import read_labelled
 from slt_jax.pretraining.program import (
     Schedules,
@@ -106,7 +106,7 @@ def begin(config: PretrainConfig, source: Path | None, mesh: Mesh) -> tuple[Pret
     say(announcement(task, vit))
     if source:
         state, position, notes = resume_states(source, program)
-        check_crops(source, position, int(notes.get("crops", len(crops))), len(crops))
+        check_crops(source, position, notes, crops)
         say(f"resuming from {source}: {position.epoch} epochs and {position.batches} batches are done")
         return task, state, position
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -130,15 +130,16 @@ def draw_views(config: PretrainConfig, path: str) -> None:
         sheet.save(file, "PNG")
 
 
-def check_crops(source: Path, position: Position, before: int, now: int) -> None:
+def check_crops(source: Path, position: Position, notes: Mapping[str, Any], crops: Crops) -> None:
     """Raise UserError if an epoch cannot go on, because there are other crops than when it began; else say it."""
-    if before == now:
+    now, names = len(crops), crops.fingerprint()
+    before = int(notes.get("crops", now))
+    if before == now and notes.get("crop_names", names) == names:
         return
+    what = f"{before} crops, now there are {now}" if before != now else f"{now} crops of other names than those now"
     if position.taken:
-        raise UserError(
-            f"--resume {source}: its epoch began with {before} crops, now there are {now}; put the same ones there"
-        )
-    say(f"note: {source} was trained on {before} crops, now there are {now}")
+        raise UserError(f"--resume {source}: its epoch began with {what}; put the same ones there")
+    say(f"note: {source} was trained on {what}")
 
 
 def announcement(task: Pretraining, vit: ViTConfig) -> str:

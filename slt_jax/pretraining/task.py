@@ -147,11 +147,12 @@ class Pretraining(Task):
         return [path for path in (workdir.last, workdir.best, *self.exported(workdir)) if not is_sound(path)]
 
     def notes(self, position: Position) -> dict[str, Any]:
-        """The position, the configuration, and the number of crops."""
+        """The position, the configuration, and which crops there are."""
         return {
             "position": dataclasses.asdict(position),
             "pretraining": dataclasses.asdict(self.config),
             "crops": len(self.crops),
+            "crop_names": self.crops.fingerprint(),
         }
 
     def summary(self, record: Mapping[str, Any], best: bool) -> str:

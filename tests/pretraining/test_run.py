@@ -18,10 +18,12 @@ from convert import read_pt, write_pt
 from convert.pretrained import load_dinov2_backbone
 from convert.state_dict import table, to_state
 from slt_jax.cli.pretrain import configure, main, parse
+from slt_jax.data.clip_files import Frames
 from slt_jax.errors import UserError
 from slt_jax.models.params import describe
 from slt_jax.models.vit import REGISTER_RESIZE, VisionTransformer, ViTConfig
 from slt_jax.pretraining.crop_batches import CropBatches
+from slt_jax.pretraining.crops import Crops, Video
 from slt_jax.pretraining.start import begin, check_crops
 from slt_jax.runtime.sharding import device_mesh
 from slt_jax.training import run as loop
@@ -177,10 +179,16 @@ def test_weights_of_a_teacher_with_registers_are_taken(crops, tmp_path):
     assert start.trained["backbone.register_tokens"].shape == (1, 4, 64)
 
 
-def test_an_epoch_does_not_go_on_with_other_crops(tmp_path):
-    with pytest.raises(UserError, match="began with 20 crops, now there are 19"):
-        check_crops(tmp_path, Position(taken=[[8, 1]]), 20, 19)
-    check_crops(tmp_path, Position(epoch=1), 20, 19)
+def test_an_epoch_does_not_go_on_with_other_crops(tmp_path, capsys):
+    crops = [Crops([Video("a", Frames("any", np.array(numbers)))]) for numbers in (range(19), range(1, 20), range(20))]
+    notes = {"crops": 19, "crop_names": crops[0].fingerprint()}
+    for now, told in ((crops[1], "19 crops of other names than those now"), (crops[2], "19 crops, now there are 20")):
+        with pytest.raises(UserError, match=f"began with {told}"):
+            check_crops(tmp_path, Position(taken=[[8, 1]]), notes, now)
+        check_crops(tmp_path, Position(epoch=1), notes, now)
+        assert f"was trained on {told}" in capsys.readouterr().out
+    check_crops(tmp_path, Position(taken=[[8, 1]]), notes, crops[0])
+    check_crops(tmp_path, Position(taken=[[8, 1]]), {"crops": 19}, crops[1])  # of a state without names
 
 
 def test_a_lost_backbone_is_written_again(finished, crops, tmp_path):
