@@ -15,7 +15,7 @@ from slt_jax.base.files import replacing
 from slt_jax.data import landmarks
 from slt_jax.media import frames
 from slt_jax.media.crops import LOOKAHEAD, Square, blurred, cut, encoded, smoothed
-from slt_jax.media.detect import Body
+from slt_jax.media.detect import Body, Box
 from slt_jax.media.frames import is_frames
 from slt_jax.media.hands import SIDES, HandFinder, shoulder_width, wrist_inside
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
@@ -50,16 +50,19 @@ def extract(
     start: float | None = None,
     end: float | None = None,
     member: str | None = None,
+    rate: float | None = None,
+    signer_box: Box | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Write the streams of `video` under `folder` and return the contents of its record.
 
-    It may be a folder of frames, or a .tar with those of the clip `member`; `settings.fps` is their rate.
+    It may be a folder of frames, or a .tar with those of the clip `member`; `rate` is theirs, else `settings.fps`.
 
-    `start` and `end` are in seconds. `progress(frames written, frames expected)` is called now and then. Raises
+    `start` and `end` are in seconds. `signer_box` (left, top, right, bottom; pixels, or fractions) holds for this clip
+    before that of the settings. `progress(frames written, frames expected)` is called now and then. Raises
     BadVideo if the video cannot be used or shows nobody.
     """
-    own = settings.fps or DEFAULT_FPS  # of frames, which say nothing themselves
+    own = rate or settings.fps or DEFAULT_FPS  # of frames, which say nothing themselves
     of_frames = is_frames(video)
     known = frames.facts(video, member, own) if of_frames else facts(video)
     fps = settings.rate(known.fps)
@@ -70,7 +73,7 @@ def extract(
     looked = list(some)
     if not looked:
         raise BadVideo(f"{video}: no picture can be read")
-    choice = choose_signer(looked, detector, settings.signer_box)
+    choice = choose_signer(looked, detector, signer_box or settings.signer_box)
     height, width = looked[0].shape[:2]
     del looked
 

@@ -140,7 +140,7 @@ def _extract_clip(working: Path, settings: ExtractionSettings, detector, job: Jo
     try:
         outcome = extract(
             job.video, job.video_id, folder, settings, detector, start=job.start, end=job.end, member=job.member,
-            progress=progress,
+            rate=job.rate, signer_box=job.signer_box, progress=progress,
         )  # fmt: skip
     except UserError as error:
         shutil.rmtree(folder, ignore_errors=True)

@@ -24,13 +24,18 @@ LONGEST_PATH = 4096  # characters, as in most systems
 
 @dataclass(frozen=True)
 class Job:
-    """One clip: a video, or its part from `start` to `end`, in seconds from the start of the video."""
+    """One clip: a video, or its part from `start` to `end`, in seconds from the start of the video.
+
+    Frames come `rate` a second, else as the settings say. `signer_box` tells where the signer is, in fractions.
+    """
 
     video: str | Path
     video_id: str
     start: float | None = None
     end: float | None = None
     member: str | None = None  # of a .tar with the frames of several clips
+    rate: float | None = None
+    signer_box: tuple[float, float, float, float] | None = None
 
     def key(self, settings: ExtractionSettings) -> dict[str, Any]:
         """Everything that the files of this clip depend on; equal keys mean equal files."""
@@ -40,7 +45,8 @@ class Job:
             return {}
         known = {"settings": settings.key(), "bytes": stat.st_size, "modified": stat.st_mtime_ns,
                  "start": self.start, "end": self.end}  # fmt: skip
-        return known if self.member is None else known | {"member": self.member}
+        given = {"member": self.member, "rate": self.rate, "signer_box": self.signer_box and list(self.signer_box)}
+        return known | {name: value for name, value in given.items() if value is not None}
 
     @property
     def problem(self) -> str | None:
