@@ -16,7 +16,7 @@ from slt_jax.base.files import open_regular, replacing
 from slt_jax.errors import UserError
 
 # All that wrong bytes can cause in code that does not check for them by name.
-_WRONG_BYTES = (
+WRONG_BYTES = (
     struct.error,
     LookupError,
     TypeError,
@@ -60,7 +60,7 @@ def read_pt(path: str | os.PathLike[str], *, mmap: bool = True) -> Any:
         raise TorchFileError(f"{path}: no such file") from error
     except OSError as error:
         raise TorchFileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except _WRONG_BYTES as error:
+    except WRONG_BYTES as error:
         raise TorchFileError(f"{path}: damaged file ({type(error).__name__}: {str(error)[:100]!r})") from error
 
 

@@ -11,13 +11,13 @@ import struct
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # protocol 2 uses Python 2's names
 from collections import Counter, OrderedDict
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from convert.torch_pickle import DTYPES, MAPPINGS, MAX_DEPTH, MAX_PICKLE, STORAGE_CLASSES, brief, is_key, type_name
-from convert.torch_zip import BASE_MEMORY, Archive, Bad
+from convert.torch_zip import BASE_MEMORY, Bad
 
 MAX_AXES = 64  # of a NumPy array
 MAX_ODD_KEYS = 4096  # keys a file may choose so that all have one hash: with n of them a dict takes n^2 comparisons
@@ -40,16 +40,47 @@ class _Storage(NamedTuple):
     size: int
 
 
-class _Call(NamedTuple):
+class Source(Protocol):
+    """What is read: the file's bytes, where the pickle lies in it, and how much memory it may take."""
+
+    map: Any
+    size: int
+    default_protocol: str
+
+    @property
+    def big_endian(self) -> bool:
+        """Whether payloads are."""
+
+    def locate(self, name: str) -> tuple[int, int]:
+        """First byte of an entry, and the byte behind it."""
+
+    def load(self, name: str, swap: int) -> np.ndarray:
+        """The payload of an entry."""
+
+    def spend(self, size: int) -> None:
+        """Count memory before it is taken."""
+
+    def advice(self, module: str) -> str:
+        """What to do where a pickle names something of `module` that is not read."""
+
+
+class Call(NamedTuple):
     """An allowed function: what to run here in its place."""
 
     run: Callable[..., Any]
 
 
 class Unpickler:
-    """Interpreter of the pickle opcodes that torch.save emits."""
+    """Interpreter of the pickle opcodes that torch.save emits, or of others in a table of their own."""
 
-    def __init__(self, archive: Archive):
+    def __init__(
+        self,
+        archive: Source,
+        opcodes: Mapping[bytes, Callable[["Unpickler"], Any]] | None = None,
+        functions: Mapping[str, Any] | None = None,
+    ):
+        self.opcodes = OPCODES if opcodes is None else opcodes
+        self.functions = FUNCTIONS if functions is None else functions
         self.archive, self.data = archive, archive.map
         self.at, self.end = archive.locate("data.pkl")
         if self.end - self.at > MAX_PICKLE:
@@ -64,16 +95,16 @@ class Unpickler:
 
     def run(self) -> Any:
         while (code := self.take(1)) != op.STOP:
-            if code not in _OPCODES:
-                raise Bad(f"unsupported pickle opcode {code!r}: save it again with torch.save's default protocol")
-            _OPCODES[code](self)
+            if code not in self.opcodes:
+                raise Bad(f"unsupported pickle opcode {code!r}: save it again with {self.archive.default_protocol}")
+            self.opcodes[code](self)
         if self.outer or len(self.stack) != 1:
-            raise Bad("damaged file (data.pkl leaves more or less than one object)")
+            raise Bad("damaged file (its pickle leaves more or less than one object)")
         return self.stack[0]
 
     def take(self, count: int) -> bytes:
         if self.at + count > self.end:
-            raise Bad("damaged file (data.pkl ends too early)")
+            raise Bad("damaged file (its pickle ends too early)")
         self.at += count
         return self.data[self.at - count : self.at]
 
@@ -84,7 +115,7 @@ class Unpickler:
     def line(self) -> str:
         end = self.data.find(b"\n", self.at, min(self.end, self.at + 256))
         if end < 0:
-            raise Bad("damaged file (a name in data.pkl has no end)")
+            raise Bad("damaged file (a name in its pickle has no end)")
         return self.take(end + 1 - self.at)[:-1].decode()
 
     def push(self, item: Any) -> None:
@@ -109,7 +140,7 @@ class Unpickler:
     def mark(self) -> None:
         self.archive.spend(NOTE)
         if len(self.outer) > 10 * MAX_DEPTH:
-            raise Bad("damaged file (data.pkl is nested too deep)")
+            raise Bad("damaged file (its pickle is nested too deep)")
         self.outer.append(self.stack)
         self.stack = []
 
@@ -119,26 +150,24 @@ class Unpickler:
 
     def pop_tuple(self, count: int) -> None:
         if len(self.stack) < count:
-            raise Bad("damaged file (data.pkl takes from an empty stack)")
+            raise Bad("damaged file (its pickle takes from an empty stack)")
         items = tuple(self.stack[-count:])
         del self.stack[-count:]
         self.new(items)
 
     def find_global(self) -> None:
-        module, name = self.line(), self.line()
+        self.push_global(self.line(), self.line())
+
+    def push_global(self, module: str, name: str) -> None:
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         full = f"{module}.{name}"
-        if full not in _GLOBALS:
-            hint = "gather it on one process, then save" if module.startswith("torch.distributed") else "save"
-            raise Bad(
-                f"refused global {full!r}: only tensors, plain containers, numbers and text are read; "
-                f"{hint} the model's state_dict() with torch.save"
-            )
-        self.push(_GLOBALS[full])
+        if full not in self.functions:
+            raise Bad(f"refused global {full!r}: {self.archive.advice(module)}")
+        self.push(self.functions[full])
 
     def reduce(self) -> None:
         args, function = self.stack.pop(), self.stack.pop()
-        if type(function) is not _Call or type(args) is not tuple:
+        if type(function) is not Call or type(args) is not tuple:
             raise Bad(f"refused call of {brief(function)}")
         self.new(function.run(self, *args))
 
@@ -217,7 +246,7 @@ class Unpickler:
 
     def from_type(self, function, kind, args, state) -> np.ndarray:
         """A tensor or parameter with Python attributes; these are dropped."""
-        if not any(function is _GLOBALS[f"torch._utils._rebuild_{name}"] for name in ("tensor_v2", "tensor_v3")):
+        if not any(function is FUNCTIONS[f"torch._utils._rebuild_{name}"] for name in ("tensor_v2", "tensor_v3")):
             raise Bad("refused a tensor subclass")
         return function.run(self, *args)
 
@@ -225,7 +254,7 @@ class Unpickler:
         self.allowance -= len(item)
         self.archive.spend(SLOT * len(item))
         if self.allowance < 0:
-            raise Bad("damaged file (data.pkl copies more than it holds)")
+            raise Bad("damaged file (its pickle copies more than it holds)")
         return make(item)
 
     def make_set(self, items: list[Any]) -> set:
@@ -261,29 +290,29 @@ def _size(reader: Unpickler, sizes: list | tuple) -> tuple:
     return reader.copy(tuple, sizes)
 
 
-_GLOBALS: dict[str, Any] = {
-    "torch._utils._rebuild_tensor_v2": _Call(Unpickler.tensor_v2),
-    "torch._utils._rebuild_tensor_v3": _Call(Unpickler.tensor_v3),
-    "torch._utils._rebuild_parameter": _Call(_parameter),
-    "torch._utils._rebuild_parameter_with_state": _Call(_parameter),
-    "torch._tensor._rebuild_from_type_v2": _Call(Unpickler.from_type),
+FUNCTIONS: dict[str, Any] = {
+    "torch._utils._rebuild_tensor_v2": Call(Unpickler.tensor_v2),
+    "torch._utils._rebuild_tensor_v3": Call(Unpickler.tensor_v3),
+    "torch._utils._rebuild_parameter": Call(_parameter),
+    "torch._utils._rebuild_parameter_with_state": Call(_parameter),
+    "torch._tensor._rebuild_from_type_v2": Call(Unpickler.from_type),
     "torch.Tensor": "torch.Tensor",  # these two only name the class for _rebuild_from_type_v2
     "torch.nn.parameter.Parameter": "torch.nn.parameter.Parameter",
-    "torch.Size": _Call(_size),
-    "torch.device": _Call(_device),
-    "collections.OrderedDict": _Call(lambda reader: OrderedDict()),
-    "collections.Counter": _Call(_count),
-    "builtins.set": _Call(Unpickler.make_set),
-    "builtins.complex": _Call(lambda reader, real, imag: complex(real, imag)),
-    "builtins.bytes": _Call(lambda reader: b""),
-    "builtins.bytearray": _Call(lambda reader, *args: bytearray(reader.encode(*args) if args else b"")),
-    "_codecs.encode": _Call(Unpickler.encode),
+    "torch.Size": Call(_size),
+    "torch.device": Call(_device),
+    "collections.OrderedDict": Call(lambda reader: OrderedDict()),
+    "collections.Counter": Call(_count),
+    "builtins.set": Call(Unpickler.make_set),
+    "builtins.complex": Call(lambda reader, real, imag: complex(real, imag)),
+    "builtins.bytes": Call(lambda reader: b""),
+    "builtins.bytearray": Call(lambda reader, *args: bytearray(reader.encode(*args) if args else b"")),
+    "_codecs.encode": Call(Unpickler.encode),
     "torch.storage.UntypedStorage": _StorageClass(None),
     **{f"torch.{name}": _StorageClass(DTYPES[dtype]) for dtype, name in STORAGE_CLASSES.items()},
     **{f"torch.{name}": dtype for name, dtype in DTYPES.items()},
 }
 
-_OPCODES: dict[bytes, Callable[[Unpickler], Any]] = {
+OPCODES: dict[bytes, Callable[[Unpickler], Any]] = {
     op.PROTO: lambda r: r.take(1),
     op.GLOBAL: Unpickler.find_global,
     op.REDUCE: Unpickler.reduce,

@@ -39,6 +39,8 @@ class Bad(Exception):
 class Archive:
     """The zip file: where its entries lie, and their bytes."""
 
+    default_protocol = "torch.save's default protocol"
+
     def __init__(self, file: BufferedReader, *, mapped: bool):
         self.size = os.fstat(file.fileno()).st_size
         if self.size == 0:
@@ -74,6 +76,12 @@ class Archive:
                 f"refused: its lists and dicts would take more memory than {BASE_MEMORY >> 20} MB and 4 times the "
                 f"file's size; keep numbers in tensors"
             )
+
+    def advice(self, module: str) -> str:
+        """What to do where the pickle names something of `module` that is not read."""
+        hint = "gather it on one process, then save" if module.startswith("torch.distributed") else "save"
+        kept = "only tensors, plain containers, numbers and text are read"
+        return f"{kept}; {hint} the model's state_dict() with torch.save"
 
     def verify(self) -> None:
         """Compare every entry with its checksum, one pass over the file. Raises Bad, which names the entry.
