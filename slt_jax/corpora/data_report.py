@@ -75,6 +75,7 @@ def report_page(name: str, prepared: Prepared) -> str:
         "<h2>Splits</h2>",
         _table(*_splits(splits, prepared)),
         *_remarks(prepared),
+        *_audit(prepared),
         "<h2>Lengths</h2>",
         '<div class="panels">',
         _panel("Clips by duration, seconds", {
@@ -105,6 +106,13 @@ def _remarks(prepared: Prepared) -> Iterator[str]:
         "<p>Unknown words are those that no training text has, as a share of the running words; repeated texts are "
         "those that training has word for word.</p>"
     )
+
+
+def _audit(prepared: Prepared) -> Iterator[str]:
+    if prepared.audit:
+        yield "<h2>Audit</h2>"
+        yield "<p>What there was before the extraction.</p>"
+        yield _table(["what", "found"], [[escape(name), escape(value)] for name, value in prepared.audit.facts])
 
 
 def words_of(text: str) -> list[str]:

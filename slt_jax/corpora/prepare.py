@@ -1,23 +1,23 @@
-"""Turn a corpus of long videos into a data set that training reads: clips, tables, splits, a report."""
+"""Turn a corpus into a data set that training reads: clips, tables, splits, an audit, a report."""
 
-import csv
-import hashlib
-import io
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from slt_jax.base.files import replacing, write_json
+from slt_jax.base.console import say
+from slt_jax.base.files import write_json
 from slt_jax.base.places import check_folder
-from slt_jax.corpora.data_report import report_page
+from slt_jax.corpora.audit import LOST, Audit, audit
+from slt_jax.corpora.known import CORPORA
 from slt_jax.corpora.partition import partition, same_footage
 from slt_jax.corpora.prepared import Prepared
 from slt_jax.corpora.subtitled import Corpus, CorpusClip, Drop, read_corpus
+from slt_jax.corpora.table import LSA_T, find_footage, find_table, open_table
+from slt_jax.corpora.written import DROPPED, file_id, write_audit, write_tables
 from slt_jax.data.clip_files import scan
 from slt_jax.data.contract import examine_all
 from slt_jax.data.corpus_folder import SPLITS, folders_under
@@ -27,15 +27,17 @@ from slt_jax.errors import UserError
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
                "test": "test", "testing": "test"}  # fmt: skip
 MARKER = "prepare.json"  # its presence says that the tables beside it may be replaced
-LONGEST_NAME = 200  # bytes of an id in a file name, which `_f000000.jpg` follows
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 
 
 @dataclass(frozen=True)
 class PreparationRequest:
-    """What to prepare. Without `output` nothing is written. A dry run needs no videos."""
+    """What to prepare. Without `output` nothing is written. A dry run needs no videos.
 
-    metadata: Path
+    `corpus` is a name in CORPORA, "lsa-t" or "table"; without one, `metadata` is a table of v9's shape, and rows may be
+    lost without `allow_missing`. `source` is the corpus's folder.
+    """
+
+    metadata: Path | None = None
     videos: Path | None = None
     output: Path | None = None
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
@@ -44,6 +46,22 @@ class PreparationRequest:
     fps: float = 25.0
     keep_split: bool = False
     dry_run: bool = False
+    corpus: str = ""
+    source: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)  # of a table: what is meant, and the column's own name
+    split: str | None = None  # the only one to prepare
+    limit: int | None = None  # clips of each split
+    allow_missing: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the corpus is called on its page."""
+        return CORPORA[self.corpus].title if self.corpus in CORPORA else self.metadata.name if self.metadata else ""
+
+    @property
+    def place(self) -> str:
+        """Where its rows come from, as it was given."""
+        return f"--source {self.source}" if self.corpus in CORPORA else f"--metadata {self.metadata}"
 
 
 def prepare(request: PreparationRequest, extract: Callable[..., Sequence[Mapping[str, Any]]] | None = None) -> Prepared:
@@ -52,31 +70,87 @@ def prepare(request: PreparationRequest, extract: Callable[..., Sequence[Mapping
     `extract` replaces `slt_jax.media.extract_many.extract_videos`. A row or video that cannot be used becomes a `Drop`
     with its reason. Raises UserError for what the user can fix.
     """
+    request = _completed(request)
     _check(request)
     if request.output is not None:
         check_folder("--output", request.output)
-    corpus = read_corpus(request.metadata)
-    videos = _find_videos(request.videos, corpus) if request.videos else {}
-    if request.videos:
-        _drop(corpus, "video not found", lambda clip: None if clip.video in videos else clip.video)
-    if not corpus.clips:
-        raise UserError(f"--metadata {request.metadata}: no row can be used, {_most_common(corpus.drops)}")
-    prepared = _own_splits(corpus, request.metadata) if request.keep_split else _new_splits(corpus, request)
+    prepared = _in_splits(request)
+    _restrict(prepared, request)
+    known = CORPORA.get(request.corpus)
+    prepared.audit = audit(prepared.corpus, prepared.splits, known.published if known else {})
+    if request.corpus:
+        _tell(request, prepared.audit)
+    _refuse_losses(request, prepared)
     if request.output is not None:
         _claim(request.output, request)
         if not request.dry_run:
-            _extract(request.output, request, prepared, videos, extract)
-        _write(request.output, request.metadata.name, prepared)
+            _extract(request.output, request, prepared, extract)
+        write_tables(request.output, request.name, prepared, text_column="texto" if request.corpus else "text")
     return prepared
 
 
-def file_id(video_id: str) -> str:
-    """The id under which a clip's files are stored: the id itself, if that can be part of a file name."""
-    name = _UNSAFE.sub("_", video_id).strip(" .")
-    if name == video_id and len(name.encode()) <= LONGEST_NAME:
-        return name
-    short = name.encode()[: LONGEST_NAME - 9].decode(errors="ignore")
-    return f"{short}_{hashlib.sha256(video_id.encode()).hexdigest()[:8]}"
+def _completed(request: PreparationRequest) -> PreparationRequest:
+    """Where the table and the videos are that a corpus's folder holds."""
+    if request.corpus in CORPORA or not request.corpus:
+        return request
+    if request.source is not None and not request.source.is_dir():
+        raise UserError(f"--source {request.source}: no such folder")
+    metadata = request.metadata or find_table(request.source, request.corpus)
+    return replace(request, metadata=metadata, videos=request.videos or request.source)
+
+
+def _in_splits(request: PreparationRequest) -> Prepared:
+    """The rows that can be used, in the corpus's own splits, or in new ones where it has none."""
+    if request.corpus in CORPORA:
+        if request.source is None or not request.source.is_dir():
+            raise UserError(f"--source {request.source}: no such folder" if request.source else "--source is not given")
+        corpus = CORPORA[request.corpus].read(request.source, (request.split,) if request.split else SPLITS)
+        kept = replace(request, keep_split=True)
+    else:
+        if request.metadata is None:
+            raise UserError("--metadata is not given")
+        table = open_table(request.metadata, request.columns) if request.corpus else None
+        corpus, kept = read_corpus(request.metadata, table), request
+        if "split" in request.columns:
+            kept = replace(request, keep_split=True)
+        if request.videos:
+            find_footage(corpus, request.videos, named_by_id=request.corpus == LSA_T)
+            _drop(corpus, "video not found", lambda clip: None if clip.footage else clip.video)
+    if not corpus.clips:
+        raise UserError(f"{request.place}: no row can be used, {_most_common(corpus.drops)}")
+    return _own_splits(corpus, request) if kept.keep_split else _new_splits(corpus, request)
+
+
+def _restrict(prepared: Prepared, request: PreparationRequest) -> None:
+    """Keep the split that is asked for, and of each split the first clips, as many as `limit` says."""
+    if request.split is None and request.limit is None:
+        return
+    for split, clips in prepared.splits.items():
+        prepared.splits[split] = [] if request.split not in (None, split) else clips[: request.limit]
+    kept = {clip.video_id for clips in prepared.splits.values() for clip in clips}
+    prepared.corpus.clips[:] = [clip for clip in prepared.corpus.clips if clip.video_id in kept]
+
+
+def _tell(request: PreparationRequest, found: Audit) -> None:
+    say(f"{request.place}:")
+    for name, value in found.facts:
+        say(f"  {name}: {value}")
+
+
+def _refuse_losses(request: PreparationRequest, prepared: Prepared) -> None:
+    """Raise UserError if more rows are lost than may be; the output then names them, and has nothing to train from."""
+    found = prepared.audit
+    if not request.corpus or request.allow_missing or found is None or found.lost_share <= LOST:
+        return
+    named = ""
+    if request.output is not None:
+        _claim(request.output, request)
+        write_audit(request.output, request.name, prepared)
+        named = f"; {request.output / DROPPED} names them"
+    raise UserError(
+        f"{request.place}: {found.lost:,} of {found.rows:,} rows ({found.lost_share:.1%}) are lost, "
+        f"more than {LOST:.0%}, {_most_common(prepared.corpus.lost)}{named}; --allow-missing goes on without them"
+    )
 
 
 def _check(request: PreparationRequest) -> None:
@@ -86,19 +160,10 @@ def _check(request: PreparationRequest) -> None:
     if request.seed < 0:
         raise UserError(f"--seed {request.seed}: must be 0 or more")
     if not request.dry_run:
-        for flag, path in (("--videos", request.videos), ("--output", request.output)):
+        videos = () if request.corpus in CORPORA else (("--videos", request.videos),)
+        for flag, path in (*videos, ("--output", request.output)):
             if path is None:
                 raise UserError(f"{flag} is not given; only --dry-run goes without")
-
-
-def _find_videos(folder: Path, corpus: Corpus) -> dict[str, Path]:
-    """Map the names by which clips may call a video, with or without ending and folder, to its file."""
-    from slt_jax.media.jobs import find_videos
-
-    paths = [Path(job.video) for job in find_videos(folder)]
-    by_name = {path.stem: path for path in paths} | {path.name: path for path in paths}
-    files = {clip.video: by_name.get(clip.video) or by_name.get(Path(clip.video).name) for clip in corpus.clips}
-    return {video: path for video, path in files.items() if path}
 
 
 def _drop(corpus: Corpus, reason: str, detail: Callable[[CorpusClip], str | None]) -> None:
@@ -109,9 +174,9 @@ def _drop(corpus: Corpus, reason: str, detail: Callable[[CorpusClip], str | None
         if grounds is None:
             kept.append(clip)
         else:
-            corpus.drops.append(Drop(clip.line, clip.video_id, reason, grounds))
+            corpus.drops.append(Drop(clip.line, clip.video_id, reason, grounds, clip.file))
     corpus.clips[:] = kept
-    corpus.drops.sort(key=lambda drop: drop.line)
+    corpus.drops.sort(key=lambda drop: (drop.file, drop.line))
 
 
 def _new_splits(corpus: Corpus, request: PreparationRequest) -> Prepared:
@@ -127,11 +192,12 @@ def _new_splits(corpus: Corpus, request: PreparationRequest) -> Prepared:
     return Prepared(corpus, splits, shared_footage=[members for members in groups if len(members) > 1])
 
 
-def _own_splits(corpus: Corpus, metadata: Path) -> Prepared:
+def _own_splits(corpus: Corpus, request: PreparationRequest) -> Prepared:
     """The splits from the file's own column."""
     if not any(clip.split.lower() in SPLIT_NAMES for clip in corpus.clips):
         names = ", ".join(SPLITS)
-        raise UserError(f"--keep-split: the column split of {metadata} names no split ({names}); leave the flag out")
+        place = request.metadata or request.source
+        raise UserError(f"--keep-split: the column split of {place} names no split ({names}); leave the flag out")
     _drop(
         corpus,
         "no split of its own",
@@ -154,7 +220,8 @@ def _claim(output: Path, request: PreparationRequest) -> None:
     if meta.exists() and not (output / MARKER).is_file():
         raise UserError(f"--output {output}: holds a meta.csv that this command did not write; name another")
     settings = {"metadata": str(request.metadata), "splits": list(request.shares), "seed": request.seed,
-                "keep_split": request.keep_split, "fps": request.fps}  # fmt: skip
+                "keep_split": request.keep_split, "fps": request.fps, "corpus": request.corpus,
+                "source": str(request.source), "split": request.split, "limit": request.limit}  # fmt: skip
     try:
         write_json(output / MARKER, settings)
     except OSError as error:
@@ -165,7 +232,6 @@ def _extract(
     output: Path,
     request: PreparationRequest,
     prepared: Prepared,
-    videos: Mapping[str, Path],
     extract: Callable[..., Sequence[Mapping[str, Any]]] | None,
 ) -> None:
     from slt_jax.media.jobs import Job
@@ -176,7 +242,8 @@ def _extract(
 
         extract = extract_videos
     corpus = prepared.corpus
-    jobs = [Job(videos[clip.video], file_id(clip.video_id), clip.start, clip.end) for clip in corpus.clips]
+    jobs = [Job(clip.footage.path, file_id(clip.video_id), clip.start, clip.end, clip.footage.rate, clip.signer_box)
+            for clip in corpus.clips if clip.footage]  # fmt: skip
     records = extract(jobs, output, ExtractionSettings(fps=request.fps), request.workers, resume=True)
     by_clip = {clip.video_id: record for clip, record in zip(corpus.clips, records, strict=True)}
     _drop(
@@ -197,57 +264,3 @@ def _extract(
     with tqdm(total=len(expected), desc="checking", unit="clip", leave=False, disable=None) as bar:
         examined = examine_all(files, expected, lambda done, _: bar.update(done - bar.n))
     prepared.examined = {clip.video_id: examined[file_id(clip.video_id)] for clip in corpus.clips}
-
-
-def _write(output: Path, title: str, prepared: Prepared) -> None:
-    corpus = prepared.corpus
-    index = {split: output / "index" / f"{split}.csv" for split in SPLITS}
-    tables: dict[Path, list[Sequence[Any]]] = {
-        output / "meta.csv": _meta_rows(prepared),
-        output / "dropped.csv": [("line", "id", "reason", "detail"), *(
-            (drop.line, drop.video_id, drop.reason, drop.detail) for drop in corpus.drops
-        )],
-        output / "repaired.csv": [("line", "id", "column", "found", "value", "source"), *(
-            (r.line, r.video_id, r.column, r.found, r.value, r.source) for r in corpus.repairs
-        )],
-    }  # fmt: skip
-    for split, clips in prepared.splits.items():
-        if clips:
-            tables[index[split]] = [("video_id",), *((file_id(clip.video_id),) for clip in clips)]
-        else:
-            index[split].unlink(missing_ok=True)  # of an earlier run with other shares
-    for path, rows in tables.items():
-        _write_table(path, rows)
-    page = output / "report.html"
-    with replacing(page) as file:
-        file.write(report_page(title, prepared).encode())
-    prepared.written = [*tables, page]
-
-
-def _meta_rows(prepared: Prepared) -> list[Sequence[Any]]:
-    """What training needs of every clip, then the corpus's own columns. Ids are as in file names."""
-    clips = prepared.corpus.clips
-    split_of = {clip.video_id: split for split, members in prepared.splits.items() for clip in members}
-    renamed = any(file_id(clip.video_id) != clip.video_id for clip in clips)
-    extras = list(dict.fromkeys(name for clip in clips for name in clip.extra if not (renamed and name == "source_id")))
-    header = ["id", "text", "video", "start", "end", "duration", "split"]
-    header += ["fps", "frame_count"] * bool(prepared.examined) + ["source_id"] * renamed
-    rows: list[Sequence[Any]] = [[*header, *extras]]
-    for clip in clips:
-        record = prepared.records.get(clip.video_id, {})
-        duration = record.get("duration") if clip.duration is None else clip.duration
-        times = ("" if time is None else f"{time:.3f}" for time in (clip.start, clip.end, duration))
-        row: list[Any] = [file_id(clip.video_id), clip.text, clip.video, *times, split_of[clip.video_id]]
-        if prepared.examined:
-            row += [f"{record['fps']:g}", prepared.examined[clip.video_id].frames]
-        row += [clip.video_id] * renamed
-        rows.append([*row, *(clip.extra.get(name, "") for name in extras)])
-    return rows
-
-
-def _write_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, delimiter=";", lineterminator="\n")
-    writer.writerows([" ".join(str(cell).split()) for cell in row] for row in rows)
-    with replacing(path) as file:
-        file.write(text.getvalue().encode())

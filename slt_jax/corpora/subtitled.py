@@ -16,13 +16,14 @@ from slt_jax.base.console import say
 from slt_jax.data import tables
 from slt_jax.data.metadata import parse_number
 from slt_jax.errors import UserError
+from slt_jax.media.footage import Footage
 
 SHORTEST, LONGEST = 0.2, 300.0  # seconds that a clip may last
 VIDEO_COLUMNS = ("video", "video_name", "source_video")
 SENTENCE_COLUMNS = ("sentence_name", "sentence_id", "clip_name", "clip_id", "segment_name", "segment_id")
 CLOSE = 0.01  # seconds; durations that differ by more are different
 # Columns read here, or (the gaps between clips) damaged beyond use and known from the times anyway.
-USED_COLUMNS = {*tables.ID_COLUMNS, *tables.TEXT_COLUMNS, *VIDEO_COLUMNS, "start", "end", "duration", "split",
+USED_COLUMNS = {*tables.ID_COLUMNS, *tables.TEXT_COLUMNS, *VIDEO_COLUMNS, "start", "end", "duration", "split", "splits",
                 "prev_delta", "post_delta", "fps", "frame_count"}  # fmt: skip
 _SPREADSHEET_ERROR = re.compile(r"#\s?[¡¿]?(NOMBRE|NAME|REF|VALUE|VALOR|DIV/0|NUM|NULL|NULO|N/A|N/D|CALC)[?!]?")
 
@@ -39,11 +40,16 @@ class CorpusClip:
     end: float | None
     split: str  # as the file has it
     extra: Mapping[str, str] = field(default_factory=dict)
+    file: str = ""  # the table's name, where a corpus has several
+    footage: Footage | None = None  # what the clip is cut from, once it is found
+    seconds: float | None = None  # of a whole video or folder of frames that is the clip, where known
+    rate: float | None = None  # frames a second, as the table says
+    signer_box: tuple[float, float, float, float] | None = None  # left, top, right, bottom, as fractions of the picture
 
     @property
     def duration(self) -> float | None:
-        """Seconds, or None if the whole video is the clip."""
-        return None if self.start is None or self.end is None else self.end - self.start
+        """Seconds, or None if the whole video is the clip and its length is not known."""
+        return self.seconds if self.start is None or self.end is None else self.end - self.start
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Drop:
     video_id: str
     reason: str
     detail: str = ""
+    file: str = ""  # the table's name, where a corpus has several
+    by_rule: bool = False  # left out as the corpus's authors do, and so not lost
 
 
 @dataclass
@@ -77,19 +85,25 @@ class Corpus:
     drops: list[Drop] = field(default_factory=list)
     rows: int = 0
 
+    @property
+    def lost(self) -> list[Drop]:
+        """The dropped rows that the corpus counts as its own."""
+        return [drop for drop in self.drops if not drop.by_rule]
+
 
 class _Unusable(Exception):
     """Why a row is dropped, and what it says."""
 
 
-def read_corpus(path: str | Path) -> Corpus:
-    """Read every row of a corpus CSV, as a clip or as dropped. Columns and separators are those of `read_metadata`.
+def read_corpus(path: str | Path, table: tables.Table | None = None) -> Corpus:
+    """Read every row of a corpus CSV, as a clip or as dropped. Columns and separators are those of `read_metadata`,
+    unless the `table` is open already.
 
     Without a column `video`, the id names the video. Where more than a tenth of the ids repeat, and a sentence column
     (`sentence_name` and the like) repeats none, the latter has the ids, which is told. Raises UserError for a file that
     is not such a table, or whose ids repeat in most rows.
     """
-    table = tables.read_table(path)
+    table = table or tables.read_table(path)
     rows = list(table.rows)
     if not rows:
         raise UserError(f"{path}: the file has a header and no rows")
@@ -159,7 +173,9 @@ def _clip(
     line: int, video_id: str, text: str, default_video: str, named: Mapping[str, str]
 ) -> tuple[CorpusClip, list[Repair]]:
     repairs = []
-    lines = _subtitles(named.get("split", ""))
+    lines = _subtitles(
+        named.get("splits", "") or named.get("split", "")
+    )  # as LSA-T's own page calls it, and as it circulates
 
     def repair(column: str, found: str, value: str, source: str) -> None:
         repairs.append(Repair(line, video_id, column, found, value, source))
@@ -195,8 +211,9 @@ def _clip(
     if not video:
         raise _Unusable("no video")
     extra = {name: value for name, value in named.items() if name and name not in USED_COLUMNS}
-    split = "" if lines else named.get("split", "")
-    return CorpusClip(line, video_id, text, video, start, end, split, extra), repairs
+    split = "" if _subtitles(named.get("split", "")) else named.get("split", "")
+    rate = parse_number(named.get("fps", ""))
+    return CorpusClip(line, video_id, text, video, start, end, split, extra, rate=rate), repairs
 
 
 def _checked_times(given: Mapping[str, str], start: float | None, end: float | None) -> tuple[float, float]:

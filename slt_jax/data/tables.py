@@ -63,6 +63,11 @@ def read_table(path: str | Path) -> Table:
     delimiter = find_delimiter(path, ID_COLUMNS)
     rows = read_rows(path, delimiter, ID_COLUMNS)
     _, header = next(rows, (0, []))
+    return table_of(path, header, delimiter, rows)
+
+
+def table_of(path: str | Path, header: list[str], delimiter: str, rows: Iterator[tuple[int, list[str]]]) -> Table:
+    """The table of a header and its rows. Raises UserError without a column of ids or of texts."""
     id_column, text_column = find_column(header, ID_COLUMNS), find_column(header, TEXT_COLUMNS)
     if id_column is None or text_column is None:
         wanted = "id or video_id" if id_column is None else "texto or text"
@@ -82,7 +87,7 @@ def find_column(header: list[str], names: tuple[str, ...]) -> int | None:
 
 def find_delimiter(path: str | Path, columns: tuple[str, ...]) -> str:
     """The separator with which the first line is a header with one of `columns`; without a header, the one in use."""
-    first = next((line for line in _lines(path) if line.strip()), "").rstrip("\r\n")
+    first = next((line for line in read_lines(path) if line.strip()), "").rstrip("\r\n")
     for delimiter in DELIMITERS:
         try:
             cells = next(csv.reader([first], delimiter=delimiter), [])
@@ -197,7 +202,7 @@ def _joins_rows(cells: list[str], width: int, id_column: int, delimiter: str) ->
 def _recorded(path: str | Path, taken: list[str]) -> Iterator[str]:
     """The lines of a file, each added to `taken` too, which is emptied after a row."""
     size = 0
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         size = len(line) + (size if taken else 0)
         if size > LONGEST_ROW:
             raise UserError(f"{path}, line {number - len(taken)}: the row has more than {LONGEST_ROW} characters")
@@ -205,8 +210,8 @@ def _recorded(path: str | Path, taken: list[str]) -> Iterator[str]:
         yield line
 
 
-def _lines(path: str | Path) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends, in bounded memory."""
+def read_lines(path: str | Path) -> Iterator[str]:
+    """The lines of a UTF-8 file with their ends, in bounded memory. Raises UserError for another file."""
     try:
         opened = open_regular(path)
         with io.TextIOWrapper(opened, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
