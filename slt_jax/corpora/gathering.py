@@ -1,5 +1,6 @@
 """Gather the rows of a corpus: each becomes a clip, or is dropped with its reason."""
 
+import math
 import os
 import stat
 import unicodedata
@@ -27,6 +28,13 @@ class Part(NamedTuple):
     end: float | None = None
     rate: float | None = None
     signer_box: tuple[float, float, float, float] | None = None
+
+
+def cut(
+    path: Path, start: float | None, end: float | None, signer_box: tuple[float, float, float, float] | None = None
+) -> Part:
+    """A part of a video. Times of None could not be read, and the part cannot be used."""
+    return Part(path, math.nan if start is None else start, math.nan if end is None else end, signer_box=signer_box)
 
 
 class Gathering:
@@ -67,9 +75,19 @@ class Gathering:
             self.corpus.rows += 1
             whole = part.start is None and part.rate is not None and isinstance(found, int)
             self._known[video_id] = CorpusClip(
-                place[1], video_id, text, video or video_id, part.start, part.end, split, dict(extra), place[0].name,
-                Footage(part.path, part.rate), found / part.rate if whole else None, part.signer_box,
-            )  # fmt: skip
+                place[1],
+                video_id,
+                text,
+                video or video_id,
+                part.start,
+                part.end,
+                split,
+                dict(extra),
+                file=place[0].name,
+                footage=Footage(part.path, part.rate),
+                seconds=found / part.rate if whole else None,
+                signer_box=part.signer_box,
+            )
             self.corpus.clips.append(self._known[video_id])
 
     def drop(
@@ -99,7 +117,7 @@ class Gathering:
 def _wrong_times(start: float | None, end: float | None) -> str:
     if start is None and end is None:
         return ""
-    if start is None or end is None:
+    if start is None or end is None or math.isnan(start + end):
         return "start or end cannot be read"
     return "" if 0 <= start < end else f"end not after start: start {start:g}, end {end:g}"
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from slt_jax.corpora.gathering import Folders, Gathering, Part, tables_of_splits
+from slt_jax.corpora.gathering import Folders, Gathering, Part, cut, tables_of_splits
 from slt_jax.corpora.rows import parse_clock, read_rows
 from slt_jax.corpora.subtitled import Corpus
 from slt_jax.data.corpus_folder import SPLITS
@@ -40,8 +40,7 @@ def read(source: Path, wanted: Sequence[str]) -> Corpus:
                 gathering.drop((table, row.line), name, "a damaged row", row.problem)
                 continue
             start, end = parse_clock(cells["start_realigned"]), parse_clock(cells["end_realigned"])
-            parts = [Part(path, -1.0 if start is None else start, -1.0 if end is None else end)
-                     for path in files.video(cells["video_name"])]  # fmt: skip
+            parts = [cut(path, start, end) for path in files.video(cells["video_name"])]
             parts += [Part(path) for path in files.video(name)]
             if not parts:
                 parts = [Part(source / f"{split}_rgb_front_clips" / "raw_videos" / f"{name}.mp4")]

@@ -16,7 +16,7 @@ from slt_jax.corpora.known import CORPORA
 from slt_jax.corpora.partition import partition, same_footage
 from slt_jax.corpora.prepared import Prepared
 from slt_jax.corpora.subtitled import Corpus, CorpusClip, Drop, read_corpus
-from slt_jax.corpora.table import LSA_T, find_footage, find_table, open_table
+from slt_jax.corpora.table import LSA_T, find_footage, find_table, holds_footage, open_table
 from slt_jax.corpora.written import DROPPED, file_id, write_audit, write_tables
 from slt_jax.data.clip_files import scan
 from slt_jax.data.contract import examine_all
@@ -96,7 +96,11 @@ def _completed(request: PreparationRequest) -> PreparationRequest:
     if request.source is not None and not request.source.is_dir():
         raise UserError(f"--source {request.source}: no such folder")
     metadata = request.metadata or find_table(request.source, request.corpus)
-    return replace(request, metadata=metadata, videos=request.videos or request.source)
+    videos = request.videos or request.source
+    if request.dry_run and request.videos is None and request.source and not holds_footage(request.source):
+        say(f"--source {request.source}: holds no video; a dry run looks only at the table")
+        videos = None
+    return replace(request, metadata=metadata, videos=videos)
 
 
 def _in_splits(request: PreparationRequest) -> Prepared:
@@ -111,6 +115,8 @@ def _in_splits(request: PreparationRequest) -> Prepared:
             raise UserError("--metadata is not given")
         table = open_table(request.metadata, request.columns) if request.corpus else None
         corpus, kept = read_corpus(request.metadata, table), request
+        if request.corpus == LSA_T:
+            corpus.clips[:] = [replace(clip, extra={**clip.extra, "lang": "es"}) for clip in corpus.clips]
         if "split" in request.columns:
             kept = replace(request, keep_split=True)
         if request.videos:

@@ -10,7 +10,7 @@ from slt_jax.corpora.subtitled import Corpus
 from slt_jax.data import tables
 from slt_jax.data.tables import Table
 from slt_jax.errors import UserError, nearest
-from slt_jax.media.footage import Footage
+from slt_jax.media.footage import FRAME_SUFFIXES, Footage
 from slt_jax.media.jobs import find_videos
 from slt_jax.media.video import SUFFIXES
 
@@ -101,6 +101,11 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def holds_footage(folder: Path) -> bool:
+    """Whether a folder or one inside it has a video or an image in it."""
+    return any(path.suffix.lower() in (*SUFFIXES, *FRAME_SUFFIXES) for path in folder.rglob("*"))
 
 
 def find_footage(corpus: Corpus, folder: Path, *, named_by_id: bool = False) -> None:

@@ -1,5 +1,7 @@
 """Small corpora in the shapes in which their authors publish them, with the faults that those have."""
 
+import json
+import pickle
 from pathlib import Path
 
 from PIL import Image
@@ -66,4 +68,92 @@ def phoenix14t(root: Path, clips=(("train", 6), ("dev", 2), ("test", 2)), pictur
             rows.append(f"{name}|{name}/1/*.png|-1|-1|Signer{number % 3 + 1:02d}|JETZT WETTER MORGEN {number}|{text}")
             frames(home / "features" / "fullFrame-210x260px" / split / name, pictures + number)
         write(home / "annotations" / "manual" / f"PHOENIX-2014-T.{split}.corpus.csv", "\n".join(rows) + "\n")
+    return root
+
+
+def csl_daily(root: Path, *, protocol: int = 4, signer=int) -> Path:
+    """Six clips; the table of splits has one that has no annotation, and the annotations one that has no split."""
+    texts = ["他今天去学校。", "我有3个苹果", "你好", "今天星期几", "下雨了", "谢谢"]
+    info = [
+        {"name": f"S{number:06d}_P{number % 2:04d}_T00", "signer": signer(number % 2), "length": 4,
+         "label_gloss": ["他", "今天"], "label_char": list(text), "label_word": [text], "label_postag": ["r"]}
+        for number, text in enumerate([*texts, "多余"])
+    ]  # fmt: skip
+    label = root / "sentence_label"
+    label.mkdir(parents=True)
+    (label / "csl2020ct_v2.pkl").write_bytes(pickle.dumps({"info": info, "gloss_map": ["他"]}, protocol))
+    splits = ["train", "train", "train", "dev", "test", "test"]
+    lines = ["name|split", *(f"{entry['name']}|{split}" for entry, split in zip(info, splits, strict=False))]
+    write(label / "split_1.txt", "\n".join([*lines, "S000005_P0004_T00|train"]) + "\n")
+    for entry in info:
+        frames(root / "sentence" / "frames_512x512" / entry["name"], 4, "jpg", (16, 16))
+    return root
+
+
+def openasl(root: Path) -> Path:
+    """Three videos, one of them gone from the web; times as clocks, boxes, a stray mark, CRLF."""
+    header = "vid\tyid\tstart\tend\traw-text\ttokenized-text\tgloss\tsplit"
+    rows, boxes = [header], {}
+    for number in range(24):
+        yid = f"video{number % 2:06d}" if number < 23 else "goneXXXXXXX"
+        start, end = f"00:0{number % 6}:01.500", f"00:0{number % 6}:04.000"
+        vid = f"{yid}-{start}-{number}"
+        split = "train" if number < 18 or number == 23 else "valid" if number < 20 else "test"
+        rows.append(f'{vid}\t{yid}\t{start}\t{end}\tThe "news {number}\tthe news\t\t{split}')
+        boxes[vid] = [-0.1, 0.0, 0.6, 1.0] if number else [0.5, 0.5, 0.5, 0.5]
+    for yid in ("video000000", "video000001"):
+        video(root / "raw-video" / f"{yid}.mp4")
+    write(root / "data" / "openasl-v1.0.tsv", "\n".join(rows) + "\n", newline="\r\n")
+    write(root / "data" / "bbox-v1.0.json", json.dumps(boxes))
+    return root
+
+
+VTT = """WEBVTT
+Kind: captions
+Language: en
+
+00:00:01.000 --> 00:00:03.500 align:start position:0%
+>> DR. SMITH: Hello,
+<i>everyone</i>&nbsp;&amp; welcome.
+
+NOTE a remark
+
+00:00:04.000 --> 00:00:04.200
+Too short.
+
+2
+00:00:05.000 --> 00:00:08.000
+[MUSIC] (laughs) ♪
+
+01:02.500 --> 01:04.000
+- I'm (Deaf), too.
+"""
+SRT = """\ufeff1
+00:00:00,500 --> 00:00:02,000
+First line
+second line
+
+2
+00:00:02,500 --> 00:01:40,000
+A very long one
+"""
+JSON3 = {"events": [
+    {"tStartMs": 0, "dDurationMs": 500000, "id": 1},
+    {"tStartMs": 1200, "dDurationMs": 2000, "segs": [{"utf8": "NARRATOR: The sign"}, {"utf8": " for tea\n"}]},
+    {"tStartMs": 4000, "dDurationMs": 2000, "segs": [{"utf8": "x" * 301}]},
+]}  # fmt: skip
+HEARD = "WEBVTT\n\n00:00:00.080 --> 00:00:02.000\nso<00:00:00.400><c> today</c>\n"
+
+
+def youtube_asl(root: Path, *, gone: bool = False) -> Path:
+    """Four videos with captions of each kind, one of them heard by a machine; perhaps one that is gone."""
+    ids = ["-Abcdefgh01", "bbbbbbbbbb2", "cccccccccc3", "dddddddddd4"]
+    write(root / "youtube_asl_video_ids.txt", "\n".join([*ids, ids[0]] + ["gone000000_"] * gone) + "\n")
+    for name in ids:
+        video(root / "videos" / f"{name}.mp4")
+    write(root / "captions" / f"{ids[0]}.en.vtt", VTT)
+    write(root / "captions" / f"{ids[0]}.es.vtt", "WEBVTT\n\n00:00:01.000 --> 00:00:03.500\nHola\n")
+    write(root / "captions" / f"{ids[1]}.srt", SRT, newline="\r\n")
+    write(root / "captions" / f"A title with dots... [{ids[2]}].en-US.json3", json.dumps(JSON3))
+    write(root / "captions" / f"{ids[3]}.en.vtt", HEARD)
     return root
