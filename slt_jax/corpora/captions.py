@@ -56,7 +56,9 @@ def read_captions(path: Path) -> list[Caption]:
 
 def _cues(path: Path) -> Iterator[Caption]:
     """The cues of WebVTT and SubRip: times, then lines of text until an empty one."""
-    number, times, lines = 0, None, []
+    number = 0
+    times: tuple[float, float] | None = None
+    lines: list[str] = []
     for line in [*read_lines(path), ""]:
         text = line.strip("\r\n")
         if found := _TIMES.match(text):

@@ -73,7 +73,7 @@ class Gathering:
                 self.drop(place, video_id, reason, detail)
                 return
             self.corpus.rows += 1
-            whole = part.start is None and part.rate is not None and isinstance(found, int)
+            seconds = found / part.rate if part.rate and part.start is None and isinstance(found, int) else None
             self._known[video_id] = CorpusClip(
                 place[1],
                 video_id,
@@ -85,7 +85,7 @@ class Gathering:
                 dict(extra),
                 file=place[0].name,
                 footage=Footage(part.path, part.rate),
-                seconds=found / part.rate if whole else None,
+                seconds=seconds,
                 signer_box=part.signer_box,
             )
             self.corpus.clips.append(self._known[video_id])
