@@ -26,7 +26,7 @@ def read(source: Path, wanted: Sequence[str]) -> Corpus:
     gathering = Gathering(source)
     annotations, split_file = _find(source, ANNOTATIONS), _find(source, SPLIT)
     entries = _entries(annotations)
-    split_of = {}
+    split_of: dict[str, str | None] = {}
     for row in read_rows(split_file, "|", ("name", "split")):
         name, own = row.cells.get("name", ""), row.cells.get("split", "")
         split = _SPLITS.get(own)
@@ -43,14 +43,14 @@ def read(source: Path, wanted: Sequence[str]) -> Corpus:
     for name, (number, entry) in entries.items():
         if name not in split_of:
             gathering.drop((annotations, number), name, "no split of its own", f"{SPLIT} does not have it")
-        elif split_of[name] in wanted:
+        elif (split := split_of[name]) in wanted and split is not None:
             # A signer may be a number, and a list of labels one text.
             extra = {
                 "gloss": _joined(entry.get("label_gloss"), " "),
                 "signer": str(entry.get("signer", "")),
                 "lang": "zh",
             }
-            gathering.add((annotations, number), name, _joined(entry.get("label_char"), ""), split=split_of[name],
+            gathering.add((annotations, number), name, _joined(entry.get("label_char"), ""), split=split,
                           video=name, parts=[Part(root / name, rate=FPS) for root in roots], extra=extra)  # fmt: skip
     return gathering.corpus
 

@@ -95,7 +95,7 @@ def _completed(request: PreparationRequest) -> PreparationRequest:
         return request
     if request.source is not None and not request.source.is_dir():
         raise UserError(f"--source {request.source}: no such folder")
-    metadata = request.metadata or find_table(request.source, request.corpus)
+    metadata = request.metadata or (find_table(request.source, request.corpus) if request.source else None)
     videos = request.videos or request.source
     if request.dry_run and request.videos is None and request.source and not holds_footage(request.source):
         say(f"--source {request.source}: holds no video; a dry run looks only at the table")
