@@ -52,7 +52,7 @@ def read(source: Path, wanted: Sequence[str]) -> Corpus:
             }
             gathering.add((annotations, number), name, _joined(entry.get("label_char"), ""), split=split,
                           video=name, parts=[Part(root / name, rate=FPS) for root in roots], extra=extra)  # fmt: skip
-    return gathering.corpus
+    return gathering.finish()
 
 
 def _find(source: Path, name: str) -> Path:

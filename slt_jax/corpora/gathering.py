@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from slt_jax.base.console import say
 from slt_jax.corpora.subtitled import Corpus, CorpusClip, Drop
 from slt_jax.errors import UserError
@@ -45,6 +47,12 @@ class Gathering:
         self._source = source
         self._known: dict[str, CorpusClip] = {}
         self._sizes: dict[Path, int | str] = {}
+        self._bar = tqdm(desc="reading", unit=" rows", leave=False, disable=None, delay=2)
+
+    def finish(self) -> Corpus:
+        """The corpus, once all rows are there."""
+        self._bar.close()
+        return self.corpus
 
     def add(
         self,
@@ -72,7 +80,7 @@ class Gathering:
                 reason, _, detail = str(found).partition(": ")
                 self.drop(place, video_id, reason, detail)
                 return
-            self.corpus.rows += 1
+            self._count()
             seconds = found / part.rate if part.rate and part.start is None and isinstance(found, int) else None
             self._known[video_id] = CorpusClip(
                 place[1],
@@ -94,8 +102,12 @@ class Gathering:
         self, place: tuple[Path, int], video_id: str, reason: str, detail: str = "", *, by_rule: bool = False
     ) -> None:
         """Add a row that is not used. `by_rule`: the corpus's authors do not count it either."""
-        self.corpus.rows += 1
+        self._count()
         self.corpus.drops.append(Drop(place[1], video_id, reason, detail, place[0].name, by_rule))
+
+    def _count(self) -> None:
+        self.corpus.rows += 1
+        self._bar.update()
 
     def _choose(self, parts: Iterable[Part]) -> tuple[Part | None, int | str]:
         """The first that can be used and its size (bytes, or frames), or None and `reason: detail`."""

@@ -48,4 +48,4 @@ def read(source: Path, wanted: Sequence[str]) -> Corpus:
             extra = {"signer": signer[1] if signer else "", "lang": "en"}
             gathering.add((table, row.line), name, cells["sentence"], split=split, video=cells["video_id"], parts=parts,
                           extra=extra)  # fmt: skip
-    return gathering.corpus
+    return gathering.finish()

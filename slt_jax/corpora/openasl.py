@@ -47,7 +47,7 @@ def read(source: Path, wanted: Sequence[str]) -> Corpus:
         parts = parts or [Part(source / _VIDEOS[1] / f"{video}.mp4")]
         extra = {"lang": "en"} | ({"gloss": cells["gloss"]} if cells.get("gloss") else {})
         gathering.add((table, row.line), name, cells["raw-text"], split=split, video=video, parts=parts, extra=extra)
-    return gathering.corpus
+    return gathering.finish()
 
 
 def _boxes(path: Path | None, source: Path) -> dict[str, Box]:

@@ -31,4 +31,4 @@ def read(source: Path, wanted: Sequence[str]) -> Corpus:
             extra = {"gloss": row.cells["orth"], "signer": row.cells["speaker"], "lang": "de"}
             gathering.add((table, row.line), name, row.cells["translation"], split=split, video=broadcast, parts=parts,
                           extra=extra)  # fmt: skip
-    return gathering.corpus
+    return gathering.finish()

@@ -51,7 +51,7 @@ def read(source: Path, wanted: Sequence[str]) -> Corpus:
             parts = [cut(path, caption.start, caption.end) for path in paths or [source / f"{name}.mp4"]]
             gathering.add((file, caption.number), video_id, text, split="train", video=name, parts=parts,
                           extra={"lang": "en"})  # fmt: skip
-    return gathering.corpus
+    return gathering.finish()
 
 
 def _against_the_rule(text: str, seconds: float) -> tuple[str, str] | None:
