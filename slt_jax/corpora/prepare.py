@@ -81,6 +81,8 @@ def prepare(request: PreparationRequest, extract: Callable[..., Sequence[Mapping
     if request.corpus:
         _tell(request, prepared.audit)
     _refuse_losses(request, prepared)
+    if not prepared.corpus.clips:
+        raise UserError(f"{request.place}: no row can be used, {_most_common(prepared.corpus.drops)}")
     if request.output is not None:
         _claim(request.output, request)
         if not request.dry_run:
@@ -123,7 +125,7 @@ def _in_splits(request: PreparationRequest) -> Prepared:
             find_footage(corpus, request.videos, named_by_id=request.corpus == LSA_T)
             _drop(corpus, "video not found", lambda clip: None if clip.footage else clip.video)
     if not corpus.clips:
-        raise UserError(f"{request.place}: no row can be used, {_most_common(corpus.drops)}")
+        return Prepared(corpus, {split: [] for split in SPLITS})
     return _own_splits(corpus, request) if kept.keep_split else _new_splits(corpus, request)
 
 
@@ -148,7 +150,7 @@ def _refuse_losses(request: PreparationRequest, prepared: Prepared) -> None:
     found = prepared.audit
     if not request.corpus or request.allow_missing or found is None or found.lost_share <= LOST:
         return
-    named = ""
+    named = "; --output DIR has them named"
     if request.output is not None:
         _claim(request.output, request)
         write_audit(request.output, request.name, prepared)

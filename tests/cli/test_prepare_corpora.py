@@ -39,6 +39,17 @@ def test_too_many_lost_rows_are_an_error_that_says_how_to_go_on(tmp_path, capsys
     assert len(read_metadata(output / "meta.csv")) == 25
 
 
+def test_a_corpus_without_any_clip_still_names_them(tmp_path, capsys):
+    source, output = official.how2sign(tmp_path / "h2s", missing=0), tmp_path / "data"
+    for split in ("train", "val", "test"):
+        (source / f"{split}_rgb_front_clips").rename(tmp_path / split)
+    assert run("how2sign", "--source", source, "--output", output, "--dry-run") == 2
+    assert "28 of 28 rows (100.0%) are lost" in capsys.readouterr().err
+    assert (output / "dropped.csv").read_text().count("clip not found") == 28
+    assert run("how2sign", "--source", source, "--output", output, "--dry-run", "--allow-missing") == 2
+    assert "no row can be used, 28 of 28 for: clip not found" in capsys.readouterr().err
+
+
 def test_what_the_extraction_loses_counts_too(tmp_path, monkeypatch, capsys):
     lost = [f"te0BL0rO5e-8_{number}-5-rgb_front" for number in range(2)]
     monkeypatch.setattr("slt_jax.media.extract_many.extract_videos", FakeExtraction(broken=lost))

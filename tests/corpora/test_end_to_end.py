@@ -76,7 +76,7 @@ def test_prepared_packed_trained_and_scored(tmp_path, capsys):
     assert train.main([str(word) for word in [*small, *tables, "--work-dir", run]]) == 0, capsys.readouterr().err
     places = ["--root", data, "--eval-index", data / "index" / "test.csv"]
     arguments = ["--checkpoint", run / "last.pt", *places, "--output-csv", tmp_path / "p.csv", "--device", "cpu",
-                 "--max-length", 6]  # fmt: skip
+                 "--max-new-tokens", 6]  # fmt: skip
     assert evaluate.main(list(map(str, arguments))) == 0, capsys.readouterr().err
     with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
