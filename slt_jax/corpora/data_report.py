@@ -14,7 +14,8 @@ from slt_jax.streams import HANDS
 
 LISTED = 200  # bad clips on the page
 EXAMPLES = 3
-_WORD = re.compile(r"\w+")
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # scripts without spaces
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fbfaf8; --panel: #ffffff; --ink: #1f2328; --soft: #646c76; --line: #e3e0da;
@@ -97,7 +98,8 @@ def report_page(name: str, prepared: Prepared) -> str:
 def _remarks(prepared: Prepared) -> Iterator[str]:
     if prepared.cut:
         shown = escape(", ".join(prepared.cut[:EXAMPLES]))
-        yield f"<p>{len(prepared.cut)} videos are in more than one split ({shown}): scores will be too good.</p>"
+        videos = f"{len(prepared.cut)} video{'s are' if len(prepared.cut) > 1 else ' is'}"
+        yield f"<p>{videos} in more than one split ({shown}): scores will be too good.</p>"
     else:
         yield "<p>No video is in two splits.</p>"
     for videos in prepared.shared_footage:
@@ -116,7 +118,7 @@ def _audit(prepared: Prepared) -> Iterator[str]:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, lowercased."""
+    """The words of a text, lowercased; its letters, where the script puts no spaces between words."""
     return _WORD.findall(text.lower())
 
 

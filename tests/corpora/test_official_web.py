@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from slt_jax.corpora.captions import AutomaticCaptions, clean_caption, read_captions
+from slt_jax.corpora.data_report import words_of
 from slt_jax.corpora.rows import parse_clock
 from slt_jax.errors import UserError
 from tests.corpora import official
@@ -30,6 +31,7 @@ def test_csl_daily(tmp_path, protocol, signer):
         ("S000005_P0004_T00", "no annotation"), ("S000006_P0000_T00", "no split of its own")
     }  # fmt: skip
     assert facts(found)["scripts"] == "Han 6"
+    assert words_of("我有3个Äpfel, ja") == ["我", "有", "3", "个", "äpfel", "ja"]
 
 
 def test_csl_daily_says_what_is_wrong_with_its_files(tmp_path):
