@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from slt_jax.base.json_text import parse_json
 from slt_jax.corpora.rows import parse_clock
-from slt_jax.data.tables import read_lines
+from slt_jax.data.lines import read_lines
 from slt_jax.errors import UserError
 
 ENDINGS = (".vtt", ".srt", ".json3")  # the first is taken where a video has several

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from slt_jax.data.tables import read_lines
+from slt_jax.data.lines import read_lines
 from slt_jax.errors import UserError
 
 QUOTE = '"'

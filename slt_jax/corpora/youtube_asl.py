@@ -12,7 +12,7 @@ from pathlib import Path
 from slt_jax.corpora.captions import ENDINGS, AutomaticCaptions, clean_caption, read_captions
 from slt_jax.corpora.gathering import Gathering, cut
 from slt_jax.corpora.subtitled import Corpus
-from slt_jax.data.tables import read_lines
+from slt_jax.data.lines import read_lines
 from slt_jax.errors import UserError
 from slt_jax.media.video import SUFFIXES
 

@@ -63,16 +63,18 @@ def read_metadata(path: str | Path) -> dict[str, ClipRow]:
     clips: dict[str, ClipRow] = {}
     first_line: dict[str, int] = {}
     filled, repeated, composed = [], [], []
+    names = [name.strip().lower() for name in table.header]
     for line, found in table.rows:
         cells = table.fit(line, found)
         if len(found) < len(cells):
             filled.append(line)
         video_id = checked_id(path, line, cells[table.id_column])
-        named = {name.strip().lower(): value.strip() for name, value in zip(table.header, cells, strict=True)}
+        named = dict(zip(names, map(str.strip, cells), strict=True))
         text = cells[table.text_column].strip()
-        if (composed_text := unicodedata.normalize("NFC", text)) != text:
+        if not text.isascii() and (composed_text := unicodedata.normalize("NFC", text)) != text:
             composed.append(line)
-        clip = _clip(video_id, composed_text, named)
+            text = composed_text
+        clip = _clip(video_id, text, named)
         known = clips.setdefault(video_id, clip)
         first = first_line.setdefault(video_id, line)
         if known is not clip:
@@ -110,8 +112,7 @@ def read_index(path: str | Path) -> list[str]:
 def _index_column(path: str | Path, rows: list[tuple[int, list[str]]]) -> tuple[int, bool]:
     """The column of an index that holds the ids, and whether its first row is a header."""
     line, first = rows[0][0], [cell.strip().lower() for cell in rows[0][1]]
-    numbers = [cells[0].strip() for _, cells in rows]
-    counted = numbers == [str(n) for n in range(len(rows))]
+    counted = all(cells[0].strip() == str(number) for number, (_, cells) in enumerate(rows))
     if len(first) > 1 and counted:
         return 1, False  # pandas' row numbers, without a header
     if len(rows) > 1 and counted:
@@ -140,24 +141,22 @@ def _refuse(ids: list[str], total: int, split_name: str, what: str) -> None:
 
 
 def _clip(video_id: str, text: str, named: dict[str, str]) -> ClipRow:
-    duration = parse_number(named.get("duration", ""))
+    """The row of these cells; takes from `named` what has a field of its own."""
+    duration = parse_number(named.pop("duration", ""))
     if duration is None:  # damaged or empty: the limits of the subtitle, if the corpus has them, say the same
         start, end = parse_number(named.get("start", "")), parse_number(named.get("end", ""))
         duration = end - start if start is not None and end is not None and end > start else None
-    frames = parse_number(named.get("frame_count", ""))
-    used = {*ID_COLUMNS, *TEXT_COLUMNS, "fps", "duration", "frame_count"}
-    return ClipRow(
-        video_id=video_id,
-        text=text,
-        fps=parse_number(named.get("fps", "")),
-        duration=duration,
-        frame_count=None if frames is None else round(frames),
-        extra={name: value for name, value in named.items() if name not in used},
-    )
+    frames = parse_number(named.pop("frame_count", ""))
+    fps = parse_number(named.pop("fps", ""))
+    for name in (*ID_COLUMNS, *TEXT_COLUMNS):
+        named.pop(name, None)
+    return ClipRow(video_id, text, fps, duration, None if frames is None else round(frames), named)
 
 
 def parse_number(cell: str) -> float | None:
     """A finite number, perhaps with a decimal comma; `None` for empty or damaged cells such as 6.359.999.990."""
+    if not cell:
+        return None
     if cell.count(",") == 1 and "." not in cell:
         cell = cell.replace(",", ".")
     try:

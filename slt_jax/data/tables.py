@@ -5,7 +5,6 @@ whose last cells are missing. Lines are read one at a time and are bounded, so t
 """
 
 import csv
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,16 +12,16 @@ from pathlib import Path
 
 from slt_jax.base.console import say
 from slt_jax.data.ids import check_id, shown_id
-from slt_jax.data.regular import open_regular
+from slt_jax.data.lines import RowLines, read_lines
 from slt_jax.errors import UserError
 
 ID_COLUMNS = ("video_id", "id")
 TEXT_COLUMNS = ("texto", "text")
 DELIMITERS = (";", "\t", ",")
 FILLED = "shorter than the header: the missing cells are taken as empty"
-LONGEST_ROW = 1_000_000  # characters
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}")  # what most ids are; these can be in any file name
 _STRAY = "a quotation mark opens here and is not closed in its row; remove it, or write it twice inside quotes"
 
 
@@ -43,6 +42,8 @@ class Table:
         Raises UserError if cells are missing or left over in another way.
         """
         width, text_column = len(self.header), self.text_column
+        if len(cells) == width:
+            return cells
         while len(cells) > width and not cells[-1].strip():
             cells = cells[:-1]
         if len(cells) > width and text_column == width - 1:
@@ -103,33 +104,53 @@ def read_rows(path: str | Path, delimiter: str, id_columns: tuple[str, ...]) -> 
 
     Raises UserError where a quotation mark joins rows, or a line break splits one.
     """
-    taken: list[str] = []  # the lines of the row that is being read
-    reader = csv.reader(_recorded(path, taken), delimiter=delimiter)
-    width, id_column, before = 0, 0, 0
+    width, id_column = 0, 0
     last_line, last_width = 0, 0
-    try:
-        for cells in reader:
-            line, before = before + 1, reader.line_num
-            lines, taken[:] = list(taken), []
-            if not any(cell.strip() for cell in cells):
-                if any('"' in part for part in lines):
-                    _check_quotes(path, line, lines, delimiter)
-                continue
-            if not width:
-                width, id_column = len(cells), find_column(cells, id_columns) or 0
-            _check_quotes(path, line, lines, delimiter)
-            if len(lines) > 1 and len(cells) != width:
-                raise UserError(f"{path}, line {line}: {_STRAY}")
-            if len(lines) > 1 and _joins_rows(cells, width, id_column, delimiter):
-                advice = "remove the mark, or put a text that is meant so on one line"
-                raise UserError(f"{path}, line {line}: a quotation mark opens here and takes in another row; {advice}")
-            if len(cells) < width and 0 < last_width < width == last_width + len(cells) - 1:
-                raise UserError(
-                    f"{path}, line {last_line}: the row ends after {last_width} of {width} cells, and line {line} "
-                    "has the others: a line break splits the row; quote the text, or take the line break out"
-                )
-            last_line, last_width = line, len(cells)
+    for line, lines, cells in _parsed(path, delimiter):
+        if not lines and len(cells) == width and cells[id_column].strip():  # nothing is there to be checked
+            last_line, last_width = line, width
             yield line, cells
+            continue
+        if not any(cell.strip() for cell in cells):
+            _check_quotes(path, line, lines, delimiter)
+            continue
+        if not width:
+            width, id_column = len(cells), find_column(cells, id_columns) or 0
+        _check_quotes(path, line, lines, delimiter)
+        if len(lines) > 1 and len(cells) != width:
+            raise UserError(f"{path}, line {line}: {_STRAY}")
+        if len(lines) > 1 and _joins_rows(cells, width, id_column, delimiter):
+            advice = "remove the mark, or put a text that is meant so on one line"
+            raise UserError(f"{path}, line {line}: a quotation mark opens here and takes in another row; {advice}")
+        if len(cells) < width and 0 < last_width < width == last_width + len(cells) - 1:
+            raise UserError(
+                f"{path}, line {last_line}: the row ends after {last_width} of {width} cells, and line {line} "
+                "has the others: a line break splits the row; quote the text, or take the line break out"
+            )
+        last_line, last_width = line, len(cells)
+        yield line, cells
+
+
+def _parsed(path: str | Path, delimiter: str) -> Iterator[tuple[int, list[str], list[str]]]:
+    """The number of the first line of each row, its lines, and its cells.
+
+    No lines are given where no quotation mark is near, so that a row is a line and csv need not look at it.
+    """
+    source = RowLines(path)
+    reader, before = csv.reader(source, delimiter=delimiter), 0
+    try:
+        while True:
+            if plain := source.plain():
+                for line, text in enumerate(plain, before + 1):
+                    yield line, [], text.split(delimiter)
+                before = source.number
+                continue
+            cells = next(reader, None)
+            if cells is None:
+                return
+            line, before = before + 1, source.number
+            lines, source.taken[:] = list(source.taken), []
+            yield line, lines, cells
     except csv.Error as error:
         where = f"{path}, line {before + 1}"
         if "field limit" in str(error):
@@ -141,6 +162,8 @@ def read_rows(path: str | Path, delimiter: str, id_columns: tuple[str, ...]) -> 
 def checked_id(path: str | Path, line: int, cell: str) -> str:
     """The id in a cell, without spaces around. Raises UserError if it is empty or cannot be part of a file name."""
     video_id = cell.strip()
+    if _PLAIN_ID.fullmatch(video_id):
+        return video_id
     where = f"{path}, line {line}"
     if not video_id:
         raise UserError(f"{where}: the id is empty")
@@ -197,38 +220,3 @@ def _joins_rows(cells: list[str], width: int, id_column: int, delimiter: str) ->
             if found and (spaces or len(found.split()) == 1):
                 return True
     return False
-
-
-def _recorded(path: str | Path, taken: list[str]) -> Iterator[str]:
-    """The lines of a file, each added to `taken` too, which is emptied after a row."""
-    size = 0
-    for number, line in enumerate(read_lines(path), 1):
-        size = len(line) + (size if taken else 0)
-        if size > LONGEST_ROW:
-            raise UserError(f"{path}, line {number - len(taken)}: the row has more than {LONGEST_ROW} characters")
-        taken.append(line)
-        yield line
-
-
-def read_lines(path: str | Path) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends, in bounded memory. Raises UserError for another file."""
-    try:
-        opened = open_regular(path)
-        with io.TextIOWrapper(opened, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            number = 0
-            while line := file.readline(LONGEST_ROW + 1):
-                number += 1
-                if len(line) > LONGEST_ROW:
-                    raise UserError(f"{path}, line {number}: the line has more than {LONGEST_ROW} characters")
-                if "\0" in line:
-                    raise UserError(f"{path}, line {number}: a NUL character; save the file as UTF-8 text")
-                line.encode()
-                yield line
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except UnicodeEncodeError:
-        raise UserError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from None
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{shown(str(path))}: {error}") from None  # a NUL in the path

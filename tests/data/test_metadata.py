@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
+from slt_jax.data.tables import read_rows
 from slt_jax.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -319,3 +320,32 @@ def test_any_bytes_give_rows_or_one_line(tmp_path, content):
         ids, problem = outcome(read, path)
         assert len((problem or "").splitlines()) == (ids is None)
         assert not [i for i in ids or () if not i.strip() or "/" in i or "\n" in i or i in (".", "..")]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_plain_and_quoted_pieces_give_the_rows_that_csv_gives(tmp_path, monkeypatch, newline):
+    """A file is read in pieces; those without a quotation mark are not given to csv."""
+    monkeypatch.setattr("slt_jax.data.lines.PIECE", 40)
+    rows = [["id", "texto", "x"]]
+    for number in range(60):
+        text = f"a text, {number}" if number % 7 else 'with "marks"; and\nanother line of it\nand a third'
+        rows.append([f"v{number}", text, "" if number % 5 else "ñ\u2028"])
+    path = tmp_path / "m.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=";", lineterminator=newline).writerows(rows)
+    found = list(read_rows(path, ";", ("id",)))
+    assert [cells for _, cells in found] == rows
+    content = path.read_bytes().decode().replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for line, cells in found:
+        assert content[line - 1].startswith(f"{cells[0]};")
+
+
+def test_a_line_of_a_plain_piece_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("slt_jax.data.lines.PIECE", 40)
+    lines = [b"id;texto", *(b"v%d;hola" % number for number in range(60))]
+    for damage, reason in ((b"v40;\xff", "line 42: not UTF-8"), (b"v40;\0", "line 42: a NUL character")):
+        lines[41] = damage
+        path = tmp_path / "m.csv"
+        path.write_bytes(b"\n".join(lines))
+        with pytest.raises(UserError, match=reason):
+            list(read_rows(path, ";", ("id",)))
