@@ -98,8 +98,8 @@ def report_page(name: str, prepared: Prepared) -> str:
 def _remarks(prepared: Prepared) -> Iterator[str]:
     if prepared.cut:
         shown = escape(", ".join(prepared.cut[:EXAMPLES]))
-        videos = f"{len(prepared.cut)} video{'s are' if len(prepared.cut) > 1 else ' is'}"
-        yield f"<p>{videos} in more than one split ({shown}): scores will be too good.</p>"
+        count = f"{len(prepared.cut)} video{'s are' if len(prepared.cut) > 1 else ' is'}"
+        yield f"<p>{count} in more than one split ({shown}): scores will be too good.</p>"
     else:
         yield "<p>No video is in two splits.</p>"
     for videos in prepared.shared_footage:
