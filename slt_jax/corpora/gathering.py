@@ -11,10 +11,10 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from slt_jax.base.console import say
-from slt_jax.corpora.subtitled import Corpus, CorpusClip, Drop
+from slt_jax.corpora.subtitled import Corpus, CorpusClip, Drop, Footage
 from slt_jax.errors import UserError
-from slt_jax.media.footage import Footage, frame_names
-from slt_jax.media.video import SUFFIXES
+from slt_jax.media.frames import frames_of
+from slt_jax.media.video import SUFFIXES, BadVideo
 
 CLIP_NOT_FOUND, EMPTY_CLIP, NO_FRAMES = "clip not found", "clip of length 0", "folder without frames"
 
@@ -140,7 +140,9 @@ def size_of(path: Path) -> int | str:
         status = os.stat(path)
         if not stat.S_ISDIR(status.st_mode):
             return status.st_size or EMPTY_CLIP
-        return len(frame_names(path)) or NO_FRAMES
+        return len(frames_of(path))
+    except BadVideo:
+        return NO_FRAMES
     except (OSError, ValueError):
         return CLIP_NOT_FOUND
 

@@ -250,7 +250,8 @@ def _extract(
 
         extract = extract_videos
     corpus = prepared.corpus
-    jobs = [Job(clip.footage.path, file_id(clip.video_id), clip.start, clip.end, clip.footage.rate, clip.signer_box)
+    jobs = [Job(clip.footage.path, file_id(clip.video_id), clip.start, clip.end, rate=clip.footage.rate,
+                signer_box=clip.signer_box)
             for clip in corpus.clips if clip.footage]  # fmt: skip
     records = extract(jobs, output, ExtractionSettings(fps=request.fps), request.workers, resume=True)
     by_clip = {clip.video_id: record for clip, record in zip(corpus.clips, records, strict=True)}

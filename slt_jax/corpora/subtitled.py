@@ -16,7 +16,6 @@ from slt_jax.base.console import say
 from slt_jax.data import tables
 from slt_jax.data.metadata import parse_number
 from slt_jax.errors import UserError
-from slt_jax.media.footage import Footage
 
 SHORTEST, LONGEST = 0.2, 300.0  # seconds that a clip may last
 VIDEO_COLUMNS = ("video", "video_name", "source_video")
@@ -26,6 +25,14 @@ CLOSE = 0.01  # seconds; durations that differ by more are different
 USED_COLUMNS = {*tables.ID_COLUMNS, *tables.TEXT_COLUMNS, *VIDEO_COLUMNS, "start", "end", "duration", "split", "splits",
                 "prev_delta", "post_delta", "fps", "frame_count"}  # fmt: skip
 _SPREADSHEET_ERROR = re.compile(r"#\s?[¡¿]?(NOMBRE|NAME|REF|VALUE|VALOR|DIV/0|NUM|NULL|NULO|N/A|N/D|CALC)[?!]?")
+
+
+@dataclass(frozen=True)
+class Footage:
+    """What a clip is cut from: a video, or a folder of frames with their `rate` a second."""
+
+    path: str | Path
+    rate: float | None = None
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from slt_jax.base.json_text import parse_json
 from slt_jax.corpora.gathering import size_of
-from slt_jax.corpora.subtitled import Corpus
+from slt_jax.corpora.subtitled import Corpus, Footage
 from slt_jax.data import tables
 from slt_jax.data.tables import Table
 from slt_jax.errors import UserError, nearest
-from slt_jax.media.footage import FRAME_SUFFIXES, Footage
+from slt_jax.media.frames import SUFFIXES as PICTURES
 from slt_jax.media.jobs import find_videos
 from slt_jax.media.video import SUFFIXES
 
@@ -105,7 +105,7 @@ def _cell(value: object) -> str:
 
 def holds_footage(folder: Path) -> bool:
     """Whether a folder or one inside it has a video or an image in it."""
-    return any(path.suffix.lower() in (*SUFFIXES, *FRAME_SUFFIXES) for path in folder.rglob("*"))
+    return any(path.suffix.lower() in (*SUFFIXES, *PICTURES) for path in folder.rglob("*"))
 
 
 def find_footage(corpus: Corpus, folder: Path, *, named_by_id: bool = False) -> None:
