@@ -8,11 +8,12 @@ from pathlib import Path
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
-from slt_jax.data.landmarks import BY_NUMBER
-from slt_jax.errors import UserError
+from slt_jax.data.ids import check_id
+from slt_jax.data.landmarks import BY_NUMBER, SETS, WITH_HANDS, names
+from slt_jax.errors import UserError, nearest
 from slt_jax.media.jobs import find_videos
 from slt_jax.media.machines import merge_records, parse_part
-from slt_jax.media.settings import ExtractionSettings
+from slt_jax.media.settings import POSES, ExtractionSettings
 from slt_jax.streams import STREAMS
 
 
@@ -31,6 +32,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--shard", metavar="I/N", help="make only part I of N (from 0 on); auto: of a SLURM job array (docs/video.md)"
     )
     top.add_argument("--merge", action="store_true", help="only put the records of all shards into one")
+    elsewhere = top.add_argument_group("poses from elsewhere")
+    elsewhere.add_argument(
+        "--poses", metavar="DIR", help="convert .pose files, OpenPose's JSON, arrays (docs/video.md)"
+    )
+    elsewhere.add_argument(
+        "--parts", nargs="+", metavar="PART", help="of arrays: pose left_hand right_hand face, in order"
+    )
+    elsewhere.add_argument("--numbers", metavar="LETTERS", help="of arrays: xyzv, xyz, xyc, ... of each landmark")
+    elsewhere.add_argument("--picture-size", type=_size, metavar="WxH", help="of the videos, in pixels")
     top.add_argument("--workers", type=int, metavar="N", help="processes (default: 1; 0: this one)")
     top.add_argument(
         "--resume", action="store_true", help="keep clips that are complete and were made with these settings"
@@ -63,8 +73,8 @@ def add_setting_flags(top: argparse.ArgumentParser) -> None:
 
 def settings(arguments: argparse.Namespace, **defaults) -> ExtractionSettings:
     """The settings that the flags ask for. `defaults` replace flags that were not given."""
-    names = ExtractionSettings.__dataclass_fields__
-    given = {name: value for name, value in vars(arguments).items() if name in names}
+    known = ExtractionSettings.__dataclass_fields__
+    given = {name: value for name, value in vars(arguments).items() if name in known}
     if "landmarks" in given:
         given["landmarks"] = BY_NUMBER.get(given["landmarks"], given["landmarks"])
     return ExtractionSettings(**(defaults | given))
@@ -92,6 +102,8 @@ def _extract(argv: Sequence[str] | None) -> int:
     given = vars(arguments)
     if "merge" in given:
         return _merge(given)
+    if "poses" in given:
+        return _convert_poses(given)
     videos = _one_of(given, "--videos", "videos", "videos_dir", "a folder of videos")
     output = _one_of(given, "--output", "output", "out_root", "a folder for the streams")
     if "resume" in given and "overwrite" in given:
@@ -117,6 +129,45 @@ def _extract(argv: Sequence[str] | None) -> int:
     if failed:
         shown = ", ".join(record["video_id"] for record in failed[:5]) + (", ..." if len(failed) > 5 else "")
         print(f"slt-extract: {len(failed)} failed: {shown}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT")
+    return int(width), int(height)
+
+
+def _convert_poses(given: dict) -> int:
+    """Write the pose files of clips whose poses others estimated."""
+    from slt_jax.base.console import Progress
+    from slt_jax.media.other_poses import Layout, read_poses, sources, write_poses
+
+    output = _one_of(given | {"out_root": given.get("videos_dir")}, "--output", "output", "out_root", "a folder")
+    chosen = BY_NUMBER.get(str(given.get("landmarks", "13")), str(given.get("landmarks")))
+    known = (*SETS, WITH_HANDS)
+    if chosen not in known:
+        raise UserError(f"--landmarks {chosen}: unknown{nearest(chosen, known)}")
+    space = given.get("pose", "signing")
+    if space not in POSES:
+        raise UserError(f"--pose {space}: must be {' or '.join(POSES)}")
+    parts = tuple(given["parts"]) if "parts" in given else None
+    layout = Layout(parts, given.get("numbers"), given.get("picture_size"))
+    clips, failed = sources(Path(given["poses"])), {}
+    with Progress("poses", len(clips)) as progress:
+        for clip, path in clips.items():
+            try:
+                check_id(clip, str(path))
+                poses = read_poses(path, layout)
+                write_poses(Path(output) / "pose" / f"{clip}.npz", poses, chosen, space, given.get("fps"))
+            except UserError as error:
+                text = str(error)
+                failed[clip] = text if text.startswith(str(path)) else f"{path}: {text}"
+            progress.update(1)
+    for reason in list(failed.values())[:5]:
+        print(f"slt-extract: {reason}", file=sys.stderr)
+    print(f"{len(clips) - len(failed)} of {len(clips)} poses of {len(names(chosen))} landmarks: {output}/pose")
     return 1 if failed else 0
 
 

@@ -118,13 +118,16 @@ def flip_permutation(num_landmarks: int) -> tuple[int, ...] | None:
 
     13 landmarks are BlazePose's 0 and 11-22 (nose, then left/right pairs from the shoulders to the thumbs); 14 have the
     neck after them; 17 are the nose and eight pairs (`upper17`, COCO); 33 are all of BlazePose, where the eyes (1-3 and
-    4-6) come as two threes and everything from 7 on in pairs. slt_jax/data/landmarks.py names them.
+    4-6) come as two threes and everything from 7 on in pairs; 55 are the 13 and then the joints of the left and of the
+    right hand. slt_jax/data/landmarks.py names them.
     """
     pairs = tuple(n + 1 if n % 2 else n - 1 for n in range(1, num_landmarks))
     if num_landmarks in (13, 17):
         return (0, *pairs)
     if num_landmarks == 14:
         return (0, *pairs[:-1], 13)
+    if num_landmarks == 55:  # upper13+hands: the joints of one hand stand where the other's did
+        return (0, *pairs[:12], *range(34, 55), *range(13, 34))
     if num_landmarks == 33:
         return (0, 4, 5, 6, 1, 2, 3, *pairs[6:])
     return None

@@ -32,12 +32,23 @@ SETS: dict[str, tuple[int, ...]] = {
 }
 BY_NUMBER = {"13": "upper13", "14": "upper14", "17": "upper17", "33": "blazepose33"}
 
+# mediapipe's joints of a hand, in its order.
+HAND_JOINTS = (
+    "wrist", *(f"thumb_{joint}" for joint in ("cmc", "mcp", "ip", "tip")),
+    *(f"{finger}_{joint}" for finger in ("index_finger", "middle_finger", "ring_finger", "pinky")
+      for joint in ("mcp", "pip", "dip", "tip")),
+)  # fmt: skip
+WITH_HANDS = "upper13+hands"  # 55 points; of poses from elsewhere, as slt-extract cuts hands out instead
+
 # A signer's reach fills the unit square: this many shoulder widths are one unit.
 SHOULDERS_PER_UNIT = 4.0
 
 
 def names(landmarks: str) -> tuple[str, ...]:
     """The points of a set, in its order."""
+    if landmarks == WITH_HANDS:
+        hands = (f"{side}_hand_{joint}" for side in ("left", "right") for joint in HAND_JOINTS)
+        return (*names("upper13"), *hands)
     return tuple((*BLAZEPOSE, "neck")[index] for index in SETS[landmarks])
 
 

@@ -365,7 +365,7 @@ def _cannot_flip(settings: LoaderSettings) -> str:
     """Why clips cannot be mirrored; empty if they can."""
     streams = chosen(settings.streams)
     if POSE in streams and flip_permutation(settings.num_landmarks) is None:
-        known = "which landmarks are left and right is known for 13, 14, 17 and 33"
+        known = "which landmarks are left and right is known for 13, 14, 17, 33 and 55"
         return f"--pose-landmarks {settings.num_landmarks}: {known}"
     lone = [stream for stream in streams if BY_NAME[stream.mirror] not in streams]
     if not lone:
