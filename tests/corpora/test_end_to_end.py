@@ -1,5 +1,6 @@
-"""Frames and videos of a corpus as its authors give it become streams."""
+"""Frames of a corpus as its authors give it, to a translation with a score: prepared, packed, trained, evaluated."""
 
+import csv
 from functools import partial
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slt_jax.cli import evaluate, pack_dataset, train
 from slt_jax.corpora.prepare import PreparationRequest, prepare
 from slt_jax.data.contract import check_data_set
 from slt_jax.data.corpus_folder import SPLITS, folders_under
@@ -15,6 +17,7 @@ from slt_jax.media.video import BadVideo  # noqa: F401 - PyAV is needed
 from tests.corpora import official
 from tests.media.synthetic import SquareDetector, signing, write_video
 
+ROOT = Path(__file__).resolve().parents[2]
 extract = partial(extract_videos, make_detector=SquareDetector, progress=False)
 
 
@@ -58,3 +61,24 @@ def test_videos_become_streams(tmp_path):
     )  # fmt: skip
     assert [found.records[clip.video_id]["frames"] for clip in found.corpus.clips] == [8, 8, 8]
     assert all(clip.duration == pytest.approx(4.25) for clip in found.corpus.clips)
+
+
+@pytest.mark.slow
+def test_prepared_packed_trained_and_scored(tmp_path, capsys):
+    data, packs, run = tmp_path / "data", tmp_path / "packs", tmp_path / "run"
+    prepare(
+        PreparationRequest(corpus="phoenix14t", source=sign_phoenix(tmp_path / "p"), output=data, workers=0), extract
+    )
+    assert pack_dataset.main(["write", "--root", str(data), "--output", str(packs)]) == 0, capsys.readouterr().err
+    tables = ["--metadata-csv", data / "meta.csv", "--train-index", data / "index" / "train.csv",
+              "--val-index", data / "index" / "val.csv"]  # fmt: skip
+    small = ["--config", ROOT / "configs" / "debug.yml", "--packs", packs, "--epochs", 1, "--sequence-length", 8]
+    assert train.main([str(word) for word in [*small, *tables, "--work-dir", run]]) == 0, capsys.readouterr().err
+    places = ["--root", data, "--eval-index", data / "index" / "test.csv"]
+    arguments = ["--checkpoint", run / "last.pt", *places, "--output-csv", tmp_path / "p.csv", "--device", "cpu",
+                 "--max-new-tokens", 6]  # fmt: skip
+    assert evaluate.main(list(map(str, arguments))) == 0, capsys.readouterr().err
+    with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    assert "BLEU" in capsys.readouterr().out
