@@ -73,8 +73,8 @@ def load(
 ) -> tuple[PretrainConfig, dict]:
     """Defaults, then `file`, then `flags` (by names at the top level), then `settings` ("key=VALUE"); later wins.
 
-    Returns the configuration, and what was asked for. What is only `planned` needs no crops. Raises UserError that
-    names the file, the flag or the key.
+    Returns the configuration, and what was asked for, as a file would say it. What is only `planned` needs no crops.
+    Raises UserError that names the file, the flag or the key.
     """
     merged: dict[str, dict[str, Any]] = {}
     for source in (_from_file(file) if file else {}, flags, _from_settings(settings)):
@@ -92,7 +92,18 @@ def load(
     if config.run.tensorboard == "":
         run = dataclasses.replace(config.run, tensorboard=config.run.output_dir)
         config = dataclasses.replace(config, run=run)
-    return config, merged
+    return config, _as_in_files(merged)
+
+
+def _as_in_files(merged: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Values by section and field, laid out so that `load` reads them as a file."""
+    tree: dict[str, Any] = {}
+    for place in places():
+        section = merged.get(place.section, {})
+        if place.field.name in section:
+            inner = tree.setdefault(place.section, {}) if place.section in IN_FILES else tree
+            inner[place.field.name if place.section in IN_FILES else place.top] = section[place.field.name]
+    return tree
 
 
 def _place(name: str, value: Any) -> tuple[Place, Any]:

@@ -98,6 +98,24 @@ def test_files(tmp_path, name, text):
     assert (config.checkpointing.best_name, config.experiment.name, config.experiment.tags) == ("b.pt", "hands", ("x",))
 
 
+def test_what_was_asked_for_is_a_file_that_asks_for_the_same(tmp_path):
+    words = [
+        "--train-dir",
+        "crops",
+        "--output-dir",
+        "run",
+        "--no-dataset-shuffle",
+        "--vit-depth",
+        "3",
+        "--batch-size",
+        "8",
+    ]
+    config, merged = configure(parse([*words, "--set", "augmentation.hue=0.2", "--experiment-tag", "a"]), None)
+    file = tmp_path / "config.merged.json"
+    file.write_text(json.dumps(merged))
+    assert configure(parse(["--config", str(file)]), None) == (config, merged)
+
+
 def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.yml").write_text("output_dir: ~/run\ntrain_dir: [~/crops, more]\nknn_index: ~nobody-at-all/x.csv\n")
