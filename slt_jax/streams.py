@@ -147,9 +147,9 @@ def parse_streams(given: Sequence[object]) -> list[str] | None:
     words = [word.strip().lower() for part in given for word in str(part).split(",") if word.strip()]
     found = {word: next((s.name for s in STREAMS if word in (s.name, s.key, *s.aliases)), None) for word in words}
     if unknown := [word for word, name in found.items() if name is None]:
-        raise UserError(f"model.streams: unknown stream {shown(unknown[0])}; choose {MIXABLE}")
+        raise UserError(f"--streams, model.streams: unknown stream {shown(unknown[0])}; choose {MIXABLE}")
     if not found:
-        raise UserError(f"model.streams: names no stream; choose {MIXABLE}")
+        raise UserError(f"--streams, model.streams: names no stream; choose {MIXABLE}")
     names = [stream.name for stream in STREAMS if stream.name in found.values()]
     return None if len(names) == len(STREAMS) else names
 

@@ -13,19 +13,22 @@ from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.config import DataConfig
 from slt_jax.data.contract import ERROR, WARNING, Finding, Report, check_data_set
-from slt_jax.data.corpus_folder import FOLDERS, INDICES, PLACES, by_stream
+from slt_jax.data.corpus_folder import INDICES, PLACES
 from slt_jax.data.text import load_tokenizer
 from slt_jax.errors import UserError
-from slt_jax.streams import HANDS
+from slt_jax.streams import HANDS, STREAMS, chosen, parse_streams
 from slt_jax.synthetic.generator import generate
 
 PROG = "slt-check-data"
-INPUTS = (*FOLDERS, "metadata_csv")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser(PROG, "Check every file of a data set against docs/data.md. Exit code 1: it has errors.")
     flags.add_corpus_flags(top, PLACES)
+    top.add_argument(
+        "--streams", nargs="+", metavar="STREAM",
+        help=f"look at these only, of {', '.join(stream.key for stream in STREAMS)} (default: all)",
+    )  # fmt: skip
     top.add_argument(
         "--pose-landmarks", type=int, metavar="INT", help="landmarks per frame (default: as most clips have)"
     )
@@ -69,6 +72,7 @@ def _validate(argv: Sequence[str] | None) -> int:
 
 def _check(
     *,
+    streams: Sequence[str] | None = None,
     pose_landmarks: int | None = None,
     tokenizer: str | None = None,
     max_target_length: int = DataConfig.max_target_length,
@@ -79,7 +83,9 @@ def _check(
     if max_target_length < 1:
         raise UserError(f"--max-target-length {max_target_length}: must be at least 1")
     texts = {"tokenizer": load_tokenizer(tokenizer), "max_target_length": max_target_length} if tokenizer else {}
-    paths = flags.places_of(given, INPUTS)
+    names = parse_streams(streams) if streams else None
+    folders = {stream.name: stream.folder_key for stream in chosen(names)}
+    paths = flags.places_of(given, [*folders.values(), "metadata_csv"])
     splits = flags.places_of(given, [key for key in INDICES if key in given] or INDICES, needed=False)
     indices = {key.removesuffix("_index"): path for key, path in splits.items() if key in given or Path(path).is_file()}
     with tqdm(desc="clips", unit="clip", leave=False, disable=None) as bar:
@@ -89,8 +95,9 @@ def _check(
             bar.update(done - bar.n)
 
         report = check_data_set(
-            by_stream(paths), paths["metadata_csv"], indices, landmarks=pose_landmarks, progress=progress, **texts
-        )
+            {name: paths[key] for name, key in folders.items()}, paths["metadata_csv"], indices,
+            streams=names, landmarks=pose_landmarks, progress=progress, **texts,
+        )  # fmt: skip
     print("\n".join(table(report, rows)))
     return 1 if report.count(ERROR) or (strict and report.count(WARNING)) else 0
 
@@ -109,8 +116,10 @@ def table(report: Report, rows: int) -> list[str]:
     lines = ["  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in cells]
     clips = report.clips.values()
     frames, images = sum(one.frames for one in clips), sum(sum(one.images.values()) for one in clips)
-    hands = (f"{sum(one.seen[hand.name] for one in clips) / max(frames, 1):.0%} ({hand.label})" for hand in HANDS)
-    lines.append(f"{len(clips)} clips, {frames} frames, {images} images; hands in {' and '.join(hands)} of the frames")
+    looked_at = [hand for hand in HANDS if any(hand.name in one.seen for one in clips)]
+    hands = [f"{sum(one.seen[h.name] for one in clips) / max(frames, 1):.0%} ({h.label})" for h in looked_at]
+    seen = f"; hands in {' and '.join(hands)} of the frames" if hands else ""
+    lines.append(f"{len(clips)} clips, {frames} frames, {images} images{seen}")
     lines.append(f"{report.count(ERROR)} errors, {report.count(WARNING)} warnings")
     return lines
 

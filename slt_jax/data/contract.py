@@ -34,7 +34,7 @@ from slt_jax.data.regular import read_regular
 from slt_jax.data.stream_folders import check_streams
 from slt_jax.data.text import IGNORE, encode_targets
 from slt_jax.errors import UserError
-from slt_jax.streams import BY_NAME, IMAGES, MASKED
+from slt_jax.streams import BY_NAME, IMAGES, MASKED, POSE, chosen
 
 ERROR, WARNING = "error", "warning"
 FPS_TOLERANCE = 1.0
@@ -89,6 +89,7 @@ def check_data_set(
     metadata_csv: str | Path,
     indices: Mapping[str, str | Path],
     *,
+    streams: Sequence[str] | None = None,
     landmarks: int | None = None,
     tokenizer: Any = None,
     max_target_length: int = DataConfig.max_target_length,
@@ -96,11 +97,11 @@ def check_data_set(
 ) -> Report:
     """Check the tables against each other, then all clips that any of them names.
 
-    `indices` are by the split's name; `landmarks` per frame (None: as most clips have). With a `tokenizer`, texts of
-    more than `max_target_length` tokens are found, and those that it does not know. Raises UserError if a folder or
-    file does not exist, as there is nothing to check then.
+    `indices` are by the split's name. Only the `streams` of these names are looked at, by default all; `landmarks` per
+    frame (None: as most clips have). With a `tokenizer`, texts of more than `max_target_length` tokens are found, and
+    those that it does not know. Raises UserError if a folder or file does not exist, as there is nothing to check then.
     """
-    check_folders(folders)
+    check_folders(folders, streams)
     for name, path in (("--metadata-csv", metadata_csv), *((f"index {name}", path) for name, path in indices.items())):
         if not os.path.isfile(path):
             raise UserError(f"{name} {path}: no such file")
@@ -121,13 +122,14 @@ def check_data_set(
         report.findings += _check_targets(list(metadata.values()), tokenizer, max_target_length)
 
     ids = dict.fromkeys([video_id for members in splits.values() for video_id in members] + list(metadata))
-    files = scan(folders, ids)
+    files = scan(folders, ids, streams)
     try:
         check_streams(files.values())
     except UserError as error:
         report.findings.append(Finding(ERROR, "streams", "no frames", str(error)))
     report.clips = examine_all(files, [metadata.get(i) or ClipRow(i, "") for i in ids], progress, landmarks)
-    report.findings += [finding for examined in report.clips.values() for finding in examined.findings]
+    found = [finding for examined in report.clips.values() for finding in examined.findings]
+    report.findings += [one for one in found if one.kind != "pose missing" or POSE in chosen(streams)]
     report.findings += _check_landmarks(report.clips, landmarks)
     return report
 

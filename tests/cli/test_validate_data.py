@@ -39,6 +39,21 @@ def test_warnings_are_errors_when_strict(copy, capsys):
     assert main(["--root", str(copy), "--strict"]) == 1
 
 
+def test_only_the_streams_that_are_asked_for(copy, capsys):
+    for stream in ("face", "hand_l", "hand_r"):
+        shutil.rmtree(copy / stream)
+    assert main(["--root", str(copy)]) == 2
+    assert "--face-dir" in capsys.readouterr().err
+    assert main(["--root", str(copy), "--streams", "pose", "--strict"]) == 0
+    *_, counts, verdict = capsys.readouterr().out.splitlines()
+    assert (counts.endswith(" frames, 0 images"), verdict) == (True, "0 errors, 0 warnings")
+    (copy / "pose" / "train_000003.npz").unlink()
+    assert main(["--root", str(copy), "--streams", "pose"]) == 1
+    assert "train_000003  no files" in capsys.readouterr().out
+    assert main(["--root", str(copy), "--streams", "feet"]) == 2
+    assert "--streams, model.streams: unknown stream 'feet'" in capsys.readouterr().err
+
+
 def test_long_lists_are_cut_and_counted(copy, capsys):
     for path in (copy / "pose").glob("*.npz"):
         path.unlink()
