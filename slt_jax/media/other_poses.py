@@ -4,7 +4,6 @@ Read are `.pose` files (package pose-format), OpenPose's JSON (a folder of `*_ke
 mediapipe's (.npy, or the only array of a .npz) of shape (frames, landmarks, numbers).
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from slt_jax.base.files import replacing
+from slt_jax.base.json_text import read_json
 from slt_jax.data import landmarks
 from slt_jax.data.npz import NPZ_ERRORS, read_arrays
 from slt_jax.data.pose_layout import MIN_CONFIDENCE
@@ -194,11 +194,13 @@ def _openpose(folder: Path, layout: Layout) -> NamedPoses:
     paths = sorted(folder.glob("*_keypoints.json"), key=lambda path: numbered(path.name))
     rows: list[dict[str, np.ndarray]] = []
     for path in paths:
+        frame = read_json(path, "--poses")
         try:
-            people = json.loads(path.read_text(encoding="utf-8"))["people"]
-            person = max(people, key=lambda one: sum(one["pose_keypoints_2d"][2::3]), default=None)
+            person = max(frame["people"], key=lambda one: sum(one["pose_keypoints_2d"][2::3]), default=None)
             rows.append({} if person is None else _openpose_frame(path, person))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except UserError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}: cannot be read as OpenPose's JSON ({type(error).__name__}: {error})") from None
     names = {name for row in rows for name in row}
     nothing = np.zeros(3)

@@ -29,6 +29,7 @@ from slt_jax.media.jobs import ExtractionRecord
 from slt_jax.pictures.curves import read_records
 from slt_jax.streams import IMAGES, STREAMS
 from slt_jax.training.workdir import WorkDir
+from tools.fuzzing import corpora
 from tools.translate_onnx import read_facts
 
 DOCUMENTED = (UserError, Stale)  # what a reader may raise, whatever it is given
@@ -229,6 +230,10 @@ READERS: dict[str, Reader] = {
         ),
         _records,
     ),
+    "corpora": Reader(corpora.read_corpora, corpora.write_corpora),
+    "tables": Reader(corpora.read_tables, corpora.write_tables),
+    "captions": Reader(corpora.read_each_caption, corpora.write_captions),
+    "poses": Reader(corpora.read_each_pose, corpora.write_poses),
 }
 
 
