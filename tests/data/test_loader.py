@@ -228,7 +228,8 @@ def test_what_cannot_be_loaded(split):
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what they start in the background ignore it
 sys.path[:0] = {paths!r}
 import numpy as np
 from conftest import ClipFactory

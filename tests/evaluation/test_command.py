@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sacrebleu.metrics import CHRF
 
 import slt_jax
 from convert import read_pt, write_pt
@@ -177,7 +178,10 @@ def test_groups(corpus, evaluate, run):
     assert sum(group["clips"] for group in groups.values()) == CLIPS
     for name, group in groups.items():
         rows = [row for row in found.rows() if signers[row["video_id"]] == name]
-        scores = corpus_scores([row["reference"] for row in rows], [row["prediction"] for row in rows])
+        references, texts = ([row[name] for row in rows] for name in ("reference", "prediction"))
+        scores = corpus_scores(references, texts) | {
+            "chrf_pp": CHRF(word_order=2).corpus_score(texts, [references]).score
+        }
         assert group == pytest.approx(scores | {"clips": len(rows)})
         assert f"  {name}" in found.said
 
