@@ -52,11 +52,7 @@ def open_splits(
     one is trained. Reads the CSVs and lists the folders, but decodes nothing. Raises UserError naming the flag or file.
     """
     data = config.data
-    given = {key: getattr(data, key) for key in (*(() if data.packs else folder_keys(config.model.streams)), *TABLES)}
-    for key, path in given.items():
-        if not path:
-            raise UserError(f"--{key.replace('_', '-')} is not given (nor data.{key} in the configuration)")
-    train, val, files = _checked_splits(config, given)
+    train, val, files = _checked_splits(config, _given(config))
     named = data.tokenizer or earlier_tokenizer or tokenizer_of_decoder(config.model.decoder_model)
     wished: dict[str, Any] = {"prefix": data.prefix, "source_lang": data.source_lang}
     wished["spoken"] = [clip.lang for clip in (*train.clips, *val.clips)]
@@ -100,6 +96,16 @@ def open_splits(
         tokenizer,
         prompts,
     )
+
+
+def _given(config: Config) -> dict[str, str]:
+    """The paths that a run needs, by their keys. Raises UserError for one that is not given."""
+    data = config.data
+    given = {key: getattr(data, key) for key in (*(() if data.packs else folder_keys(config.model.streams)), *TABLES)}
+    for key, path in given.items():
+        if not path:
+            raise UserError(f"--{key.replace('_', '-')} is not given (nor data.{key} in the configuration)")
+    return given
 
 
 def _checked_splits(config: Config, given: Mapping[str, str]) -> tuple["Usable", "Usable", dict[str, ClipFiles]]:

@@ -1,6 +1,7 @@
 """BLEU and chrF on sentences never seen, of the whole model and of models that lack or change one thing."""
 
 import argparse
+import csv
 import json
 import re
 import subprocess
@@ -74,28 +75,39 @@ def read_results(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 def learn(variant: Variant, corpus: Path, folder: Path, epochs: int | None) -> dict[str, Any]:
     """Train one variant in a process of its own, translate the test clips with its last weights, and score that."""
     run = work_dir(folder, variant.name)
-    data = ["--root", str(corpus)]
+    data: list[str] = []
     if variant.blank:
         blank = blanked(variant.blank, corpus, folder / "blank")
-        data += [flag_of(BY_NAME[variant.blank].folder_key), str(blank)]
+        data = [flag_of(BY_NAME[variant.blank].folder_key), str(blank)]
     start = []
     if variant.backbones_of:
         source = work_dir(folder, variant.backbones_of) / "last.pt"
         start = ["--init-checkpoint", str(backbones_alone(source, folder / "backbones.pt"))]
+    words = ["--seed", str(variant.seed), *variant.flags, *start, *(("--epochs", str(epochs)) if epochs else ())]
+    scores = train_and_score(CONFIG, corpus, run, words, data)
+    return {name: round(scores[name], 2) for name in ("bleu", "chrf")} | {"seconds": round(scores["seconds"])}
+
+
+def train_and_score(
+    config: Path, corpus: Path, run: Path, words: Sequence[str], data: Sequence[str] = ()
+) -> dict[str, float]:
+    """BLEU, chrF and the share of exact translations of the test clips, in percent, and the seconds of training.
+
+    `words` are flags of training, `data` of both commands beside `--root`.
+    """
+    data, predictions = ["--root", str(corpus), *data], run / "test" / "predictions.csv"
     began = time.monotonic()
-    command("train", [
-        "--config", str(CONFIG), *data, "--work-dir", str(run), "--overwrite",
-        "--seed", str(variant.seed), *variant.flags, *start,
-        *(("--epochs", str(epochs)) if epochs else ()),
-    ])  # fmt: skip
+    command("train", ["--config", str(config), *data, "--work-dir", str(run), "--overwrite", *words])
     seconds = time.monotonic() - began
     command("evaluate", [
         "--checkpoint", str(run / "last.pt"), *data, "--eval-index", str(corpus / "index" / "test.csv"),
-        "--output-csv", str(run / "test" / "predictions.csv"),
+        "--output-csv", str(predictions),
     ])  # fmt: skip
-    report = json.loads((run / "test" / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((predictions.parent / "report.json").read_text(encoding="utf-8"))
     scores = report["checkpoints"][0]["metrics"]
-    return {name: round(scores[name], 2) for name in ("bleu", "chrf")} | {"seconds": round(seconds)}
+    with predictions.open(encoding="utf-8", newline="") as file:
+        exact = [row["prediction"] == row["reference"] for row in csv.DictReader(file)]
+    return {"bleu": scores["bleu"], "chrf": scores["chrf"], "exact": 100 * mean(exact), "seconds": seconds}
 
 
 def work_dir(folder: Path, name: str) -> Path:

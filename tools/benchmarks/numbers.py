@@ -11,7 +11,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from slt_jax.base.files import replacing_folder
-from tools.benchmarks.on_backbones import sizes, start_on, train_and_score
+from tools.benchmarks.learning import train_and_score
+from tools.benchmarks.on_backbones import sizes, start_on
 
 Photos = Mapping[str, Mapping[str, Sequence[Path]]]  # by signer and digit
 

@@ -1,15 +1,14 @@
-"""A translator trained on pre-trained backbones or on random ones, and what it scores."""
+"""From pre-trained backbones to a translator that starts on them."""
 
-import csv
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from convert.torch_file import read_pt, write_pt
+from slt_jax.cli.pretrain import main
+from slt_jax.errors import UserError
 from slt_jax.streams import BY_NAME
-from tools.benchmarks.learning import command
 
 
 def sizes(output: Path) -> dict[str, Any]:
@@ -30,20 +29,8 @@ def start_on(backbones: Mapping[str, Path], target: Path) -> Path:
     return target
 
 
-def train_and_score(config: Path, corpus: Path, run: Path, words: Sequence[str]) -> dict[str, Any]:
-    """BLEU, chrF and the share of exact translations of the test clips, and how long training took."""
-    started = time.monotonic()
-    data = ["--root", str(corpus)]
-    command("train", ["--config", str(config), *data, "--work-dir", str(run), "--overwrite", *words])
-    seconds = time.monotonic() - started
-    predictions = run / "test" / "predictions.csv"
-    command("evaluate", [
-        "--checkpoint", str(run / "last.pt"), *data, "--eval-index", str(corpus / "index" / "test.csv"),
-        "--output-csv", str(predictions),
-    ])  # fmt: skip
-    report = json.loads((predictions.parent / "report.json").read_text(encoding="utf-8"))
-    scores = report["checkpoints"][0]["metrics"]
-    with predictions.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    exact = sum(row["prediction"] == row["reference"] for row in rows) / len(rows)
-    return {"bleu": scores["bleu"], "chrf": scores["chrf"], "exact": 100 * exact, "seconds": seconds}
+def pretrain(output: Path, words: Sequence[str]) -> None:
+    """A run of `slt-pretrain`, which goes on where an earlier one was stopped. Raises UserError if it fails."""
+    resume = ["--resume", str(output)] if (output / "params.json").is_file() else []
+    if main(["--output-dir", str(output), *words, *resume]):
+        raise UserError(f"the run in {output} failed; it has said why")

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from slt_jax.cli.pretrain import main
-from slt_jax.errors import UserError
 from slt_jax.synthetic.generator import MARKER, generate
-from tools.benchmarks.learning import CONFIG, IMAGE_SIZE
-from tools.benchmarks.on_backbones import start_on, train_and_score
+from tools.benchmarks.learning import CONFIG, IMAGE_SIZE, train_and_score
+from tools.benchmarks.on_backbones import pretrain, start_on
 
 PRETRAINING = CONFIG.with_name("pretrain_signs.yml")
 TRAIN, VAL, TEST = 4000, 100, 400  # clips; docs/learning.md has 16,000
@@ -22,19 +20,8 @@ def measure(folder: Path) -> dict[str, dict[str, Any]]:
     backbones: dict[str, Path] = {}
     for kind, streams in STREAMS.items():
         output = folder / f"dino-{kind}"
-        resume = ["--resume", str(output)] if (output / "params.json").is_file() else []
-        words = [
-            "--config",
-            str(PRETRAINING),
-            "--train-dir",
-            str(corpus),
-            "--stream",
-            kind,
-            "--output-dir",
-            str(output),
-        ]
-        if main([*words, *resume]):
-            raise UserError(f"the run in {output} failed; it has said why")
+        words = ["--config", str(PRETRAINING), "--train-dir", str(corpus), "--stream", kind]
+        pretrain(output, words)
         backbones |= dict.fromkeys(streams, output / "backbone.pt")
     start = start_on(backbones, folder / "backbones.pt")
     return {

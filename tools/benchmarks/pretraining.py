@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from slt_jax.base.files import replacing_folder, write_json
-from slt_jax.cli.pretrain import main
 from slt_jax.errors import UserError
 from slt_jax.models.vit import ViTConfig
 from slt_jax.pretraining.judge import untrained
 from slt_jax.pretraining.knn import effective_rank, knn_accuracy, read_labelled
 from tools.benchmarks import numbers, pretrained_signs, pretraining_step
+from tools.benchmarks.on_backbones import pretrain
 from tools.benchmarks.views import views_speed
 
 Table = dict[str, dict[str, Any]]
@@ -90,19 +90,12 @@ def knn(arguments: argparse.Namespace, folder: Path) -> Table:
         output, started = folder / f"seed-{seed}", time.monotonic()
         words = ["--train-dir", str(photos / "seen"), "--knn-index", str(photos / "index.csv")]
         words += ["--knn-images", str(Path(arguments.images).resolve()), "--seed", str(seed)]
-        pretrain(arguments, output, words)
+        words += [word for setting in arguments.set for word in ("--set", setting)]
+        pretrain(output, ["--config", arguments.config, *words])
         last = json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])
         found = {"k-NN": 100 * last["knn_accuracy"], "rank": last["feature_rank"]}
         rows[f"pre-trained, seed {seed}"] = found | {"minutes": (time.monotonic() - started) / 60}
     return compared(arguments, photos / "index.csv", output) | rows
-
-
-def pretrain(arguments: argparse.Namespace, output: Path, words: Sequence[str]) -> None:
-    """A run of `slt-pretrain`, which goes on where an earlier one was stopped. Raises UserError if it fails."""
-    changes = [word for setting in arguments.set for word in ("--set", setting)]
-    resume = ["--resume", str(output)] if (output / "params.json").is_file() else []
-    if main(["--config", arguments.config, "--output-dir", str(output), *words, *changes, *resume]):
-        raise UserError(f"the run in {output} failed; it has said why")
 
 
 def compared(arguments: argparse.Namespace, index: Path, output: Path) -> Table:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -12,10 +11,9 @@ from slt_jax.errors import UserError
 from slt_jax.pretraining.configuration import load
 from slt_jax.pretraining.settings import PretrainConfig
 from tools.benchmarks import dino_torch
-from tools.benchmarks.problem import positive
 from tools.benchmarks.processes import Side
-from tools.benchmarks.step import check_same, of_turns, turn
-from tools.benchmarks.timing import alternate, as_text, ratios
+from tools.benchmarks.step import add_turn_flags, race
+from tools.benchmarks.timing import as_text, ratios
 
 
 def add_flags(top: argparse.ArgumentParser) -> None:
@@ -23,9 +21,7 @@ def add_flags(top: argparse.ArgumentParser) -> None:
     top.add_argument(
         "--against", choices=("torch", "torch.compile"), nargs="+", default=[], help="a plain DINO step in torch, too"
     )
-    top.add_argument("--rounds", type=positive, default=5, metavar="N", help="turns of each side (default: 5)")
-    top.add_argument("--steps", type=positive, default=3, metavar="N", help="steps timed in a turn (default: 3)")
-    top.add_argument("--warm-up", type=positive, default=2, metavar="N", help="steps before them (default: 2)")
+    add_turn_flags(top, rounds=5)
 
 
 def ours(config: PretrainConfig):
@@ -51,17 +47,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             for name in arguments.against:
                 make = partial(dino_torch.Training, compiled=name == "torch.compile")
                 sides[name] = Side(name, make, config, vit, *files, cores=arguments.threads)
-            at_once = facts["platform"] == "cpu"
-            losses = {}
-            for name, side in sides.items():
-                losses[name] = side.call("loss")
-                print(f"{name}: float32 loss {losses[name]:.6f}", file=sys.stderr, flush=True)
-                facts["versions"] |= side.call("facts")["versions"]
-                if not at_once:
-                    side.close()
-            check_same(losses)
-            turns = {name: partial(turn, side, arguments, at_once) for name, side in sides.items()}
-            results = {name: of_turns(taken) for name, taken in alternate(turns, arguments.rounds).items()}
+            losses, results = race(sides, facts, arguments)
     finally:
         for side in sides.values():
             side.close()

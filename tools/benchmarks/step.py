@@ -3,6 +3,7 @@
 import argparse
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,15 @@ def add_flags(top: argparse.ArgumentParser) -> None:
         default=[],
         help="also the same model in torch: as it is, by torch.compile, or both",
     )
-    top.add_argument("--rounds", type=positive, default=7, metavar="N", help="turns of each side (default: 7)")
+    add_turn_flags(top, rounds=7)
+    add_config_flags(top)
+
+
+def add_turn_flags(top: argparse.ArgumentParser, *, rounds: int) -> None:
+    """How often sides take turns, and what a turn is."""
+    top.add_argument(
+        "--rounds", type=positive, default=rounds, metavar="N", help=f"turns of each side (default: {rounds})"
+    )
     top.add_argument("--steps", type=positive, default=3, metavar="N", help="steps timed in a turn (default: 3)")
     top.add_argument(
         "--warm-up",
@@ -35,7 +44,6 @@ def add_flags(top: argparse.ArgumentParser) -> None:
         metavar="N",
         help="steps before the first turn of a process, which are not timed (default: 2)",
     )
-    add_config_flags(top)
 
 
 def ours(config: Config):
@@ -57,19 +65,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 compiled = name == "torch.compile"
                 make = partial(torch_baseline.Training, compiled=compiled)
                 sides[name] = Side(name, make, config, architecture, weights, cores=cores)
-            # A CPU has room for all sides at once; the memory of an accelerator is one side's at a time.
-            at_once = facts["platform"] == "cpu"
             facts["matmul_peak"] = sides["ours"].call("matmul_peak")
-            losses = {}
-            for name, side in sides.items():
-                losses[name] = side.call("loss", CHECKED)
-                print(f"{name}: float32 loss {losses[name]:.6f}", file=sys.stderr, flush=True)
-                facts["versions"] |= side.call("facts")["versions"]
-                if not at_once:
-                    side.close()
-            check_same(losses)
-            turns = {name: partial(turn, side, arguments, at_once) for name, side in sides.items()}
-            results = {name: of_turns(taken) for name, taken in alternate(turns, arguments.rounds).items()}
+            losses, results = race(sides, facts, arguments, CHECKED)
     finally:
         for side in sides.values():
             side.close()
@@ -83,6 +80,27 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 result["times_ours"] = ratios(results["ours"]["seconds"], result["seconds"])
     report(config, facts, losses, results)
     return {"facts": facts, "losses": losses, "results": results}
+
+
+def race(
+    sides: Mapping[str, Side], facts: dict[str, Any], arguments: argparse.Namespace, *checked: Any
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The float32 losses of all sides, which must agree, and what their turns took; `facts` get their versions.
+
+    `checked` is passed to each side's `loss`.
+    """
+    # A CPU has room for all sides at once; the memory of an accelerator is one side's at a time.
+    at_once = facts["platform"] == "cpu"
+    losses = {}
+    for name, side in sides.items():
+        losses[name] = side.call("loss", *checked)
+        print(f"{name}: float32 loss {losses[name]:.6f}", file=sys.stderr, flush=True)
+        facts["versions"] |= side.call("facts")["versions"]
+        if not at_once:
+            side.close()
+    check_same(losses)
+    turns = {name: partial(turn, side, arguments, at_once) for name, side in sides.items()}
+    return losses, {name: of_turns(taken) for name, taken in alternate(turns, arguments.rounds).items()}
 
 
 def check_same(losses: dict[str, float]) -> None:

@@ -2,18 +2,17 @@
 
 import json
 import pickle
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from slt_jax.corpora.captions import AutomaticCaptions, read_captions
+from slt_jax.corpora.captions import ENDINGS, read_captions
 from slt_jax.corpora.known import CORPORA
 from slt_jax.corpora.table import find_table, open_table
-from slt_jax.errors import UserError
 from slt_jax.media.other_poses import Layout, read_poses
 
-TABLES = ("csv", "tsv", "json", "jsonl")
 COLUMNS = {"id": "name", "text": "sentence", "video": "file"}
 
 
@@ -35,11 +34,6 @@ def write_corpora(folder: Path) -> None:
     _write(folder / "youtube-asl/abcdefghijk.en.vtt", "WEBVTT\n\n00:01.000 --> 00:02.500\n>> ANN: Hi [music]\n")
 
 
-def read_corpora(folder: Path) -> None:
-    """All corpora, each whatever became of the others."""
-    _each(lambda name: CORPORA[name].read(folder / name, ("train",)), CORPORA)
-
-
 def write_tables(folder: Path) -> None:
     """The same rows as CSV, TSV, JSON and JSONL."""
     rows = [{"name": "a", "sentence": "uno", "file": "v1"}, {"name": "b", "sentence": 'dos "y" tres', "file": "v2"}]
@@ -49,24 +43,12 @@ def write_tables(folder: Path) -> None:
     _write(folder / "jsonl" / "x.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read_tables(folder: Path) -> None:
-    """Every row of each."""
-    for kind in TABLES:
-        (folder / kind).mkdir(exist_ok=True)
-    _each(lambda kind: list(open_table(find_table(folder / kind, "table"), COLUMNS).rows), TABLES)
-
-
 def write_captions(folder: Path) -> None:
     """A caption in each of the formats."""
     _write(folder / "x.vtt", "WEBVTT\n\n1\n00:00:01.000 --> 00:00:02.000 align:start\n<c>Hi</c> &amp; (laughs)\n")
     _write(folder / "x.srt", "1\n00:00:01,000 --> 00:00:02,000\nHi\nthere\n\n2\n00:00:03,000 --> 00:00:04,000\n♪\n")
     events = [{"tStartMs": 1000, "dDurationMs": 900, "segs": [{"utf8": "Hi"}]}]
     _write(folder / "x.json3", json.dumps({"wireMagic": "pb3", "events": events}))
-
-
-def read_each_caption(folder: Path) -> None:
-    """All captions."""
-    _each(lambda ending: read_captions(folder / f"x.{ending}"), ("vtt", "srt", "json3"))
 
 
 def write_poses(folder: Path) -> None:
@@ -79,27 +61,36 @@ def write_poses(folder: Path) -> None:
         _write(folder / "z" / f"z_{frame:012d}_keypoints.json", json.dumps(people))
 
 
-def read_each_pose(folder: Path) -> None:
-    """All clips."""
-    (folder / "z").mkdir(exist_ok=True)
-    layouts = {"x.npy": Layout(numbers="xyzv"), "y.npz": Layout(numbers="xyc"), "z": Layout(picture=(640, 480))}
-    _each(lambda name: read_poses(folder / name, layouts[name]), layouts)
-
-
 def _write(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def _each(read: Callable[[str], object], names) -> None:
-    """Read all; then raise the last of what readers may raise."""
-    problem: Exception | None = None
-    for name in names:
-        try:
-            read(name)
-        except AutomaticCaptions:
-            continue
-        except UserError as error:
-            problem = error
-    if problem:
-        raise problem
+def _corpus(name: str, folder: Path) -> Any:
+    return CORPORA[name].read(folder / name, ("train",))
+
+
+def _table(kind: str, folder: Path) -> Any:
+    (folder / kind).mkdir(exist_ok=True)
+    return list(open_table(find_table(folder / kind, "table"), COLUMNS).rows)
+
+
+def _captions(ending: str, folder: Path) -> Any:
+    return read_captions(folder / f"x{ending}")
+
+
+def _poses(name: str, layout: Layout, folder: Path) -> Any:
+    if not Path(name).suffix:
+        (folder / name).mkdir(exist_ok=True)
+    return read_poses(folder / name, layout)
+
+
+# Each reads one of what the functions above write.
+READ_CORPORA = [partial(_corpus, name) for name in CORPORA]
+READ_TABLES = [partial(_table, kind) for kind in ("csv", "tsv", "json", "jsonl")]
+READ_CAPTIONS = [partial(_captions, ending) for ending in ENDINGS]
+READ_POSES = [
+    partial(_poses, "x.npy", Layout(numbers="xyzv")),
+    partial(_poses, "y.npz", Layout(numbers="xyc")),
+    partial(_poses, "z", Layout(picture=(640, 480))),
+]

@@ -17,6 +17,7 @@ from convert.safetensors_file import write_safetensors
 from convert.source import open_source
 from slt_jax.cli.validate_metrics import read_reference
 from slt_jax.config import ModelConfig, apply_setting, build_config, read_config_file
+from slt_jax.corpora.captions import AutomaticCaptions
 from slt_jax.corpora.subtitled import read_corpus
 from slt_jax.data.clip_files import ClipFiles, Frames, decode_image, load_pose, scan
 from slt_jax.data.feature_cache import Features, Stale, fingerprint
@@ -32,7 +33,7 @@ from slt_jax.training.workdir import WorkDir
 from tools.fuzzing import corpora
 from tools.translate_onnx import read_facts
 
-DOCUMENTED = (UserError, Stale)  # what a reader may raise, whatever it is given
+DOCUMENTED = (UserError, Stale, AutomaticCaptions)  # what a reader may raise, whatever it is given
 
 
 @dataclass(frozen=True)
@@ -230,10 +231,10 @@ READERS: dict[str, Reader] = {
         ),
         _records,
     ),
-    "corpora": Reader(corpora.read_corpora, corpora.write_corpora),
-    "tables": Reader(corpora.read_tables, corpora.write_tables),
-    "captions": Reader(corpora.read_each_caption, corpora.write_captions),
-    "poses": Reader(corpora.read_each_pose, corpora.write_poses),
+    "corpora": Reader(_read_each(*corpora.READ_CORPORA), corpora.write_corpora),
+    "tables": Reader(_read_each(*corpora.READ_TABLES), corpora.write_tables),
+    "captions": Reader(_read_each(*corpora.READ_CAPTIONS), corpora.write_captions),
+    "poses": Reader(_read_each(*corpora.READ_POSES), corpora.write_poses),
 }
 
 
