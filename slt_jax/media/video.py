@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -84,27 +84,50 @@ def samples(
                 break
 
 
-def at_rate(
-    timed: Iterable[tuple[float, float, T]], fps: float, start: float = 0.0, end: float | None = None
-) -> Iterator[tuple[int, T, bool]]:
-    """Turn (time, seconds shown, item) in order into (number, item, fresh): the items nearest to start + number / fps.
+class AtRate(Generic[T]):
+    """Turns items, pushed in the order of their times, into (number, item, fresh): the nearest to start + number / fps.
 
     There are as many as fit between `start` and `end` (or the end of the last item), rounded. `fresh` is False for an
     item that is repeated.
     """
-    last = math.inf if end is None else max(round((end - start) * fps), 1)
-    number, before, fresh = 0, None, True
+
+    def __init__(self, fps: float, start: float = 0.0, end: float | None = None):
+        self._fps, self._start = fps, start
+        self._last = math.inf if end is None else max(round((end - start) * fps), 1)
+        self._number, self._fresh = 0, True
+        self._before: tuple[float, float, T] | None = None
+
+    def push(self, time: float, seconds: float, item: T) -> list[tuple[int, T, bool]]:
+        """What is due once an item comes that is shown at `time` for `seconds`: the one before, repeatedly or not."""
+        due = []
+        if self._before is not None:
+            while self._number < self._last and self._start + self._number / self._fps < (self._before[0] + time) / 2:
+                due.append(self._next(self._before[2]))
+        self._before, self._fresh = (time, seconds, item), True
+        return due
+
+    def finish(self) -> list[tuple[int, T, bool]]:
+        """What is due of the last item."""
+        if self._before is None or self._before[0] + self._before[1] <= self._start:
+            return []
+        covered = (self._before[0] + self._before[1] - self._start) * self._fps
+        count = max(int(min(self._last, round(covered))), 1) - self._number
+        return [self._next(self._before[2]) for _ in range(count)]
+
+    def _next(self, item: T) -> tuple[int, T, bool]:
+        due = self._number, item, self._fresh
+        self._number, self._fresh = self._number + 1, False
+        return due
+
+
+def at_rate(
+    timed: Iterable[tuple[float, float, T]], fps: float, start: float = 0.0, end: float | None = None
+) -> Iterator[tuple[int, T, bool]]:
+    """The same of all (time, seconds shown, item) in `timed`."""
+    rate = AtRate[T](fps, start, end)
     for time, seconds, item in timed:
-        while before is not None and number < last and start + number / fps < (before[0] + time) / 2:
-            yield number, before[2], fresh
-            number, fresh = number + 1, False
-        before, fresh = (time, seconds, item), True
-    if before is None or before[0] + before[1] <= start:
-        return
-    covered = (before[0] + before[1] - start) * fps
-    for number in range(number, max(int(min(last, round(covered))), 1)):  # noqa: B020 - the count goes on
-        yield number, before[2], fresh
-        fresh = False
+        yield from rate.push(time, seconds, item)
+    yield from rate.finish()
 
 
 @contextmanager
