@@ -1,10 +1,11 @@
 """Optimiser state between our mappings and `torch.optim`'s `state_dict()`.
 
 torch numbers parameters in the order of `model.parameters()`: tied ones once, no buffers, and untrained ones counted
-but without state. Later v9 numbers only those that need a gradient, in two groups: the encoder's and the decoder's.
+but without state. Those with another learning rate or weight decay are a group of their own, and groups are numbered
+one after another. Later v9 numbers only what needs a gradient, in two groups: the encoder's and the decoder's.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,9 +26,23 @@ GROUPS: dict[str, dict[str, Any]] = {
     "adadelta": CAPTURABLE | {"rho": 0.9},
     "nadam": CAPTURABLE | {"momentum_decay": 4e-3, "decoupled_weight_decay": False},
     "radam": CAPTURABLE | {"decoupled_weight_decay": False},
+    "lion": {},  # which torch does not have; as its common implementations write it
 }
 WITH_MOMENTUM = ("sgd", "rmsprop")
-WITH_BETAS = ("adamw", "adam", "adamax", "nadam", "radam")
+WITH_BETAS = ("adamw", "adam", "adamax", "nadam", "radam", "lion")
+WITHOUT_EPSILON = ("sgd", "lion")
+
+
+class PartSettings(Protocol):
+    """How a parameter is trained otherwise than the rest."""
+
+    @property
+    def rate(self) -> float:
+        """A factor of the learning rate."""
+
+    @property
+    def decay(self) -> float:
+        """A factor of the weight decay."""
 
 
 class OptimizerSettings(Protocol):
@@ -57,6 +72,10 @@ class OptimizerSettings(Protocol):
     def epsilon(self) -> float:
         """As torch names it eps; sgd has none."""
 
+    @property
+    def parts(self) -> Sequence[tuple[str, PartSettings]]:
+        """The paths that are trained otherwise than the rest."""
+
     def scalars(self, step: float) -> dict[str, float]:
         """The numbers that torch keeps of a parameter after `step` updates, by its names."""
 
@@ -72,8 +91,8 @@ def to_torch(
     """Our optimiser state of the `trained` paths as torch's `{"state": {index: slots}, "param_groups": [...]}`."""
     steps = dict(zip(sorted(trained), np.asarray(state["step"]), strict=True))
     slots: dict[int, dict[str, Any]] = {}
-    ordered = parameters(entries)
-    for index, entry in enumerate(ordered):
+    groups = _own_groups(optimizer, entries)
+    for index, entry in enumerate(entry for _, _, group in groups for entry in group):
         step = float(steps.get(entry.path, 0))
         if not step and optimizer.kind != "adagrad":  # the one that makes its state before the first update
             continue
@@ -81,8 +100,22 @@ def to_torch(
         kept = scalars | {slot: _as_torch(state[slot].get(entry.path), entry) for slot in optimizer.slots}
         if kept:  # sgd without momentum keeps nothing
             slots[index] = kept
-    group = _group(optimizer) | {"lr": lr, "initial_lr": initial_lr, "params": list(range(len(ordered)))}
-    return {"state": slots, "param_groups": [group]}
+    written: list[dict[str, Any]] = []
+    first = 0
+    for rate, decay, group in groups:
+        numbers = {"lr": lr * rate, "initial_lr": initial_lr * rate, "params": [*range(first, first + len(group))]}
+        written.append(_group(optimizer, decay) | numbers)
+        first += len(group)
+    return {"state": slots, "param_groups": written}
+
+
+def _own_groups(optimizer: OptimizerSettings, entries: list[Entry]) -> list[tuple[float, float, list[Entry]]]:
+    """The factors of learning rate and weight decay of each group and its parameters, in the order of the model."""
+    own = {path: (part.rate, part.decay) for path, part in optimizer.parts}
+    groups: dict[tuple[float, float], list[Entry]] = {} if entries else {(1.0, 1.0): []}
+    for entry in parameters(entries):
+        groups.setdefault(own.get(entry.path, (1.0, 1.0)), []).append(entry)
+    return [(*factors, group) for factors, group in groups.items()]
 
 
 def _as_torch(array: Any, entry: Entry) -> np.ndarray:
@@ -92,14 +125,14 @@ def _as_torch(array: Any, entry: Entry) -> np.ndarray:
     return np.ascontiguousarray(entry.layout.to_torch(np.asarray(array)))
 
 
-def _group(optimizer: OptimizerSettings) -> dict[str, Any]:
+def _group(optimizer: OptimizerSettings, decay: float) -> dict[str, Any]:
     kind = optimizer.kind
-    asked: dict[str, Any] = {"weight_decay": optimizer.weight_decay}
+    asked: dict[str, Any] = {"weight_decay": optimizer.weight_decay * decay}
     if kind in WITH_MOMENTUM:
         asked["momentum"] = optimizer.momentum
     if kind in WITH_BETAS:
         asked["betas"] = optimizer.betas
-    return asked | ({} if kind == "sgd" else {"eps": optimizer.epsilon}) | GROUPS[kind]
+    return asked | ({} if kind in WITHOUT_EPSILON else {"eps": optimizer.epsilon}) | GROUPS[kind]
 
 
 def optimizer_kind(saved: Mapping[str, Any]) -> str:
@@ -110,6 +143,8 @@ def optimizer_kind(saved: Mapping[str, Any]) -> str:
             return kind
     if "betas" not in group:
         return "sgd"
+    if "eps" not in group:
+        return "lion"
     if any("exp_inf" in slots for slots in saved.get("state", {}).values()):
         return "adamax"
     decoupled = group.get("decoupled_weight_decay")
@@ -138,7 +173,7 @@ def from_torch(
     v9 does not number. Raises UserError if the saved state is of another kind of optimiser or another model.
     """
     check_kind(optimizer_kind(saved), optimizer.kind, "optimizer_state")
-    numbered = numbering(saved, entries, frozen)
+    numbered = numbering(saved, entries, frozen, optimizer)
     paths = sorted(trained)
     steps = dict.fromkeys(paths, 0.0)
     filled = {slot: dict(state[slot]) for slot in optimizer.slots}
@@ -164,14 +199,20 @@ def from_torch(
 PARTS = ("encoder.", "decoder.")  # later v9's groups
 
 
-def numbering(saved: Mapping[str, Any], entries: list[Entry], frozen: Collection[str] = ()) -> dict[int, Entry]:
+def numbering(
+    saved: Mapping[str, Any],
+    entries: list[Entry],
+    frozen: Collection[str] = (),
+    optimizer: OptimizerSettings | None = None,
+) -> dict[int, Entry]:
     """The entry of each number in torch's optimiser state, by whichever layout its groups are as long as.
 
-    Raises UserError if they are as long as none.
+    The groups that `optimizer` makes are tried first. Raises UserError if they are as long as none.
     """
     groups = [list(group["params"]) for group in saved["param_groups"]]
     layouts = [[parameters(entries)], [_trained(entries, frozen)], _parts(entries, frozen)]
-    for layout in layouts:
+    own = [group for *_, group in _own_groups(optimizer, entries)] if optimizer else layouts[0]
+    for layout in [own, *layouts]:
         if [len(part) for part in layout] == [len(group) for group in groups]:
             return {
                 number: entry
@@ -183,17 +224,21 @@ def numbering(saved: Mapping[str, Any], entries: list[Entry], frozen: Collection
     raise UserError(
         f"optimizer_state: has {' + '.join(str(len(group)) for group in groups)} parameters, the model has "
         f"{len(everything)}, of which {len(trained)} are not frozen ({counts}); freeze what was frozen when it was "
-        f"written (--freeze-face-backbone, ...), or take the weights alone with --init-checkpoint"
+        f"written (--freeze-face-backbone, ...), give the rates by part that it was written with (optim.lr_backbone, "
+        f"...), or take the weights alone with --init-checkpoint"
     )
 
 
-def rates_note(saved: Mapping[str, Any]) -> str | None:
-    """A line about groups with learning rates of their own, of which only the first is kept; None if they agree."""
+def rates_note(saved: Mapping[str, Any], optimizer: OptimizerSettings) -> str | None:
+    """A line about groups with learning rates of their own that `optimizer` does not have; None if there are none."""
     rates = [group.get("lr") for group in saved["param_groups"]]
-    if len({*rates}) < 2:
+    if len({*rates}) < 2 or optimizer.parts:
         return None
     given = ", ".join(f"{rate:g}" for rate in rates)
-    return f"optimizer_state: its groups have the learning rates {given}; here one rate holds for all parameters"
+    return (
+        f"optimizer_state: its groups have the learning rates {given}; here one rate holds for all parameters unless "
+        f"optim.lr_backbone, lr_encoder or lr_decoder are given"
+    )
 
 
 def regrouped(

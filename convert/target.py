@@ -20,7 +20,7 @@ from slt_jax.errors import UserError
 from slt_jax.models.freeze import frozen_paths
 from slt_jax.models.trust import Trust
 
-TRAINING = ("optimizer_state", "scaler_state")
+TRAINING = ("optimizer_state", "scaler_state", "ema_state")
 
 # Called with the bytes done so far and the bytes there are.
 Progress = Callable[[int, int], None]
@@ -58,8 +58,10 @@ def _optimizer_state(source: Source, layout: str, model: Mapping | None, trust: 
             raise UserError(f"--layout {layout}: {source.path} has no optimiser state")
         return {}
     groups = saved["param_groups"]
-    if layout == "v9" and len(groups) == 1 and len(groups[0]["params"]) == _distinct(source.tensors):
-        return {}  # all parameters have a number, as v9 wants it
+    if layout == "v9" and sum(len(group["params"]) for group in groups) == _distinct(source.tensors):
+        settings = {(group["lr"], group["weight_decay"]) for group in groups}
+        if len(groups) == 1 or (source.written_here and len(settings) == len(groups)):
+            return {}  # all parameters have a number, as v9 wants it, in the groups of this run's rates
     try:
         plan = blueprint(source.checkpoint, model, trust=trust)
         _, entries = plan.structure()

@@ -154,15 +154,26 @@ class OptimConfig:
     """The optimiser, its schedule, and the loss."""
 
     optimizer: str = option(
-        "adamw", "adamw, adam, sgd, rmsprop, adagrad, adamax, adadelta, nadam or radam, in any case: torch's"
+        "adamw", "adamw, adam, sgd, rmsprop, adagrad, adamax, adadelta, nadam or radam, in any case: torch's; or lion"
     )
     lr: float = option(1e-3, "learning rate")
+    lr_backbone: float | None = option(None, "learning rate of the backbones (default: lr)")
+    lr_encoder: float | None = option(None, "learning rate of the encoder without its backbones (default: lr)")
+    lr_decoder: float | None = option(None, "learning rate of the decoder (default: lr)")
+    layer_decay: float = option(1.0, "factor of a backbone's learning rate for each layer below its last")
     weight_decay: float = option(0.0, "weight decay")
+    decay_only_matrices: bool = option(False, "no weight decay of biases, norms and other vectors")
     momentum: float = option(0.0, "momentum of sgd and rmsprop")
-    scheduler: str = option("none", "none, steplr or cosine; steps once an epoch")
-    scheduler_step_size: int = option(5, "epochs between the drops of steplr")
+    warmup_steps: int = option(0, "optimiser steps in which the learning rate rises from 0, before the schedule begins")
+    scheduler: str = option("none", "none, steplr, cosine, linear (down to 0) or inverse_sqrt")
+    scheduler_unit: str | None = option(
+        None, "what the schedule counts: epoch (default of steplr and cosine) or step (of linear and inverse_sqrt)"
+    )
+    scheduler_step_size: int = option(5, "epochs or steps between the drops of steplr")
     scheduler_gamma: float = option(0.5, "factor of steplr")
-    scheduler_tmax: int | None = option(None, "half period of cosine in epochs (default: epochs)")
+    scheduler_tmax: int | None = option(
+        None, "epochs or steps in which cosine and linear reach 0 (default: all that follow the warm-up)"
+    )
     label_smoothing: float = option(0.1, "label smoothing, over all classes")
     grad_clip_norm: float | None = option(None, "clip the global gradient norm")
 
@@ -172,6 +183,11 @@ class TrainingConfig:
     """How long and how to train, what is recomputed, and how the best epoch is chosen."""
 
     epochs: int = option(40, "epochs to train in all")
+    max_steps: int | None = option(None, "end after so many optimiser steps, if the epochs have not ended before")
+    ema: float | None = option(
+        None, "keep a moving average of the weights, of so much at each step: 0.999; validation and best.pt use it"
+    )
+    keep_epochs: int = option(0, "keep the weights of so many last epochs as epoch-N.pt, for slt-average")
     grad_accum_steps: int = option(1, "micro-batches per optimiser step")
     sharding: str = option("replicated", "parameters and optimiser state: replicated, or fsdp (split over devices)")
     remat: str = option(

@@ -10,11 +10,13 @@ from slt_jax.base.json_text import DEEPEST
 from slt_jax.errors import UserError, divisors, nearest, shown
 from slt_jax.streams import IMAGES, STREAMS, streams_of
 
+UNITS = ("epoch", "step")  # that a schedule may count
+BY_STEP = ("linear", "inverse_sqrt")  # schedules that count nothing but steps
 CHOICES = {
     "data.precision": ("amp", "fp16", "fp32", "float32"),
-    "optim.optimizer": ("adamw", "adam", "sgd", "rmsprop", "adagrad", "adamax", "adadelta", "nadam", "radam"),
+    "optim.optimizer": ("adamw", "adam", "sgd", "rmsprop", "adagrad", "adamax", "adadelta", "nadam", "radam", "lion"),
     "training.remat": ("auto", "none", "block", "stream"),
-    "optim.scheduler": ("none", "steplr", "cosine"),
+    "optim.scheduler": ("none", "steplr", "cosine", "linear", "inverse_sqrt"),
     "training.sharding": ("replicated", "fsdp"),
     "training.best_metric": ("loss", "bleu", "chrf"),
     "training.bleu_tokenize": (
@@ -38,20 +40,20 @@ AT_LEAST_ONE = {
     "model": ("image_size", "projector_dim", "d_model", "pose_landmarks", "sequence_length", "temporal_nhead",
               "temporal_layers", "temporal_dim_feedforward", "decoder_layers", "decoder_heads", "vocab_size"),
     "optim": ("scheduler_step_size", "scheduler_tmax"),
-    "training": ("epochs", "grad_accum_steps", "frame_chunk", "model_parallel", "eval_bleu_clips",
+    "training": ("epochs", "max_steps", "grad_accum_steps", "frame_chunk", "model_parallel", "eval_bleu_clips",
                  "early_stop_patience"),
 }  # fmt: skip
 NOT_NEGATIVE = {
     "data": ("num_workers", "seed"),
     "model": (),
-    "optim": ("lr", "weight_decay", "momentum"),
-    "training": ("eval_bleu_every",),
+    "optim": ("lr", "lr_backbone", "lr_encoder", "lr_decoder", "weight_decay", "momentum", "warmup_steps"),
+    "training": ("eval_bleu_every", "keep_epochs"),
 }
 FRACTIONS = {
     "data": ("flip_probability",),
     "model": ("projector_dropout", "fusion_dropout", "temporal_dropout", "decoder_dropout"),
     "optim": ("label_smoothing",),
-    "training": (),
+    "training": ("ema",),
 }
 
 
@@ -63,9 +65,10 @@ AT_MOST = {
               "sequence_length": 10**5, "temporal_nhead": 4096, "temporal_layers": 1000,
               "temporal_dim_feedforward": 2**20, "decoder_layers": 1000, "decoder_heads": 4096, "vocab_size": 10**7,
               "pad_token_id": 2**31 - 1, "eos_token_id": 2**31 - 1},
-    "optim": {"scheduler_step_size": 10**9, "scheduler_tmax": 10**9},
-    "training": {"epochs": 10**9, "grad_accum_steps": 10**6, "frame_chunk": 10**9, "model_parallel": 10**6,
-                 "eval_bleu_every": 10**9, "eval_bleu_clips": 10**9, "early_stop_patience": 10**9},
+    "optim": {"scheduler_step_size": 10**9, "scheduler_tmax": 10**9, "warmup_steps": 10**9},
+    "training": {"epochs": 10**9, "max_steps": 10**9, "keep_epochs": 10**9, "grad_accum_steps": 10**6,
+                 "frame_chunk": 10**9, "model_parallel": 10**6, "eval_bleu_every": 10**9, "eval_bleu_clips": 10**9,
+                 "early_stop_patience": 10**9},
 }  # fmt: skip
 PATHS = {
     "data": (*(stream.folder_key for stream in STREAMS), "packs", "metadata_csv", "train_index", "val_index",
@@ -134,10 +137,8 @@ def check_values(name: str, section: Any) -> None:
         value = getattr(section, attribute)
         if value is not None and value > most:
             raise UserError(f"{name}.{attribute} must be at most {most}, not {shown(value, 40)}")
-    if name == "optim" and section.grad_clip_norm is not None and section.grad_clip_norm <= 0:
-        raise UserError(f"optim.grad_clip_norm must be above 0, not {section.grad_clip_norm!r}; leave it out for none")
-    if name == "optim" and section.momentum and section.optimizer not in ("sgd", "rmsprop"):
-        raise UserError(f"optim.momentum {section.momentum:g}: {section.optimizer} has none; only sgd and rmsprop do")
+    if name == "optim":
+        _check_optim(section)
     if name == "training" and section.best_metric != "loss" and not section.eval_bleu_every:
         raise UserError(f"--best-metric {section.best_metric} needs translations to score: give --eval-bleu-every 1")
     if name == "data" and any(type(length) is not int or length < 1 for length in section.buckets or ()):
@@ -161,6 +162,27 @@ def check_streams_fit(data: Any, model: Any) -> None:
             raise UserError(f"{said[0]}: the model has no stream of the {stream.title}, only {have} (model.streams)")
     if data.v9_hand_masks:
         raise UserError(f"data.v9_hand_masks: v9 knows no model with {have} alone (model.streams); leave it out")
+
+
+def by_step(optim: Any) -> bool:
+    """Whether the schedule of section `optim` counts optimiser steps; else it counts epochs."""
+    return (optim.scheduler_unit or ("step" if optim.scheduler in BY_STEP else "epoch")) == "step"
+
+
+def _check_optim(optim: Any) -> None:
+    if optim.grad_clip_norm is not None and optim.grad_clip_norm <= 0:
+        raise UserError(f"optim.grad_clip_norm must be above 0, not {optim.grad_clip_norm!r}; leave it out for none")
+    if optim.momentum and optim.optimizer not in ("sgd", "rmsprop"):
+        raise UserError(f"optim.momentum {optim.momentum:g}: {optim.optimizer} has none; only sgd and rmsprop do")
+    if optim.scheduler_unit not in (None, *UNITS):
+        raise UserError(f"optim.scheduler_unit must be epoch or step, not {shown(optim.scheduler_unit)}")
+    if optim.scheduler in BY_STEP and not by_step(optim):
+        raise UserError(f"optim.scheduler_unit epoch: {optim.scheduler} counts steps; leave the unit out")
+    if not 0 < optim.layer_decay <= 1:
+        raise UserError(f"optim.layer_decay must be above 0 and at most 1, not {optim.layer_decay!r}")
+    for key in ("lr_backbone", "lr_encoder", "lr_decoder"):
+        if getattr(optim, key) and not optim.lr:
+            raise UserError(f"optim.{key} {getattr(optim, key):g}: nothing moves while optim.lr is 0; give both")
 
 
 def _check_model(model: Any) -> None:

@@ -1,11 +1,14 @@
-"""What a person sees while training: a progress bar on a terminal, plain lines elsewhere."""
+"""What a person sees of long work: a progress bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
 PLAIN_SECONDS = 30.0
+LARGE = 64 << 20  # bytes; a larger file shows a progress bar
 _silent = False
 
 
@@ -82,3 +85,21 @@ def say(line: str) -> None:
         return
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
+
+
+@contextmanager
+def byte_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over bytes, on a terminal and for large files only."""
+    shown: list[tqdm] = []
+
+    def progress(done: int, total: int) -> None:
+        if not shown:
+            quiet = None if total >= LARGE else True  # None: shown on a terminal only
+            shown.append(tqdm(total=total, desc=title, unit="B", unit_scale=True, leave=False, disable=quiet))
+        shown[0].update(done - shown[0].n)
+
+    try:
+        yield progress
+    finally:
+        for one in shown:
+            one.close()

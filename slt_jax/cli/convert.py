@@ -3,17 +3,15 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from slt_jax.base.console import byte_bar
 from slt_jax.base.quiet import silence_absent_tpu
 from slt_jax.cli import flags
 from slt_jax.cli.command import keep_compiled_programs, run
 from slt_jax.errors import UserError, shortened
-
-LARGE = 64 << 20  # bytes; a larger file shows a progress bar
 
 
 def parser() -> argparse.ArgumentParser:
@@ -128,13 +126,13 @@ def convert_command(arguments: argparse.Namespace) -> int:
     check(target, overwrite=arguments.overwrite)
     dtype = np.dtype(arguments.dtype) if arguments.dtype else None
     if arguments.command == "to-jax":
-        with bar(f"reading {source.path.name}") as progress:
+        with byte_bar(f"reading {source.path.name}") as progress:
             only = arguments.weights_only
             to_states(source, target, model=model, dtype=dtype, weights_only=only, progress=progress, trust=trust)
         print(f"{target}: written; --resume {target} continues it, slt_jax.load reads it")
         return 0
     if arguments.command == "to-safetensors":
-        with bar(target.name) as progress:
+        with byte_bar(target.name) as progress:
             ties = to_safetensors(source, target, dtype=dtype, prefix=arguments.prefix, progress=progress)
         left_out = f"; {len(ties)} tied tensors are stored once; the metadata names them" if ties else ""
         print(f"{target}: written, {len(source.tensors) - len(ties)} tensors{left_out}")
@@ -142,7 +140,7 @@ def convert_command(arguments: argparse.Namespace) -> int:
     if arguments.weights_only and arguments.layout != "v9":
         raise UserError("--layout is about the optimiser's state, which --weights-only leaves out; give one")
     notes = notes_for_v9(source, trust)
-    with bar(target.name) as progress:
+    with byte_bar(target.name) as progress:
         to_torch(
             source,
             target,
@@ -194,7 +192,7 @@ def verify_command(arguments: argparse.Namespace) -> int:
 
     first, second = (open_weights(path, arguments.trust_classes) for path in arguments.sources)
     tolerance = arguments.tolerance or 0.0
-    with bar("verify") as progress:
+    with byte_bar("verify") as progress:
         result = compare(first, second, progress)
     if result.prefix:
         print(f"compared as a part: {result.prefix}*")
@@ -229,26 +227,6 @@ def verify_case_command(folder: Path, tolerance: float, trust_classes: bool) -> 
             failed.append(row.name)
     print(f"{folder}: {'beyond' if failed else 'all within'} {tolerance:g}{': ' + ', '.join(failed) if failed else ''}")
     return 1 if failed else 0
-
-
-@contextmanager
-def bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over bytes, on a terminal and for large files only."""
-    from tqdm import tqdm
-
-    shown: list[tqdm] = []
-
-    def progress(done: int, total: int) -> None:
-        if not shown:
-            quiet = None if total >= LARGE else True  # None: shown on a terminal only
-            shown.append(tqdm(total=total, desc=title, unit="B", unit_scale=True, leave=False, disable=quiet))
-        shown[0].update(done - shown[0].n)
-
-    try:
-        yield progress
-    finally:
-        for one in shown:
-            one.close()
 
 
 if __name__ == "__main__":

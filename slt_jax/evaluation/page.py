@@ -25,7 +25,7 @@ from slt_jax.streams import STREAMS
 
 # With these, a page of many real clips takes a few megabytes.
 SHEETS, COLUMNS, CELL, QUALITY = 150, 12, 56, 60
-CURVES = ("train_loss", "val_loss", "val_cer", "val_bleu", "val_chrf", "lr")
+CURVES = ("train_loss", "val_loss", "val_translation_cer", "val_teacher_forced_cer", "val_bleu", "val_chrf", "lr")
 
 
 def write_page(

@@ -23,8 +23,8 @@ from slt_jax.errors import UserError
 from slt_jax.models.trust import Trust, check_trusted, named_classes
 from slt_jax.streams import IMAGES
 from slt_jax.training.loss import token_loss
-from slt_jax.training.optim import learning_rate
 from slt_jax.training.program import as_loaded
+from slt_jax.training.rate import Rates
 from slt_jax.training.start import checkpoint_state
 from slt_jax.training.translation_program import translation_program
 
@@ -146,7 +146,7 @@ def _trace(case: V9Case, plan: Blueprint) -> Iterator[Row]:
     batches = [model_inputs(case.batch(name)) for name in ("b0", "b1")]
     losses, norms, rates = [], [], []
     for i in range(len(case.expected["train_losses"])):
-        rates.append(learning_rate(optim, epochs=1, done=done + i))
+        rates.append(Rates(optim, epochs=1)(done + i, 0))
         state, results = program.step(state, [batches[i % 2]], jnp.float32(rates[-1]))
         losses.append(float(results["loss"][0]))
         norms.append(float(results["grad_norm"]))

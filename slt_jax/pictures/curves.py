@@ -22,9 +22,14 @@ class Panel:
     factor: float = 1.0
 
 
+RENAMED: dict[str, str] = {"val_cer": "val_teacher_forced_cer"}  # names in the records of earlier versions
 PANELS = (
     Panel("loss", {"train_loss": ("train", "--"), "val_loss": ("validation", "-")}),
-    Panel("character error rate (%), teacher forced", {"val_cer": ("teacher-forced CER", "-")}, factor=100.0),
+    Panel(
+        "character error rate (%)",
+        {"val_translation_cer": ("translations", "-"), "val_teacher_forced_cer": ("teacher forced", "--")},
+        factor=100.0,
+    ),
     Panel("translations of validation clips", {"val_bleu": ("BLEU", "-"), "val_chrf": ("chrF", "--")}),
     Panel("learning rate", {"lr": ("lr", "-")}),
     Panel("throughput (clips/s)", {"clips_per_second": ("clips/s", "-")}),
@@ -64,7 +69,7 @@ def read_records(path: Path) -> Records:
             record = None
         if not isinstance(record, dict) or _number(record.get("epoch")) is None:
             raise UserError(f"{path}: line {number} is no record of an epoch; name a metrics.jsonl of a run")
-        records.append(record)
+        records.append({RENAMED.get(name, name): value for name, value in record.items()})
     if not records:
         raise UserError(f"{path}: no epoch has been finished yet")
     return sorted(records, key=lambda record: record["epoch"])

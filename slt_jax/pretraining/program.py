@@ -1,6 +1,5 @@
 """The program of pre-training made from a configuration: the student, its objective, AdamW, and what moves by step."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from slt_jax.pretraining.views import views_per_image
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import Layout, device_mesh
 from slt_jax.training.optim import Optimizer, Part
+from slt_jax.training.parts import layers_above
 from slt_jax.training.program import Program, make_program
 from slt_jax.training.schedules import Cosine, Linear
 from slt_jax.training.step import Arrays
@@ -133,9 +133,7 @@ def parts_of(
     def part(path: str) -> Part:
         rate = 1.0
         if path.startswith("backbone."):
-            block = re.match(r"backbone\.blocks\.(\d+)\.", path)
-            layer = int(block[1]) + 1 if block else depth + 1 if path.startswith("backbone.norm.") else 0
-            rate = optim.layerwise_decay ** (depth + 1 - layer)
+            rate = optim.layerwise_decay ** layers_above(path.removeprefix("backbone."), depth)
         if "patch_embed" in path:
             rate *= optim.patch_embed_lr_mult
         plain = path.endswith((".bias", ".gamma")) or ".norm" in path

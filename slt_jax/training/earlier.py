@@ -11,9 +11,9 @@ from convert.optimizer import check_kind
 from slt_jax.base.console import say
 from slt_jax.config import Config, build_config, build_section
 from slt_jax.models.trust import Trust
-from slt_jax.training.optim import learning_rate
 from slt_jax.training.position import Position
 from slt_jax.training.program import Program
+from slt_jax.training.rate import Rates
 from slt_jax.training.state import TrainState
 from slt_jax.training.state_store import StateStore, open_checkpoint, resume_from
 
@@ -28,6 +28,7 @@ class Earlier:
     checkpoint: Checkpoint | None
     states: StateStore | None
     clips: Mapping[str, Any] | None = None  # `identity` of the loader, where the notes have it
+    steps_per_epoch: int | None = None  # where the notes have it
 
     @classmethod
     def open(cls, path: str | Path, *, states: bool, trust: Trust) -> "Earlier":
@@ -44,7 +45,8 @@ class Earlier:
         except BaseException:
             store.close()
             raise
-        return cls(Path(path), notes["config"], notes.get("architecture"), None, store, notes.get("clips"))
+        return cls(Path(path), notes["config"], notes.get("architecture"), None, store, notes.get("clips"),
+                   notes.get("steps_per_epoch"))  # fmt: skip
 
     def resume(self, config: Config, program: Program) -> tuple[TrainState, Position]:
         """The newest state of the folder, exactly as it was saved, and its position.
@@ -58,9 +60,9 @@ class Earlier:
             state, position, _ = resume_from(self.states, program)
         return state, position
 
-    def tell_rate(self, config: Config, epoch: int) -> None:
-        """Say so if `config` goes on with another learning rate than the earlier run would have, which v9 keeps."""
-        before, now = self._learning_rate(epoch), learning_rate(config.optim, config.training.epochs, epoch)
+    def tell_rate(self, rates: Rates, epoch: int, step: int) -> None:
+        """Say so if `rates` go on with another learning rate than the earlier run would have, which v9 keeps."""
+        before, now = self._learning_rate(epoch, step), rates(epoch, step)
         if before is not None and not math.isclose(before, now, rel_tol=1e-6, abs_tol=1e-15):
             say(f"--resume {self.path}: the learning rate was {before:g}; it is {now:g} now, by --lr and --scheduler")
 
@@ -73,10 +75,11 @@ class Earlier:
         lost = "; of the epoch under way some will be seen twice, or not at all" if position.taken else ""
         say(f"note: {self.path} was trained on {what}{lost}")
 
-    def _learning_rate(self, epoch: int) -> float | None:
-        """The rate with which the earlier run would have gone on after `epoch` epochs; None if it does not say."""
+    def _learning_rate(self, epoch: int, step: int) -> float | None:
+        """The rate with which the earlier run would have gone on; None if it does not say."""
         if self.checkpoint is None:
             config = build_config(self.config)
-            return learning_rate(config.optim, config.training.epochs, epoch)
+            rates = Rates.of(config.optim, config.training, self.steps_per_epoch)
+            return rates(epoch, step) if rates.known else None
         groups = (self.checkpoint.rest.get("optimizer_state") or {}).get("param_groups") or [{}]
         return groups[0].get("lr")

@@ -20,8 +20,8 @@ from slt_jax.config import SECTIONS, Config, build_config
 from slt_jax.errors import UserError
 from slt_jax.models.freeze import frozen_paths
 from slt_jax.models.trust import Trust
-from slt_jax.training.optim import learning_rate
 from slt_jax.training.position import Position
+from slt_jax.training.rate import Rates
 from slt_jax.training.start import checkpoint_state, trained_with_v9_masks
 from slt_jax.training.state_store import StateStore, exporter_of, saved_model
 from slt_jax.training.translation_program import translation_program
@@ -44,7 +44,8 @@ def _open_states(folder: Path, trust: Trust) -> Source:
     state, notes, plan = saved_model(folder, trust)
     config, position = build_config(notes["config"]), Position.from_notes(notes)
     _, entries = plan.structure()
-    lr = learning_rate(config.optim, config.training.epochs, position.epoch)
+    rates = Rates.of(config.optim, config.training, notes.get("steps_per_epoch"))
+    lr = rates(position.epoch, int(state.step)) if rates.known else config.optim.lr
     exporter = dataclasses.replace(exporter_of(config, plan, entries), config=notes["config"])
     content = exporter.content(state, position, val_loss=position.best_val, lr=lr)
     tensors = content.pop("model_state")
@@ -114,12 +115,10 @@ def training_config(source: Source, plan: Blueprint) -> Config:
         tree[name] = {key: v for key, v in known if key in section.__dataclass_fields__ and v is not None}
     if isinstance(optimizer := source.rest.get("optimizer_state"), Mapping):
         group = optimizer["param_groups"][0]
-        tree["optim"] |= {
-            "optimizer": optimizer_kind(optimizer),
-            "lr": float(group.get("initial_lr", group["lr"])),
-            "weight_decay": float(group["weight_decay"]),
-            "momentum": float(group.get("momentum", 0.0)),
-        }
+        tree["optim"] |= {"optimizer": optimizer_kind(optimizer), "momentum": float(group.get("momentum", 0.0))}
+        if len(optimizer["param_groups"]) == 1 or "lr" not in tree["optim"]:  # else each group has its own
+            lr = float(group.get("initial_lr", group["lr"]))
+            tree["optim"] |= {"lr": lr, "weight_decay": float(group["weight_decay"])}
     tree["data"]["v9_hand_masks"] = trained_with_v9_masks(saved)
     config = build_config({name: values for name, values in tree.items() if name != "model"})
     return dataclasses.replace(config, model=plan.config)

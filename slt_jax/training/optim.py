@@ -1,11 +1,10 @@
-"""torch's optimisers on plain mappings of arrays, with its clipping and its schedules.
+"""torch's optimisers on plain mappings of arrays, with its clipping.
 
 Only trained parameters have state. The formulas are those of torch.optim (`optim_rules`): optax's agree to 2.6e-5 after
 300 steps, which is not enough to continue a torch run.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -48,10 +47,14 @@ class Optimizer:
     kind: str
     weight_decay: float = 0.0
     momentum: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
     one_count: bool = False
     parts: tuple[tuple[str, Part], ...] = ()
     decays: Schedule | None = None
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Of Adam and what came of it."""
+        return KINDS[self.kind].betas
 
     @property
     def epsilon(self) -> float:
@@ -107,17 +110,17 @@ class Optimizer:
     # A function of its own, so that each shape is traced once: a model has hundreds of parameters, dozens of shapes.
     @partial(jax.jit, static_argnums=0)
     def _one(self, p: Array, g: Array, slots: dict, lr: Array, decay: Array | float, step: Array) -> tuple[Array, dict]:
-        if self.kind == "adamw":
+        if KINDS[self.kind].decoupled:
             p = p * (1 - lr * decay)
         elif self.weight_decay:
             g = g + decay * p
         return KINDS[self.kind].rule(self, p, g, slots, lr, step)
 
 
-def build_optimizer(config: OptimConfig) -> Optimizer:
-    """The optimiser of section `optim`."""
+def build_optimizer(config: OptimConfig, parts: tuple[tuple[str, Part], ...] = ()) -> Optimizer:
+    """The optimiser of section `optim`; `parts` are as in `Optimizer`."""
     momentum = config.momentum if config.optimizer in WITH_MOMENTUM else 0.0
-    return Optimizer(config.optimizer, config.weight_decay, momentum)
+    return Optimizer(config.optimizer, config.weight_decay, momentum, parts=parts)
 
 
 def global_norm(grads: dict[str, Array]) -> Float[Array, ""]:
@@ -131,12 +134,3 @@ def clip(grads: dict[str, Array], norm: Float[Array, ""], limit: float | None) -
         return grads
     scale = jnp.minimum(1.0, limit / (norm + 1e-6))
     return jax.tree.map(lambda g: g * scale, grads)
-
-
-def learning_rate(config: OptimConfig, epochs: int, done: int) -> float:
-    """The rate after `done` scheduler steps (one per epoch), float64. As in torch, cosine rises again after T_max."""
-    if config.scheduler == "steplr":
-        return config.lr * config.scheduler_gamma ** (done // config.scheduler_step_size)
-    if config.scheduler == "cosine":
-        return config.lr * (1 + math.cos(math.pi * done / (config.scheduler_tmax or epochs))) / 2
-    return config.lr

@@ -1,4 +1,4 @@
-"""The updates of torch.optim's optimisers (2.13), to the formula and in its order of operations.
+"""The updates of torch.optim's optimisers (2.13), to the formula and in its order of operations; and Lion's.
 
 A rule takes the settings, a parameter, its gradient with torch's L2 decay in it, its slots by torch's names, the
 learning rate and the number of this update, and returns the new parameter and slots.
@@ -116,6 +116,13 @@ def radam(settings: Settings, p: Array, g: Array, slots: Slots, lr: Array, step:
     return p, {"exp_avg": mean, "exp_avg_sq": square}
 
 
+def lion(settings: Settings, p: Array, g: Array, slots: Slots, lr: Array, step: Array) -> tuple[Array, Slots]:
+    """Lion after its decay (Chen et al., 2023, algorithm 2); torch has none."""
+    b1, b2 = settings.betas
+    mean = slots["exp_avg"]
+    return p - lr * jnp.sign(b1 * mean + (1 - b1) * g), {"exp_avg": b2 * mean + (1 - b2) * g}
+
+
 def nadam_momentum(b1: float, step):
     """NAdam's momentum of an update."""
     return b1 * (1 - 0.5 * 0.96 ** (step * MOMENTUM_DECAY))
@@ -140,16 +147,21 @@ def _mean(settings: Settings, g: Array, slots: Slots) -> Array:
 
 @dataclass(frozen=True)
 class Kind:
-    """An optimiser: its rule, the arrays that it keeps of a parameter by torch's names, and torch's epsilon."""
+    """An optimiser: its rule, the arrays that it keeps of a parameter by torch's names, and torch's settings.
+
+    Where it is `decoupled`, weights decay beside the rule and not through the gradient.
+    """
 
     rule: Rule
     slots: tuple[str, ...]
     epsilon: float = 1e-8
+    betas: tuple[float, float] = (0.9, 0.999)
+    decoupled: bool = False
 
 
 MEANS = ("exp_avg", "exp_avg_sq")
 KINDS = {
-    "adamw": Kind(adam, MEANS),
+    "adamw": Kind(adam, MEANS, decoupled=True),
     "adam": Kind(adam, MEANS),
     "sgd": Kind(sgd, ()),
     "rmsprop": Kind(rmsprop, ("square_avg",)),
@@ -158,4 +170,5 @@ KINDS = {
     "adadelta": Kind(adadelta, ("square_avg", "acc_delta"), 1e-6),
     "nadam": Kind(nadam, MEANS),
     "radam": Kind(radam, MEANS),
+    "lion": Kind(lion, ("exp_avg",), betas=(0.9, 0.99), decoupled=True),
 }

@@ -66,6 +66,8 @@ class Run:
             task.begin(self.state, lambda: bool(self.stop))
             self.leave_if_asked()
             for epoch in range(self.position.epoch, settings.epochs):
+                if self.steps_left == 0 and not self.position.taken:
+                    break
                 since, patience = self.position.since_best, settings.early_stop_patience
                 if patience and since >= patience:
                     say(f"stopping early: no better {settings.best_metric} in {since} evaluations")
@@ -75,11 +77,19 @@ class Run:
                 self.leave_if_asked(after_saving=True)
                 self.finish_epoch(epoch, ledger.totals, progress, last)
             if last is None:
-                say(f"nothing to train: {self.position.epoch} epochs are done, --epochs is {settings.epochs}")
+                steps = f", --max-steps {settings.max_steps}" if settings.max_steps else ""
+                done = f"{self.position.epoch} epochs are done"
+                say(f"nothing to train: {done}, --epochs is {settings.epochs}{steps}")
             else:
                 task.finish(self.state, last, self.stopped)
             say(f"done: {', '.join(map(str, self.workdir.results()))}")
             return None if last is None else self.position.record
+
+    @property
+    def steps_left(self) -> int | None:
+        """Optimiser steps until `max_steps`; None without such an end."""
+        last = self.task.training.max_steps
+        return None if last is None else max(last - self.step, 0)
 
     def train_epoch(self, epoch: int) -> tuple[Ledger, Progress]:
         """All steps of an epoch that are left, with their results."""
@@ -89,7 +99,7 @@ class Run:
         done = self.position.batches
         with Progress(title, done + task.batches_left(epoch, taken), done, samples=task.samples) as progress:
             batches = progress.wait(task.batches(epoch, taken))
-            for group in grouped(batches, task.training.grad_accum_steps):
+            for group in itertools.islice(grouped(batches, task.training.grad_accum_steps), self.steps_left):
                 self.take_step(group, task.learning_rate(epoch, self.step), ledger, progress)
                 self.save_if_due(ledger)
         ledger.settle()

@@ -22,6 +22,7 @@ from slt_jax.models.families import family_of, max_positions
 from slt_jax.models.multistream import initial_positions
 from slt_jax.models.params import Params, split_model
 from slt_jax.models.vit import ViTConfig
+from slt_jax.training.ema import AVERAGE, average_of
 from slt_jax.training.position import Position
 from slt_jax.training.program import Program
 from slt_jax.training.scaler import scaler_state
@@ -143,9 +144,11 @@ def tokenizer_beside(path: str | Path | None) -> Path | None:
 def resume_checkpoint(
     checkpoint: Checkpoint, program: Program, entries: list[Entry], steps_per_epoch: int, frozen: Collection[str] = ()
 ) -> tuple[TrainState, Position]:
-    """Weights, optimiser state and epoch of a `.pt`, v9's or ours. The epoch sets the schedule."""
+    """Weights, optimiser state and epoch of a `.pt`, v9's or ours. The epoch and the steps set the schedule."""
     state, position = checkpoint_state(checkpoint, program, entries, frozen), Position.from_checkpoint(checkpoint.rest)
-    return program.place(state.replace(step=np.int32(position.epoch * steps_per_epoch))), position
+    counts = bool(program.functions.optimizer.scalars(0.0))  # torch's sgd does not
+    steps = (int(np.max(state.optimizer.step, initial=0)) if counts else 0) or position.epoch * steps_per_epoch
+    return program.place(state.replace(step=np.int32(steps))), position
 
 
 def checkpoint_state(
@@ -159,14 +162,19 @@ def checkpoint_state(
     optimizer = state.optimizer
     if saved := rest.get("optimizer_state"):
         kind, trained = program.functions.optimizer, program.trained
-        if note := rates_note(saved):
+        if note := rates_note(saved, kind):
             say(f"{checkpoint.path}: {note}")
         try:
             tree = from_torch(saved, optimizer.to_tree(), trained, kind, entries, frozen)
         except UserError as error:
             raise UserError(f"{checkpoint.path}: {error}") from None
         optimizer = OptState.from_tree(tree)
-    return state.replace(optimizer=optimizer, scaler=scaler_state(rest.get("scaler_state")))
+    state = state.replace(optimizer=optimizer, scaler=scaler_state(rest.get("scaler_state")))
+    average, saved = average_of(state), rest.get("ema_state")
+    if average is not None and isinstance(saved, Mapping):
+        own = [entry for entry in entries if entry.path in average]
+        state = state.replace(teacher={**state.teacher, AVERAGE: to_params(saved, own)})
+    return state
 
 
 def trained_with_v9_masks(saved: Mapping[str, Any]) -> bool:

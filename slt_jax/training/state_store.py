@@ -28,10 +28,12 @@ from slt_jax.errors import UserError
 from slt_jax.models.trust import Trust, check_trusted, named_classes
 from slt_jax.runtime import hosts
 from slt_jax.training import scaler
-from slt_jax.training.optim import Optimizer, build_optimizer
+from slt_jax.training.ema import average_of
+from slt_jax.training.optim import Optimizer
 from slt_jax.training.position import Position
 from slt_jax.training.program import Program
 from slt_jax.training.state import TrainState
+from slt_jax.training.translation_program import translation_optimizer
 from slt_jax.training.workdir import state_folder
 
 logger = logging.getLogger(__name__)
@@ -296,9 +298,12 @@ class Exporter:
         optimizer_state = to_torch(
             host.optimizer.to_tree(), list(host.trained), self.optimizer, lr, self.initial_lr, self.entries
         )
+        average = average_of(host)
+        own = [] if average is None else [entry for entry in self.entries if entry.path in average]
         return {
             "epoch": position.epoch,
             "model_state": to_state(host.params, self.entries),
+            **({"ema_state": to_state(average, own)} if average is not None else {}),
             "optimizer_state": optimizer_state,
             "val_loss": val_loss,
             "best_val": position.best_val,
@@ -312,4 +317,4 @@ class Exporter:
 
 def exporter_of(config: Config, plan: Blueprint, entries: list[Entry]) -> Exporter:
     """The exporter of a run under `config`; `entries` are the plan's torch table."""
-    return Exporter(plan, entries, build_optimizer(config.optim), config.optim.lr, config.to_dict())
+    return Exporter(plan, entries, translation_optimizer(config, plan), config.optim.lr, config.to_dict())

@@ -19,6 +19,7 @@ from slt_jax.base.console import say
 from slt_jax.base.files import copy_file
 from slt_jax.base.places import check_folder
 from slt_jax.config import Config, TrainingConfig
+from slt_jax.config_rules import by_step
 from slt_jax.data.loader import Batch
 from slt_jax.data.splits import Splits, open_splits
 from slt_jax.data.text import RowStarts
@@ -35,13 +36,14 @@ from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import check_batch_size, device_mesh
 from slt_jax.streams import POSE, streams_of
 from slt_jax.training.earlier import Earlier
+from slt_jax.training.ema import average_of, averaged
 from slt_jax.training.feature_pass import features_are_read, read_from_cache
 from slt_jax.training.memory import with_memory_rule
 from slt_jax.training.metrics import Totals
-from slt_jax.training.optim import learning_rate
 from slt_jax.training.poses import knows_poses, standardised_poses
 from slt_jax.training.position import Position, Taken
 from slt_jax.training.program import Program
+from slt_jax.training.rate import Rates
 from slt_jax.training.run import Run
 from slt_jax.training.start import (
     check_target_length,
@@ -63,6 +65,7 @@ from slt_jax.training.validation import validate
 from slt_jax.training.workdir import WorkDir
 
 SAMPLES = 5  # translations shown in TensorBoard and at the end
+TRANSLATED = 8  # validation clips that are translated after each epoch
 
 
 def train(
@@ -132,7 +135,7 @@ def _train(
             workdir.write_settings(config.to_dict(), merged)
         announce(config, state, program, splits, source, position)
         if earlier and source:
-            earlier.tell_rate(config, position.epoch)
+            earlier.tell_rate(rates_of(config, splits), position.epoch, int(state.step))
             earlier.tell_clips(splits.train.identity, position)
         del earlier  # and with it the arrays of a file
         for note in v9_notes(config, plan):
@@ -168,9 +171,9 @@ def begin(
         plan.check_resize(earlier.architecture, f"--resume {earlier.path}")
         if earlier.checkpoint is None:
             return earlier.resume(config, program)
-        steps_per_epoch = math.ceil(len(splits.train) / config.training.grad_accum_steps)
         frozen = frozen_paths(config.model, {entry.path for entry in entries})
-        return resume_checkpoint(earlier.checkpoint, program, entries, steps_per_epoch, frozen)
+        steps = steps_per_epoch(config, splits)
+        return resume_checkpoint(earlier.checkpoint, program, entries, steps, frozen)
     checkpoint = earlier.checkpoint if earlier else None
     params = dict(starting_params(plan, entries, config.data.seed, checkpoint))
     if POSE in streams_of(config.model) and (checkpoint is None or not knows_poses(checkpoint.state)):
@@ -246,25 +249,29 @@ class Translation(Task):
         return self.splits.train.epoch(epoch, taken)
 
     def learning_rate(self, epoch: int, step: int) -> float:
-        """The rate of an epoch, by the schedule."""
-        return learning_rate(self.config.optim, self.training.epochs, epoch)
+        """The rate of an epoch or a step, by the schedule."""
+        return rates_of(self.config, self.splits)(epoch, step)
 
     def evaluate(self, state: TrainState, epoch: int, stopped: Callable[[], bool]) -> Evaluation:
         """Teacher-forced loss and CER of the validation split and, in some epochs, scores of real translations."""
+        state = averaged(state)
         totals = validate(self.program, state, self.splits.val, self.splits.tokenizer, stopped, self.starts)
-        scored = is_scored(self.training, epoch)
-        count = self.training.eval_bleu_clips if scored else SAMPLES if self.config.data.tensorboard else 0
-        translations = self.translations(state, count, stopped) if count and not stopped() else []
-        scores = text_scores(translations, self.scoring) if scored and translations else {}
+        scored = is_scored(self.training, epoch, int(state.step))
+        count = self.training.eval_bleu_clips if scored else TRANSLATED
+        translations = [] if stopped() else self.translations(state, count, stopped)
+        found = text_scores(translations, self.scoring) if translations else {}
+        scores = {name: found[name] for name in ("bleu", "chrf")} if scored and found else {}
         metrics = {
             "val_loss": totals.mean_loss,
             "val_perplexity": totals.perplexity,
-            "val_cer": totals.character_error_rate,
+            # With the correct tokens before it, a model can be right about each token and translate nothing.
+            "val_teacher_forced_cer": totals.character_error_rate,
+            "val_translation_cer": found["cer"] / 100 if found else math.nan,
             **{f"val_{name}": score for name, score in scores.items()},
         }
         texts = {"val/translations": as_table(translations[:SAMPLES])}
-        # With the correct tokens before it, a model can be right about each token and translate nothing.
-        titles = {"val_cer": "CER, teacher forced (fraction)"}
+        titles = {"val_teacher_forced_cer": "CER, teacher forced (fraction)",
+                  "val_translation_cer": "CER of real translations (fraction)"}  # fmt: skip
         return Evaluation(totals.mean_loss, scores, metrics, texts, translations, titles)
 
     def translations(self, state: TrainState, count: int, stopped: Callable[[], bool]) -> list[Prediction]:
@@ -290,8 +297,19 @@ class Translation(Task):
         """`last.pt`, and `best.pt` where it is the best."""
         lr, val_loss = self.learning_rate(position.epoch, int(state.step)), position.record["val_loss"]
         self.exporter.write(workdir.last, state, position, lr=lr, val_loss=val_loss)
-        if position.is_best and hosts.primary():
+        if position.is_best and average_of(state) is not None:
+            self.exporter.write(workdir.best, averaged(state), position, lr=lr, val_loss=val_loss)
+        elif position.is_best and hosts.primary():
             copy_file(workdir.last, workdir.best)
+        if self.training.keep_epochs and hosts.primary():
+            self.keep(workdir, position.epoch)
+
+    def keep(self, workdir: WorkDir, epoch: int) -> None:
+        """`last.pt` as one of the last epochs' files; those of earlier epochs go."""
+        copy_file(workdir.last, workdir.epoch_file(epoch))
+        for number, path in workdir.epoch_files().items():
+            if not 0 <= epoch - number < self.training.keep_epochs:
+                path.unlink(missing_ok=True)
 
     def damaged(self, workdir: WorkDir) -> list[Path]:
         """`last.pt` and `best.pt`, where they cannot be read."""
@@ -299,7 +317,8 @@ class Translation(Task):
 
     def notes(self, position: Position) -> dict[str, Any]:
         """What opens the state again, the position, and which clips it is one of."""
-        return self.exporter.notes(position) | {"clips": self.splits.train.identity}
+        steps = {"steps_per_epoch": steps_per_epoch(self.config, self.splits)} if by_step(self.config.optim) else {}
+        return self.exporter.notes(position) | {"clips": self.splits.train.identity} | steps
 
     def summary(self, record: Mapping[str, Any], best: bool) -> str:
         """Losses, scores and speed of an epoch in one line."""
@@ -308,21 +327,32 @@ class Translation(Task):
         return (
             f"epoch {record['epoch']}/{self.training.epochs}: train loss {record['train_loss']:.4f}, "
             f"val loss {record['val_loss']:.4f}{' (best)' if best else ''}, "
-            f"teacher-forced CER {record['val_cer']:.3f}, {scores}"
+            f"CER {record['val_translation_cer']:.3f}, {scores}"
             f"lr {record['lr']:.3g}, {record['clips_per_second']:.2f} clips/s, {record['seconds']:.0f} s, "
             f"{waiting:.0%} waiting for data"
         )
 
     def finish(self, state: TrainState, evaluation: Evaluation, stopped: Callable[[], bool]) -> None:
         """Print a few translations of validation clips."""
-        for sample in (evaluation.samples or self.translations(state, SAMPLES, stopped))[:SAMPLES]:
+        for sample in evaluation.samples[:SAMPLES]:
             say(f"  reference:   {sample.reference}\n  translation: {sample.prediction}")
 
 
-def is_scored(training: TrainingConfig, epoch: int) -> bool:
-    """Whether real translations are scored after this epoch (counted from 0)."""
+def steps_per_epoch(config: Config, splits: Splits) -> int:
+    """Optimiser steps of a whole epoch."""
+    return math.ceil(len(splits.train) / config.training.grad_accum_steps)
+
+
+def rates_of(config: Config, splits: Splits) -> Rates:
+    """The learning rates of a run on these clips."""
+    return Rates.of(config.optim, config.training, steps_per_epoch(config, splits))
+
+
+def is_scored(training: TrainingConfig, epoch: int, step: int) -> bool:
+    """Whether real translations are scored after this epoch (counted from 0), which ends after so many steps."""
     done, every = epoch + 1, training.eval_bleu_every
-    return bool(every) and (done % every == 0 or done == training.epochs)
+    last = done == training.epochs or (training.max_steps is not None and step >= training.max_steps)
+    return bool(every) and (done % every == 0 or last)
 
 
 def choose_scores(training: TrainingConfig, splits: Splits) -> Scoring:
@@ -336,9 +366,8 @@ def choose_scores(training: TrainingConfig, splits: Splits) -> Scoring:
 
 
 def text_scores(translations: Sequence[Prediction], scoring: Scoring) -> dict[str, float]:
-    """BLEU and chrF of translations, in percent."""
-    scores = corpus_scores([t.reference for t in translations], [t.prediction for t in translations], scoring)
-    return {name: scores[name] for name in ("bleu", "chrf")}
+    """BLEU, chrF, CER and more of translations, in percent."""
+    return corpus_scores([t.reference for t in translations], [t.prediction for t in translations], scoring)
 
 
 def as_table(translations: Sequence[Prediction]) -> str:

@@ -18,9 +18,12 @@ from slt_jax.models.freeze import trained_paths
 from slt_jax.models.params import Params, Structure
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import Layout
+from slt_jax.training.ema import Averaged
 from slt_jax.training.loss import token_loss
 from slt_jax.training.metrics import CROSS_ENTROPY
 from slt_jax.training.objective import Inputs, Loss, Objective
+from slt_jax.training.optim import Optimizer, build_optimizer
+from slt_jax.training.parts import translator_parts
 from slt_jax.training.program import Program, compiler_options, make_program
 from slt_jax.training.step import Arrays, StepFunctions
 
@@ -79,18 +82,33 @@ def translation_program(
     if structure is None:
         structure, _ = plan.structure(dtype=compute_dtype(config.data.precision))
     names = [name for name, *_ in structure.variables]
+    trained = trained_paths(config.model, names, structure.buffers)
+    objective: Objective = TokenCrossEntropy(config.optim.label_smoothing)
+    if config.training.ema is not None:
+        objective = Averaged(objective, config.training.ema, tuple(trained))
     return make_program(
         plan.build,
-        TokenCrossEntropy(config.optim.label_smoothing),
+        objective,
         optim=config.optim,
         training=config.training,
         precision=config.data.precision,
         seed=config.data.seed,
         prepare=prepare or Prepare(tuple(config.data.mix_streams.items())),
         structure=structure,
-        trained=trained_paths(config.model, names, structure.buffers),
+        trained=trained,
+        optimizer=translation_optimizer(config, plan),
         mesh=mesh,
     )
+
+
+def translation_optimizer(config: Config, plan: Blueprint) -> Optimizer:
+    """The optimiser of a translator, with the rates of its parts where `config` has some."""
+    optim = config.optim
+    own = (optim.lr_backbone, optim.lr_encoder, optim.lr_decoder)
+    if all(rate is None for rate in own) and optim.layer_decay == 1 and not optim.decay_only_matrices:
+        return build_optimizer(optim)
+    _, entries = plan.structure()
+    return build_optimizer(optim, translator_parts(optim, {entry.path: entry.shape for entry in entries}))
 
 
 def abstract_batch(config: Config, layout: Layout, clips: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -60,6 +60,15 @@ class WorkDir:
         """The files and folders that training has left here."""
         return [path for path in (self.best, self.last, self.metrics, self.checkpoints) if path.exists()]
 
+    def epoch_file(self, epoch: int) -> Path:
+        """The weights after an epoch, where they are kept."""
+        return self.path / f"epoch-{epoch:04d}.pt"
+
+    def epoch_files(self) -> dict[int, Path]:
+        """The kept weights by epoch, in order."""
+        found = {path.stem.removeprefix("epoch-"): path for path in self.path.glob("epoch-*.pt")}
+        return {int(number): found[number] for number in sorted(found) if number.isdecimal()}
+
     def holds_run(self) -> bool:
         """Whether a run has left files here."""
         files = (self.last, self.best, self.metrics)
@@ -92,7 +101,8 @@ class WorkDir:
             yield
 
     def _remove_run(self, keep: str | None) -> None:
-        for path in (self.last, self.best, self.metrics, self.settings, self.path / "config.merged.json"):
+        files = (self.last, self.best, self.metrics, self.settings, self.path / "config.merged.json")
+        for path in (*files, *self.epoch_files().values()):
             path.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.tokenizer):
             if keep is None or folder.absolute() != Path(keep).absolute():

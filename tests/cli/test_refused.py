@@ -29,6 +29,7 @@ COMMANDS = [
     "slt-plan --json {file}/x",
     "slt-view clip --output {file}/x.png",
     "slt-plot {new} --output {file}/x.png",
+    "slt-average a.pt b.pt --output {file}/x.pt",
     "slt-translate {file} --checkpoint a.pt --srt {file}/x",
     "slt-extract --videos {file} --output {file}/x",
     "slt-extract --videos {file} --output {new} --metadata {file}/x",

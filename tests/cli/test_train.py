@@ -41,7 +41,8 @@ def test_a_run_leaves_its_artefacts(corpus, finished):
     assert [record["steps"] for record in records] == [2, 4]
     for record in records:
         assert record.keys() >= {
-            "train_loss", "train_perplexity", "val_loss", "val_perplexity", "val_cer", "lr", *TIMES,
+            "train_loss", "train_perplexity", "val_loss", "val_perplexity", "val_teacher_forced_cer",
+            "val_translation_cer", "lr", *TIMES,
         }  # fmt: skip
         for split in ("train", "val"):  # of the cross entropy without label smoothing, so near, but not the same
             assert record[f"{split}_perplexity"] == pytest.approx(np.exp(record[f"{split}_loss"]), rel=0.3)
@@ -67,7 +68,7 @@ def test_tensorboard(corpus, finished, tmp_path):
         "train/lr",
         "train/clips_per_second",
         "epoch/val_loss",
-        "epoch/val_cer",
+        "epoch/val_teacher_forced_cer",
         "CER, teacher forced (fraction)",
         "val/translations",
     ):

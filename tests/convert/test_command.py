@@ -290,7 +290,7 @@ def test_an_encoder_is_no_state_of_training(files, tmp_path, capsys):
 
 
 def test_large_files_show_progress(files, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("slt_jax.cli.convert.LARGE", 1)
+    monkeypatch.setattr("slt_jax.base.console.LARGE", 1)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     _, text = run(capsys, "to-torch", files / "v9.pt", tmp_path / "out.pt")
     assert "100%" in text or "B/s" in text

@@ -10,8 +10,8 @@ from slt_jax.config import Config, DataConfig
 from slt_jax.decoding.inference import model_inputs
 from slt_jax.evaluation.v9_case import optim_config
 from slt_jax.training.loss import token_loss
-from slt_jax.training.optim import learning_rate
 from slt_jax.training.program import as_loaded
+from slt_jax.training.rate import Rates
 from slt_jax.training.start import checkpoint_state
 from slt_jax.training.translation_program import translation_program
 from tests.parity.goldens import T5_CASES, Golden, relative_error
@@ -54,7 +54,7 @@ def test_training_continues_v9s_run(name):
     program = program.suited_to(state)
     losses, norms, rates = [], [], []
     for i in range(golden.case["train_steps"]):
-        rates.append(learning_rate(optim, epochs=1, done=2 + i))
+        rates.append(Rates(optim, epochs=1)(2 + i, 0))
         state, results = program.step(state, [model_inputs(golden.batch(f"b{i % 2}"))], jnp.float32(rates[-1]))
         losses.append(float(results["loss"][0]))
         norms.append(float(results["grad_norm"]))

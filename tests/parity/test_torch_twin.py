@@ -13,7 +13,6 @@ import slt_jax
 from convert.checkpoint import plan_model
 from slt_jax.config import Config, DataConfig, ModelConfig, OptimConfig
 from slt_jax.decoding.inference import model_inputs
-from slt_jax.training.optim import learning_rate
 from slt_jax.training.position import Position
 from slt_jax.training.program import Program, as_loaded
 from slt_jax.training.start import fresh_params
@@ -206,28 +205,6 @@ def test_micro_batches_equal_one_batch(ours):
 
 
 # --- schedules and names ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "schedule"),
-    [
-        ({"scheduler": "steplr", "scheduler_step_size": 3, "scheduler_gamma": 0.3},
-         lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.3)),
-        ({"scheduler": "cosine", "scheduler_tmax": 5}, lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 5)),
-        ({"scheduler": "cosine"}, lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 8)),
-        ({"scheduler": "none"}, lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)),
-    ],
-    ids=["steplr", "cosine", "cosine over the epochs", "none"],
-)  # fmt: skip
-def test_schedules_are_torchs(settings, schedule):
-    """Also past T_max, where torch's cosine rises again."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.02)
-    schedule = schedule(optimizer)
-    for done in range(14):
-        ours = learning_rate(OptimConfig(lr=0.02, **settings), epochs=8, done=done)
-        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15), done
-        optimizer.step()
-        schedule.step()
 
 
 def test_the_default_model_has_v9s_keys():

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from convert.state_dict import Entry
 from slt_jax.config import OptimConfig, build_section
 from slt_jax.errors import UserError
 from slt_jax.training.optim import build_optimizer
+from slt_jax.training.parts import translator_parts
 from slt_jax.training.state import OptState
 
 LR = 0.05
@@ -31,7 +33,7 @@ def both(name: str):
     momentum = 0.0 if bare else MOMENTUM.get(kind, 0.0)
     options = {"momentum": momentum} if kind in MOMENTUM else {}
     theirs = partial(CLASSES[kind], lr=LR, weight_decay=0.1, **options)
-    return build_optimizer(OptimConfig(kind, LR, 0.1, momentum)), theirs
+    return build_optimizer(OptimConfig(kind, lr=LR, weight_decay=0.1, momentum=momentum)), theirs
 
 
 @pytest.mark.parametrize("late", [0, 3])
@@ -147,6 +149,105 @@ def test_late_updates_are_torchs(name):
         here, _ = jax.jit(optimizer.update)({"w": jnp.array([0.5])}, {"w": jnp.array([0.25])}, state, jnp.float32(LR))
         torch_optimizer.step()
         np.testing.assert_allclose(here["w"], w.detach().numpy(), rtol=1e-5)
+
+
+def test_lion_is_optaxs():
+    """torch has none."""
+    rng = np.random.default_rng(2)
+    w = jnp.asarray(rng.standard_normal((3, 4), np.float32))
+    ours, theirs = build_optimizer(OptimConfig("lion", weight_decay=0.1)), optax.lion(LR, weight_decay=0.1)
+    here, there, state, their_state = {"w": w}, w, ours.init({"w": w}), theirs.init(w)
+    for gradient in rng.standard_normal((6, 3, 4), np.float32):
+        updates, their_state = theirs.update(gradient, their_state, there)
+        there = optax.apply_updates(there, updates)
+        here, state = jax.jit(ours.update)(here, {"w": gradient}, state, jnp.float32(LR))
+    np.testing.assert_allclose(here["w"], there, rtol=1e-5)
+    saved = to_torch(state.to_tree(), ["w"], ours, LR, LR, [Entry("w", "w", (3, 4), Transposed(), False)])
+    assert optimizer_kind(saved) == "lion"
+
+
+# --- parts with rates of their own --------------------------------------------------------------------------------
+
+SHAPES = {
+    "encoder.face_backbone.patch_embed.proj.kernel": (3, 2), "encoder.face_backbone.blocks.0.mlp.fc1.kernel": (2, 2),
+    "encoder.face_backbone.blocks.1.norm1.scale": (4,), "encoder.face_backbone.norm.bias": (3,),
+    "encoder.fusion.proj.kernel": (2, 3), "decoder.model.lm_head.kernel": (3, 3), "decoder.model.norm.scale": (2,),
+}  # fmt: skip
+BY_PART = OptimConfig(
+    lr=LR, lr_backbone=LR / 10, lr_decoder=LR * 2, layer_decay=0.5, weight_decay=0.1, decay_only_matrices=True
+)
+# What each of SHAPES is to have: its rate as a part of LR, and whether it decays. A ViT of two blocks has four layers:
+# the embedding, the blocks, and the last norm above them.
+WANTED = [(0.1 / 8, True), (0.1 / 4, True), (0.1 / 2, False), (0.1, False), (1, True), (2, True), (2, False)]
+
+
+def test_parts_learn_and_decay_as_torchs_groups_and_are_written_as_they():
+    """Four steps here, then two in torch from what we wrote, against six steps of torch; and back into ours."""
+    rng = np.random.default_rng(3)
+    start = {path: rng.standard_normal(shape, np.float32) for path, shape in SHAPES.items()}
+    gradients = [{path: rng.standard_normal(shape, np.float32) for path, shape in SHAPES.items()} for _ in range(6)]
+    groups: dict[tuple, list[str]] = {}
+    for path, settings in zip(SHAPES, WANTED, strict=True):
+        groups.setdefault(settings, []).append(path)
+
+    def torch_steps(weights, saved, gradients):
+        there = {path: torch.tensor(weights[path], requires_grad=True) for path in SHAPES}
+        options = [
+            {"params": [there[path] for path in paths], "lr": LR * rate, "weight_decay": 0.1 * decays}
+            for (rate, decays), paths in groups.items()
+        ]
+        optimizer = torch.optim.AdamW(options)
+        if saved:
+            optimizer.load_state_dict(as_tensors(saved))
+        for gradient in gradients:
+            for path, array in gradient.items():
+                there[path].grad = torch.tensor(array)
+            optimizer.step()
+        return {path: array.detach().numpy() for path, array in there.items()}, as_numpy(optimizer.state_dict())
+
+    expected, _ = torch_steps(start, None, gradients)
+    optimizer = build_optimizer(BY_PART, translator_parts(BY_PART, SHAPES))
+    entries = [Entry(path, path, shape, Same(), False) for path, shape in SHAPES.items()]
+    here, state = jax.tree.map(jnp.asarray, start), optimizer.init(start)
+    for gradient in gradients[:4]:
+        here, state = jax.jit(optimizer.update)(here, gradient, state, jnp.float32(LR))
+    ours = to_torch(state.to_tree(), list(SHAPES), optimizer, LR, LR, entries)
+    again, theirs = torch_steps(jax.tree.map(np.array, here), ours, gradients[4:])
+    for path, array in expected.items():
+        np.testing.assert_allclose(again[path], array, rtol=1e-5, atol=1e-6, err_msg=path)
+    for our, their in zip(ours["param_groups"], theirs["param_groups"], strict=True):
+        assert our["params"] == their["params"]
+        assert [our["lr"], our["weight_decay"]] == pytest.approx([their["lr"], their["weight_decay"]])
+
+    back = from_torch(ours, optimizer.init(start).to_tree(), list(SHAPES), optimizer, entries)
+    for slot in optimizer.slots:
+        for path in SHAPES:
+            np.testing.assert_array_equal(back[slot][path], state.slots[slot][path], err_msg=path)
+
+
+class Same:
+    """A layout that changes nothing."""
+
+    def to_torch(self, array):
+        return array
+
+    def to_jax(self, array):
+        return np.asarray(array)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"scheduler": "linear", "scheduler_unit": "epoch"}, "linear counts steps; leave the unit out"),
+        ({"scheduler_unit": "batch"}, "must be epoch or step, not 'batch'"),
+        ({"layer_decay": 0.0}, "above 0 and at most 1"),
+        ({"lr": 0.0, "lr_decoder": 0.1}, "nothing moves while optim.lr is 0"),
+        ({"warmup_steps": -1}, "must be 0 or more"),
+    ],
+)
+def test_rates_that_make_no_sense_are_refused(settings, said):
+    with pytest.raises(UserError, match=said):
+        build_section("optim", settings)
 
 
 def test_names_in_any_case_and_what_is_not_one():

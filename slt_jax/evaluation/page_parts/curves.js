@@ -1,7 +1,8 @@
 // Curves by epoch as SVG, with the values under the pointer (or under the arrow keys).
 const PANELS = [
   ["Loss", [["train_loss", "train", true], ["val_loss", "validation", false]], 1],
-  ["CER, teacher forced (%)", [["val_cer", "teacher-forced CER", false]], 100],
+  ["CER (%)", [["val_translation_cer", "translations", false],
+               ["val_teacher_forced_cer", "teacher forced", true]], 100],
   ["Translations of validation clips", [["val_bleu", "BLEU", false], ["val_chrf", "chrF", true]], 1],
   ["Learning rate", [["lr", "lr", false]], 1],
 ];
