@@ -23,7 +23,7 @@ from slt_jax.base.json_text import read_json
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.errors import UserError, nearest
-from slt_jax.pictures.curves import RENAMED, Records, read_records
+from slt_jax.pictures.curves import Records, read_records, todays_name
 
 PROG = "slt-check-metrics"
 DIRECTIONS = ("lower", "higher", "both")
@@ -129,7 +129,7 @@ def read_reference(path: Path) -> dict[str, Expected]:
     content = read_json(path, "reference")
     if not isinstance(content, dict) or not content:
         raise UserError(f'{path}: must be an object of metrics, as {{"val_loss": {{"value": 3.6}}}}')
-    return {RENAMED.get(metric, metric): _expected(f"{path}: {metric}", given) for metric, given in content.items()}
+    return {todays_name(metric): _expected(f"{path}: {metric}", given) for metric, given in content.items()}
 
 
 def _expected(where: str, given: Any) -> Expected:

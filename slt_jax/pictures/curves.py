@@ -69,10 +69,15 @@ def read_records(path: Path) -> Records:
             record = None
         if not isinstance(record, dict) or _number(record.get("epoch")) is None:
             raise UserError(f"{path}: line {number} is no record of an epoch; name a metrics.jsonl of a run")
-        records.append({RENAMED.get(name, name): value for name, value in record.items()})
+        records.append({todays_name(name): value for name, value in record.items()})
     if not records:
         raise UserError(f"{path}: no epoch has been finished yet")
     return sorted(records, key=lambda record: record["epoch"])
+
+
+def todays_name(metric: str) -> str:
+    """The name of a metric, which an earlier version may have called otherwise."""
+    return RENAMED[metric] if metric in RENAMED else metric
 
 
 def run_labels(files: Sequence[Path]) -> list[str]:
