@@ -77,7 +77,7 @@ def read_records(path: Path) -> Records:
 
 def todays_name(metric: str) -> str:
     """The name of a metric, which an earlier version may have called otherwise."""
-    return RENAMED[metric] if metric in RENAMED else metric
+    return RENAMED.get(metric, metric)
 
 
 def run_labels(files: Sequence[Path]) -> list[str]:
