@@ -9,8 +9,8 @@ import pytest
 from slt_jax.cli.validate_metrics import main, read_reference
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORDS = [{"epoch": 1, "val_loss": 4.0, "val_cer": 0.9},
-           {"epoch": 2, "val_loss": 3.0, "val_cer": float("nan"), "gain": float("-inf")}]  # fmt: skip
+RECORDS = [{"epoch": 1, "val_loss": 4.0, "val_teacher_forced_cer": 0.9},
+           {"epoch": 2, "val_loss": 3.0, "val_teacher_forced_cer": float("nan"), "gain": float("-inf")}]  # fmt: skip
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_value_passes_or_fails(check, given, passes):
 
 
 @pytest.mark.parametrize("direction", ["lower", "higher", "both"])
-@pytest.mark.parametrize("metric", ["val_cer", "gain", "val_bleu"])  # not a number, infinite, not there
+@pytest.mark.parametrize("metric", ["val_teacher_forced_cer", "gain", "val_bleu"])  # not a number, infinite, not there
 def test_what_is_no_number_fails(check, metric, direction):
     code, lines, _ = check({metric: {"value": 0.5, "direction": direction, "tolerance": 100}, "val_loss": {"value": 3}})
     assert code == 1
@@ -137,3 +137,10 @@ def test_without_arguments_it_looks_at_the_newest_run(losses, code, tmp_path, mo
     out = capsys.readouterr().out
     assert "runs/new: " in out
     assert ("off: train_loss" in out) == bool(code)
+
+
+def test_metrics_of_earlier_runs_are_read_by_todays_names(check):
+    records = [{"epoch": 1, "val_cer": 0.25}]
+    for name in ("val_cer", "val_teacher_forced_cer"):
+        code, lines, _ = check({name: {"value": 0.25}}, records)
+        assert (code, lines[-1].partition(": ")[2]) == (0, "all 1 as expected")

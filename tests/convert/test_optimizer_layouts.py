@@ -102,8 +102,8 @@ def test_what_fits_nothing_is_refused_with_the_numbers():
 
 
 def test_rates_that_differ_are_told():
-    assert "0.001, 0.002" in rates_note(saved_by_torch("later")[0])
-    assert rates_note(saved_by_torch("all")[0]) is None
+    assert "0.001, 0.002" in rates_note(saved_by_torch("later")[0], ADAMW)
+    assert rates_note(saved_by_torch("all")[0], ADAMW) is None
 
 
 def test_to_torch_writes_either_layout(tmp_path, monkeypatch, capsys):
