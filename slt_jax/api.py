@@ -1,6 +1,7 @@
 """`slt_jax.load`: a trained translator for use from Python."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ from slt_jax.config import ModelConfig
 from slt_jax.decoding.inference import Translator
 from slt_jax.models.trust import trusting
 from slt_jax.training.state_store import open_checkpoint
+from slt_jax.training.text_side import text_side_of
 
 __all__ = ["Translator", "load"]
 
@@ -29,4 +31,5 @@ def load(path: str | Path, model: ModelConfig | Mapping | None = None, *, trust_
     checkpoint = open_checkpoint(path, trust)
     plan = blueprint(checkpoint, model, trust=trust)
     _, entries = plan.structure()
-    return Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))
+    params = jax.tree.map(jnp.asarray, load_params(checkpoint, entries))
+    return Translator(plan, params, partial(text_side_of, path, checkpoint.config, plan))

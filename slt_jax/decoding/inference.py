@@ -1,6 +1,7 @@
 """A trained translator for use from Python: from batches of streams to encoded frames, logits and token ids."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,12 +16,24 @@ from convert.checkpoint import Blueprint
 from slt_jax.config import ModelConfig
 from slt_jax.data.schema import CLIP_ARRAYS
 from slt_jax.data.text import RowStarts
+from slt_jax.decoding.engine import Engine
 from slt_jax.decoding.generate import generate
+from slt_jax.decoding.policies import Policy
 from slt_jax.decoding.search import Search
+from slt_jax.decoding.stream import PAUSE, Stream
 from slt_jax.errors import UserError
 from slt_jax.models.images import normalise
 from slt_jax.models.multistream import Stages
 from slt_jax.models.params import Structure
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """How tokens become text: the tokenizer, how texts are searched for, and how they begin, if not as usual."""
+
+    tokenizer: Any
+    search: Search = Search()
+    start: RowStarts | None = None
 
 
 class Translator:
@@ -31,24 +44,28 @@ class Translator:
     `miss_mask_hl`, `miss_mask_hr` (B, T) True = missing, `pose_conf_mask` (B, T, L) True = keep.
     """
 
-    def __init__(self, plan: Blueprint, params: Mapping[str, ArrayLike]):
+    def __init__(
+        self, plan: Blueprint, params: Mapping[str, ArrayLike], text_side: Callable[[Any], TextSide] = TextSide
+    ):
+        """`text_side` gives that of a tokenizer; of the run's own for None, where there is a run."""
         self.config: ModelConfig = plan.config
         self.blueprint = plan
         self.params = params
-        self._structure, _ = plan.structure()
+        self.structure, _ = plan.structure()
+        self._text_side = text_side
 
     def encode(self, batch: Mapping[str, ArrayLike]) -> Float[np.ndarray, "b t d_model"]:
         """Encoded frames, float32."""
-        return np.asarray(_encode(self._structure, self.params, model_inputs(batch)))
+        return np.asarray(_encode(self.structure, self.params, model_inputs(batch)))
 
     def stages(self, batch: Mapping[str, ArrayLike]) -> Stages:
         """Everything that the encoder computes up to the encoded frames, in float32."""
-        return jax.tree.map(np.asarray, _stages(self._structure, self.params, model_inputs(batch)))
+        return jax.tree.map(np.asarray, _stages(self.structure, self.params, model_inputs(batch)))
 
     def logits(self, batch: Mapping[str, ArrayLike]) -> Float[np.ndarray, "b s vocab"]:
         """Teacher-forced logits, float32, for `labels` (B, S) in the batch (-100 = ignore)."""
         self._need_decoder()
-        return np.asarray(_logits(self._structure, self.params, model_inputs(batch)))
+        return np.asarray(_logits(self.structure, self.params, model_inputs(batch)))
 
     def generate(
         self,
@@ -67,8 +84,8 @@ class Translator:
         """
         self._need_decoder()
         inputs = model_inputs(batch)
-        encoded = _encode(self._structure, self.params, inputs)
-        decoder = self._structure.merge(self.params).decoder.model
+        encoded = _encode(self.structure, self.params, inputs)
+        decoder = self.structure.merge(self.params).decoder.model
         mask = inputs.get("pad_mask")
         options |= dict(
             num_beams=num_beams, min_length=min_length, max_length=max_length, early_stopping=early_stopping
@@ -79,6 +96,39 @@ class Translator:
             rows = row_starts(options, len(encoded), getattr(decoder, "config", {}))
             tokens = generate(decoder, encoded, mask, Search(**options), rows)
         return np.asarray(tokens, dtype=np.int32)
+
+    def stream(
+        self,
+        tokenizer: Any = None,
+        policy: Policy | None = None,
+        *,
+        fps: float = 25.0,
+        chunk: int | None = None,
+        pause: float = PAUSE,
+        space_unit: tuple[float, float] = (1.0, 1.0),
+        v9_hand_masks: bool = False,
+        **search,
+    ) -> Stream:
+        """A stream of one signer: frames go in one by one, text comes out while they come.
+
+        `fps` frames are a second, and after every `chunk` of them (by default a third of a second) there is a new
+        hypothesis, whose words the `policy` settles (by default `LocalAgreement()`). See `Stream` for `pause` and
+        `space_unit`, `Engine` for `v9_hand_masks`. `search` are options of `generate`; texts are as long as the run's
+        by default. Without a `tokenizer` it is the run's own. Raises UserError where there is none, and for settings
+        out of range.
+        """
+        self._need_decoder()
+        side = self._text_side(tokenizer)
+        if side.tokenizer is None:
+            raise UserError("stream: no tokenizer is known of this model; give the one that it was trained with")
+        asked = replace(side.search, **{"min_length": 0, "early_stopping": False} | search)
+        if not 0 < fps <= 1000:
+            raise UserError(f"fps {fps:g}: must be above 0 and at most 1000")
+        chunk = max(round(fps / 3), 1) if chunk is None else chunk
+        engine = Engine(
+            self, side.tokenizer, fps=fps, search=asked, start=side.start, chunk=chunk, v9_hand_masks=v9_hand_masks
+        )
+        return Stream(engine, policy, pause=pause, space_unit=space_unit)
 
     def _need_decoder(self) -> None:
         if self.blueprint.decoder is None:

@@ -1,4 +1,4 @@
-"""The results of an evaluation, on their way from the model to the reports."""
+"""What a model said: of the clips of an evaluation, and of the parts of a video."""
 
 from dataclasses import dataclass
 
@@ -13,3 +13,12 @@ class Prediction:
     latency_ms: float
     chrf: float
     group: str | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What was signed from `start` to `end`, in seconds."""
+
+    start: float
+    end: float
+    text: str

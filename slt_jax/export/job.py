@@ -67,7 +67,7 @@ def run(checkpoint: Checkpoint, plan: Blueprint, request: ExportRequest) -> None
     if request.decoder:
         if plan.decoder is None:
             raise UserError(f"--decoder: {checkpoint.path} holds an encoder without a decoder; leave the flag out")
-        decoder = translator._structure.merge(translator.params).decoder.model.config
+        decoder = translator.structure.merge(translator.params).decoder.model.config
     record = metadata.describe(checkpoint, plan, decoder)
     artefact = _checked_artefact(translator) if request.stablehlo else None
     differences = {}

@@ -18,7 +18,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def encoder_artefact(translator: Translator) -> bytes:
     """The serialised program. B is free, T at most the model's `sequence_length`."""
-    structure, params = translator._structure, translator.params
+    structure, params = translator.structure, translator.params
     longest = translator.config.sequence_length
     batch, frames = export.symbolic_shape("B, T", constraints=[f"T <= {longest}"])
     inputs = {

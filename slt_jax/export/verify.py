@@ -128,7 +128,7 @@ def decoder_differences(first: Path, step: Path, translator: Translator) -> Iter
     assert settings is not None
     encoded = rng.standard_normal((*pad_mask.shape, settings["d_model"]), np.float32)
     labels = rng.integers(0, settings["vocab_size"], (len(pad_mask), TOKENS))
-    ids, expected = map(np.asarray, _logits(translator._structure, translator.params, encoded, pad_mask, labels))
+    ids, expected = map(np.asarray, _logits(translator.structure, translator.params, encoded, pad_mask, labels))
     sessions = open_session(first), open_session(step)
     for case in cases:
         inputs = {"encoded": case.cut(encoded), "pad_mask": case.cut(pad_mask)}

@@ -11,7 +11,7 @@ stages:              backbone                    projected                      
 The streams are the rows of `slt_jax.streams`; another row is another line of this figure.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any, NamedTuple
@@ -111,7 +111,27 @@ class MultiStreamEncoder(nnx.Module):
         frame; `miss_mask_hl`, `miss_mask_hr` (B, T) True = hand missing; `pose_conf_mask` (B, T, L) True = keep the
         landmark. `key` turns dropout on.
         """
-        *stream_keys, fusion_key, temporal_key = split(key, len(self.streams) + 2)
+        *frame_keys, temporal_key = split(key, len(self.streams) + 2)
+        seen = self._seen(batch, frame_keys)
+        fused, encoded = self._in_context(seen.fused, batch.get("pad_mask"), temporal_key)
+        return seen._replace(fused=fused, encoded=encoded)
+
+    def frames(self, batch: Mapping[str, Shaped[Array, "b ..."]]) -> Float[Array, "b t d_model"]:
+        """What is computed of each frame by itself, so that it need not be computed again as a window slides.
+
+        Inputs are those of `stages`; `in_context` goes on from here.
+        """
+        return self._seen(batch, split(None, len(self.streams) + 1)).fused
+
+    def in_context(
+        self, frames: Float[Array, "b t d_model"], pad_mask: Bool[Array, "b t"] | None
+    ) -> Float[Array, "b t d_model"]:
+        """Encoded frames (B, T, d_model) from `frames`, the first of which is the window's first."""
+        return self._in_context(frames, pad_mask, None)[1]
+
+    def _seen(self, batch: Mapping[str, Array], keys: Sequence[Key[Array, ""] | None]) -> Stages:
+        """The stages of frames by themselves; `fused` is without positions, and nothing is encoded yet."""
+        *stream_keys, fusion_key = keys
         features = {stream.name: self._features(stream, batch) for stream in self.streams}
         projected = {
             stream.name: self._projected(stream, features[stream.name], stream_key)
@@ -119,11 +139,17 @@ class MultiStreamEncoder(nnx.Module):
         }
         shown = [zero_where(hidden(stream, batch), projected[stream.name]) for stream in self.streams]
         with jax.named_scope("fusion"):
-            fused = self.positional(self.fusion(shown, key=fusion_key))
-        with jax.named_scope("temporal"):
-            encoded = self.temporal(fused, batch.get("pad_mask"), key=temporal_key)
+            fused = self.fusion(shown, key=fusion_key)
         backbone = {stream.name: features[stream.name] for stream in self.streams if stream.images}
-        return Stages(backbone, projected, fused, encoded)
+        return Stages(backbone, projected, fused, fused)
+
+    def _in_context(
+        self, fused: Float[Array, "b t d"], pad_mask: Bool[Array, "b t"] | None, key: Key[Array, ""] | None
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "b t d"]]:
+        with jax.named_scope("fusion"):
+            fused = self.positional(fused)
+        with jax.named_scope("temporal"):
+            return fused, self.temporal(fused, pad_mask, key=key)
 
     def _features(self, stream: Stream, batch: Mapping[str, Array]) -> Float[Array, "b t d"]:
         mask = batch.get(stream.mask)

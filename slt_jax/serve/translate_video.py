@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.checkpoint import blueprint, load_params
-from slt_jax.config import DataConfig, with_new_names
 from slt_jax.data.clip_files import ClipFiles, Frames, scan
 from slt_jax.data.clips import read_clip
 from slt_jax.data.corpus_folder import folders_under
@@ -22,27 +21,19 @@ from slt_jax.data.npz import NPZ_ERRORS, NUMBERS, TEXTS, read_arrays
 from slt_jax.data.packs import open_pack
 from slt_jax.data.regular import open_regular
 from slt_jax.data.text import RowStarts, decode
+from slt_jax.data.windows import STILL, at_pauses, even, hand_motion
 from slt_jax.decoding.inference import Translator
+from slt_jax.decoding.results import Segment
 from slt_jax.decoding.search import Search
 from slt_jax.decoding.translate import without_prompt
 from slt_jax.errors import UserError
 from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
-from slt_jax.media.windows import STILL, at_pauses, even, hand_motion
 from slt_jax.streams import MASKED, POSE
 from slt_jax.training.memory import suit_heap
-from slt_jax.training.start import last_comes_first, starts_of, trained_with_v9_masks
+from slt_jax.training.start import trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
-from slt_jax.training.tokenizer import prompts_of, tokenizer_of
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What was signed from `start` to `end`, in seconds."""
-
-    start: float
-    end: float
-    text: str
+from slt_jax.training.text_side import data_of, text_side_of
 
 
 @dataclass(frozen=True)
@@ -158,23 +149,16 @@ def open_translator(
     if plan.decoder is None:
         raise UserError(f"--checkpoint {path}: holds an encoder without a decoder, which cannot translate")
     _, entries = plan.structure()
-    data = checkpoint.config.get("data")
-    data = with_new_names("data", data) if isinstance(data, Mapping) else {}
-    loaded = tokenizer_of(Path(path), plan, tokenizer, data.get("tokenizer"))
+    data = data_of(checkpoint.config)
+    side = text_side_of(path, checkpoint.config, plan, tokenizer, target_lang)
     streams = training_streams(data.get(POSE.folder_key), data.get("packs"))
     if streams.pose is None and "architecture" not in checkpoint.rest:
         streams = dataclasses.replace(streams, pose="raw")  # v9's file, and v9's extraction knew nothing else
     suit_heap(plan.config, 1)
     translator = Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))
-    search = Search(max_length=data.get("max_target_length") or 128, num_beams=num_beams)
-    asked = DataConfig(target_lang=target_lang or data.get("target_lang"), prefix=data.get("prefix"))
-    prompts = prompts_of(loaded, str(tokenizer or "of the run"), [""], asked)
-    start = prompts.starts([""], last_comes_first=last_comes_first(plan))
-    if target_lang and start is None:
-        begun: dict[str, Any] = starts_of(plan, loaded)
-        search = dataclasses.replace(search, **begun)
+    search = dataclasses.replace(side.search, num_beams=num_beams)
     masks = trained_with_v9_masks(checkpoint.config)
-    return VideoTranslator(translator, loaded, search, masks, streams, start)
+    return VideoTranslator(translator, side.tokenizer, search, masks, streams, side.start)
 
 
 def training_streams(pose_dir: str | None, packs: str | None = None) -> TrainingStreams:

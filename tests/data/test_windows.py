@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from slt_jax.media.windows import STILL, at_pauses, even, hand_motion
+from slt_jax.data.windows import STILL, at_pauses, even, hand_motion
 
 
 def covers(windows: list[tuple[int, int]], frames: int, longest: int) -> bool:
