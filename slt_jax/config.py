@@ -95,6 +95,11 @@ class DataConfig:
     max_target_length: int = option(128, "longest target in tokens, end token included")
     mix_streams: dict = option({}, "stream: probability of permuting it across the batch")
     flip_probability: float = option(0.2, "probability of mirroring a training clip")
+    augmentation: dict = option(
+        {},
+        "random changes of training clips, each off where it is not named: crop_scale [0.7, 1], color 0.3, speed "
+        "[0.75, 1.25], drop_frames 0.1, drop_hands 0.05, jitter_pose 0.01",
+    )
     v9_hand_masks: bool | None = option(
         None, "frames, masks and padding as in v9, which hides hands (default: only for checkpoints that v9 trained)"
     )

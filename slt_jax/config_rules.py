@@ -34,6 +34,15 @@ CHOICES = {
         "none",
     ),
 }
+# The keys of data.augmentation: (bounds of its values, whether it is a range of two).
+AUGMENTATION = {
+    "crop_scale": (0.05, 1.0, True),  # area of a clip's box in the picture
+    "color": (0.0, 1.0, False),  # the most that brightness, contrast and saturation change
+    "speed": (0.25, 4.0, True),  # of playing
+    "drop_frames": (0.0, 0.9, False),  # probability of leaving out a frame
+    "drop_hands": (0.0, 1.0, False),  # probability of hiding one hand of a clip
+    "jitter_pose": (0.0, 1.0, False),  # deviation of landmarks, in the unit of the poses
+}
 PROJECTORS = ("auto", "mlp", "identity")
 AT_LEAST_ONE = {
     "data": ("batch_size", "val_batch_size", "max_target_length"),
@@ -137,6 +146,8 @@ def check_values(name: str, section: Any) -> None:
         value = getattr(section, attribute)
         if value is not None and value > most:
             raise UserError(f"{name}.{attribute} must be at most {most}, not {shown(value, 40)}")
+    if name == "data":
+        _check_augmentation(section.augmentation)
     if name == "optim":
         _check_optim(section)
     if name == "training" and section.best_metric != "loss" and not section.eval_bleu_every:
@@ -162,6 +173,19 @@ def check_streams_fit(data: Any, model: Any) -> None:
             raise UserError(f"{said[0]}: the model has no stream of the {stream.title}, only {have} (model.streams)")
     if data.v9_hand_masks:
         raise UserError(f"data.v9_hand_masks: v9 knows no model with {have} alone (model.streams); leave it out")
+
+
+def _check_augmentation(given: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        if key not in AUGMENTATION:
+            raise UserError(f"data.augmentation: unknown key {shown(key)}{nearest(str(key), AUGMENTATION)}")
+        least, most, ranges = AUGMENTATION[key]
+        numbers = value if isinstance(value, list) else [value]
+        if len(numbers) != 1 + ranges or isinstance(value, list) != ranges or not all(
+            type(number) in (int, float) and least <= number <= most for number in numbers
+        ) or sorted(numbers) != numbers:  # fmt: skip
+            what = f"[least, most] between {least:g} and {most:g}" if ranges else f"between {least:g} and {most:g}"
+            raise UserError(f"data.augmentation.{key} must be {what}, not {shown(value)}")
 
 
 def by_step(optim: Any) -> bool:

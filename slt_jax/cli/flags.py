@@ -142,7 +142,7 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
         group.add_argument(flag, dest=dest, nargs="+", type=int, metavar="INT", help=text)
     elif dest == "model.streams":
         group.add_argument(flag, dest=dest, nargs="+", metavar="STREAM", help=text)
-    elif dest == "model.decoder_kwargs":
+    elif dest in ("model.decoder_kwargs", "data.augmentation"):
         group.add_argument(flag, dest=dest, metavar="JSON", type=_json_object, help=text)
     else:
         number = next((kind for kind in (int, float) if kind in kinds), str)

@@ -4,11 +4,13 @@ Flips are drawn by the loader (`flip`), mixed streams here. `valid` says which r
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from slt_jax.data.clip_augment import augment
 from slt_jax.data.clips import flip_permutation
 from slt_jax.data.schema import PAD_MASK
 from slt_jax.models.images import normalise
@@ -20,16 +22,19 @@ def prepare(
     key: Array | None = None,
     *,
     mix_streams: Mapping[str, float] | None = None,
+    augmentation: Mapping[str, Any] | None = None,
     dtype=jnp.float32,
     raw: bool = False,
 ) -> dict[str, Array]:
     """Turn loaded frames, uint8 (B, T, H, W, 3), and masks into normalised, flipped and mixed frames and their masks.
 
     Features of frozen backbones (B, T, width) may take the place of frames and stay as they are: the loader has read
-    mirrored ones for flipped rows. `key=None` is evaluation: nothing is mixed. `raw` frames stay uint8, a quarter
-    of the memory: the model normalises them itself.
+    mirrored ones for flipped rows. `key=None` is evaluation: nothing is changed or mixed. `raw` frames stay uint8, a
+    quarter of the memory: the model normalises them itself.
     """
     arrays = flip(batch)
+    if key is not None and augmentation:
+        arrays = augment(arrays, jax.random.fold_in(key, len(STREAMS)), augmentation)
     if key is not None and mix_streams:
         arrays = mix(arrays, key, mix_streams)
     if not raw:

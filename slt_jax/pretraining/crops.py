@@ -225,8 +225,10 @@ def _of_folder(folder: str, wanted: Sequence[str]) -> list[Video]:
     others: Counter[str] = Counter()
     videos = []
     for directory, stream, names in _walk(folder, own):
-        pictures = [name for name in names if name.lower().endswith(KINDS)]
-        others.update(os.path.splitext(name)[1].lower() or "other" for name in names if name not in set(pictures))
+        pictures, rest = [], []
+        for name in names:
+            (pictures if name.lower().endswith(KINDS) else rest).append(name)
+        others.update(os.path.splitext(name)[1].lower() or "other" for name in rest)
         streams[stream] += len(pictures)
         videos += [replace(video, stream=stream) for video in _group(directory, pictures)]
     named = any(streams)

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from convert.checkpoint import Blueprint
-from slt_jax.config import Config
+from slt_jax.config import Config, DataConfig
 from slt_jax.data.augment import prepare as prepare_batch
 from slt_jax.data.schema import full_sizes, shapes
 from slt_jax.models.freeze import trained_paths
@@ -60,10 +61,18 @@ class Prepare:
     """Turns loaded batches into model inputs. Equal settings are equal, so that runs of one process share programs."""
 
     mix_streams: tuple[tuple[str, float], ...]
+    augmentation: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, batch: Arrays, key: Array | None) -> Inputs:
         """Model inputs of a loaded batch; a key in training, None in evaluation."""
-        return prepare_batch(batch, key, mix_streams=dict(self.mix_streams), raw=True)
+        changes = {"mix_streams": dict(self.mix_streams), "augmentation": dict(self.augmentation)}
+        return prepare_batch(batch, key, **changes, raw=True)
+
+
+def prepare_of(data: DataConfig) -> Prepare:
+    """What section `data` asks of a batch."""
+    changes = ((key, tuple(value) if isinstance(value, list) else value) for key, value in data.augmentation.items())
+    return Prepare(tuple(data.mix_streams.items()), tuple(changes))
 
 
 def translation_program(
@@ -93,7 +102,7 @@ def translation_program(
         training=config.training,
         precision=config.data.precision,
         seed=config.data.seed,
-        prepare=prepare or Prepare(tuple(config.data.mix_streams.items())),
+        prepare=prepare or prepare_of(config.data),
         structure=structure,
         trained=trained,
         optimizer=translation_optimizer(config, plan),
