@@ -48,6 +48,11 @@ class Earlier:
         return cls(Path(path), notes["config"], notes.get("architecture"), None, store, notes.get("clips"),
                    notes.get("steps_per_epoch"))  # fmt: skip
 
+    @property
+    def joins_streams(self) -> bool:
+        """Whether the weights are those of a model that reads the streams together, not of backbones alone."""
+        return self.checkpoint is None or any(key.startswith("encoder.fusion.") for key in self.checkpoint.state)
+
     def resume(self, config: Config, program: Program) -> tuple[TrainState, Position]:
         """The newest state of the folder, exactly as it was saved, and its position.
 

@@ -184,7 +184,8 @@ def begin(
 def with_hand_masks(config: Config, earlier: Earlier | None) -> Config:
     """Settle `v9_hand_masks`: as asked, else as the earlier weights were trained, else correct masks."""
     asked = config.data.v9_hand_masks
-    if asked is None and earlier and not config.model.streams:  # v9 has no model of some streams
+    # v9 has no model of some streams, and backbones by themselves have seen every hand.
+    if asked is None and earlier and not config.model.streams and earlier.joins_streams:
         asked = trained_with_v9_masks(earlier.config)
         if asked:
             say(
