@@ -14,20 +14,14 @@ from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.cli.extract import add_setting_flags, settings
 from slt_jax.errors import UserError
+from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.video import facts
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser("slt-translate", "Translate a video of signing into text.")
     top.add_argument("video", help="the video file")
-    top.add_argument("--checkpoint", metavar="PATH", help="a .pt, a work-dir or a folder of Orbax states")
-    top.add_argument(
-        "--tokenizer", metavar="DIR", help="tokenizer folder or hub id (default: the one beside the checkpoint)"
-    )
-    top.add_argument(
-        "--target-lang", metavar="LANG", help="language of the text, of a model that knows several (default: the usual)"
-    )
-    top.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (default: 4)")
+    add_model_flags(top)
     top.add_argument(
         "--window",
         type=float,
@@ -36,10 +30,30 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     top.add_argument("--json", action="store_true", help="print one JSON object with the segments")
     top.add_argument("--srt", metavar="FILE", help="also write subtitles")
-    top.add_argument("--device", metavar="NAME", help="auto (default), cpu, gpu or cuda[:N], tpu")
-    flags.add_trust_flag(top)
     add_setting_flags(top)
     return flags.parse(top, argv)
+
+
+def add_model_flags(top: argparse.ArgumentParser) -> None:
+    """Add the flags of a model that translates videos, and of where it runs."""
+    top.add_argument("--checkpoint", metavar="PATH", help="a .pt, a work-dir or a folder of Orbax states")
+    top.add_argument(
+        "--tokenizer", metavar="DIR", help="tokenizer folder or hub id (default: the one beside the checkpoint)"
+    )
+    top.add_argument(
+        "--target-lang", metavar="LANG", help="language of the text, of a model that knows several (default: the usual)"
+    )
+    top.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (default: 4)")
+    top.add_argument("--device", metavar="NAME", help="auto (default), cpu, gpu or cuda[:N], tpu")
+    flags.add_trust_flag(top)
+
+
+def notes(model, wished: ExtractionSettings, checkpoint: str) -> list[str]:
+    """What a user should know before a model translates what is extracted as `wished`."""
+    found = model.check(wished)
+    if model.v9_hand_masks:
+        found.append(f"{checkpoint} was trained with v9's hand masks, so it is shown no hands")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,10 +87,7 @@ def _translate(argv: Sequence[str] | None) -> int:
         trust_classes=arguments.trust_classes,
     )
     wished = settings(arguments, **model.defaults())
-    notes = model.check(wished)
-    if model.v9_hand_masks:
-        notes.append(f"{given['checkpoint']} was trained with v9's hand masks, so it is shown no hands")
-    for note in notes:
+    for note in notes(model, wished, given["checkpoint"]):
         print(f"slt-translate: note: {note}", file=sys.stderr)
 
     segments = []

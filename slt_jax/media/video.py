@@ -1,9 +1,10 @@
 """The pictures of a video by the time at which they are shown, upright and with square pixels."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -37,10 +38,27 @@ class Picture:
     fresh: bool
 
 
-def facts(path: str | Path) -> Facts:
-    """Read what a file says about its video. Raises BadVideo if there is no video in it."""
-    with _opened(path) as (_, stream):
+def facts(path: str | Path, **how: Any) -> Facts:
+    """Read what a file says about its video; `how` is `_opened`'s. Raises BadVideo if there is no video in it."""
+    with _opened(path, **how) as (_, stream):
         return _facts(stream)
+
+
+def played(
+    path: str | Path, *, live: bool = False, name: str = "", **how: Any
+) -> Iterator[tuple[float | None, Callable[[], np.ndarray]]]:
+    """Yield (time, image) of every picture as it comes: `image()` makes it, uint8 (H, W, 3).
+
+    Times, in seconds, are those of a file; of a `live` source, they are what it says, from anywhere on, or None.
+    Raises BadVideo as `pictures` does.
+    """
+    with _opened(path, name=name, **how) as (container, stream):
+        if live:
+            for frame in _decoded(name or path, container, stream):
+                yield frame.time, partial(_upright, frame, stream, False)
+        else:
+            for time, _, frame in _timed(name or path, container, stream, 0.0, None):
+                yield time, partial(_upright, frame, stream, False)
 
 
 def pictures(
@@ -131,18 +149,19 @@ def at_rate(
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
-    av = _av()
+def _opened(path: str | Path, *, name: str = "", **how: Any) -> Iterator[tuple[Any, Any]]:
+    """The container and its video stream; `name` is for messages, `how` are arguments of PyAV's `open`."""
+    av, name = _av(), name or str(path)
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), **how)
     except FileNotFoundError:
-        raise BadVideo(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # PyAV's errors are all one of these
-        raise BadVideo(f"{path}: cannot be opened as a video ({_reason(error)})") from None
+        raise BadVideo(f"{name}: no such file") from None
+    except _av_errors() as error:
+        raise BadVideo(f"{name}: cannot be opened as a video ({_reason(error)})") from None
     with container:
         stream = next((s for s in container.streams.video if not _is_cover(s)), None)
         if stream is None or stream.codec_context is None:
-            raise BadVideo(f"{path}: holds no video stream that can be decoded")
+            raise BadVideo(f"{name}: holds no video stream that can be decoded")
         stream.codec_context.thread_count = 1  # workers share the machine; one decodes as fast as a detector looks
         yield container, stream
 
@@ -154,6 +173,10 @@ def _av():
         raise UserError('reading videos needs PyAV: pip install "slt-jax[media]"') from None
     av.logging.set_level(None)  # a broken video is reported in its record, not on the terminal
     return av
+
+
+def _av_errors() -> tuple[type[Exception], ...]:
+    return (_av().FFmpegError, OSError, ValueError)
 
 
 def _is_cover(stream) -> bool:
@@ -176,31 +199,26 @@ def _seek(container, stream, seconds: float) -> None:
     origin = float((stream.start_time or 0) * stream.time_base)
     try:
         container.seek(int((seconds + origin) / stream.time_base), stream=stream, backward=True)
-    except (OSError, ValueError):
+    except _av_errors():
         container.seek(0)
 
 
 def _timed(path, container, stream, start: float, end: float | None) -> Iterator[tuple[float, float, Any]]:
     """Yield (time, seconds shown, frame) from the current place until just after `end`.
 
-    Damaged packets are skipped, as players do. A stream that breaks off long before its declared end is an error.
+    A stream that breaks off long before its declared end is an error.
     """
     origin = float((stream.start_time or 0) * stream.time_base)
     known = _facts(stream)
     step = 1 / (known.fps or 25.0)
     time = None
-    for packet in _packets(path, container, stream):
-        try:
-            frames = packet.decode()
-        except (OSError, ValueError):
-            continue
-        for frame in frames:
-            stamp = frame.time - origin if frame.time is not None else (0.0 if time is None else time + step)
-            time = stamp if time is None else max(stamp, time)
-            shown = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
-            yield time, shown, frame
-            if end is not None and time > end + step:
-                return
+    for frame in _decoded(path, container, stream):
+        stamp = frame.time - origin if frame.time is not None else (0.0 if time is None else time + step)
+        time = stamp if time is None else max(stamp, time)
+        shown = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
+        yield time, shown, frame
+        if end is not None and time > end + step:
+            return
     # Only what the file says about the video itself counts, as sound may be longer.
     alone = stream.duration or not container.streams.audio
     expected = min(known.duration, math.inf if end is None else end) if known.duration and alone else 0.0
@@ -209,11 +227,21 @@ def _timed(path, container, stream, start: float, end: float | None) -> Iterator
         raise BadVideo(f"{path}: breaks off at {max(reached, 0):.1f} s of {known.duration:.1f} s; is it whole?")
 
 
-def _packets(path, container, stream) -> Iterator[Any]:
-    try:
-        yield from container.demux(stream)
-    except (OSError, ValueError) as error:
-        raise BadVideo(f"{path}: cannot be read to its end ({_reason(error)})") from None
+def _decoded(path, container, stream) -> Iterator[Any]:
+    """The frames from the current place on. Damaged packets are skipped, as players do."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except _av_errors() as error:
+            raise BadVideo(f"{path}: cannot be read to its end ({_reason(error)})") from None
+        if packet is None:
+            return
+        try:
+            frames = packet.decode()
+        except _av_errors():
+            continue
+        yield from frames
 
 
 def _upright(frame, stream, mirrored: bool) -> np.ndarray:

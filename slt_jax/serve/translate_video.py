@@ -1,6 +1,7 @@
 """From a video file to text: extract the streams, then translate one window of the video at a time."""
 
 import dataclasses
+import html
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -203,13 +204,23 @@ def srt(segments: list[Segment]) -> str:
     """Segments as the text of an SRT file. Those without text are left out."""
     signed = [segment for segment in segments if segment.text]
     return "\n".join(
-        f"{number}\n{_clock(segment.start)} --> {_clock(segment.end)}\n{segment.text}\n"
+        f"{number}\n{_clock(segment.start, ',')} --> {_clock(segment.end, ',')}\n{segment.text}\n"
         for number, segment in enumerate(signed, 1)
     )
 
 
-def _clock(seconds: float) -> str:
+def vtt(segments: list[Segment]) -> str:
+    """Segments as the text of a WebVTT file. Those without text are left out."""
+    cues = (
+        f"\n{_clock(segment.start, '.')} --> {_clock(segment.end, '.')}\n{html.escape(segment.text, quote=False)}\n"
+        for segment in segments
+        if segment.text
+    )
+    return "WEBVTT\n" + "".join(cues)
+
+
+def _clock(seconds: float, point: str) -> str:
     milliseconds = round(1000 * seconds)
     hours, rest = divmod(milliseconds, 3_600_000)
     minutes, rest = divmod(rest, 60_000)
-    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d},{rest % 1000:03d}"
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
