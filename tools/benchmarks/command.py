@@ -29,6 +29,7 @@ COMMANDS = (
     "attention",
     "learning",
     "pretraining",
+    "live_camera",
 )
 
 
