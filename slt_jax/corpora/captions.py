@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from slt_jax.base.json_text import parse_json
-from slt_jax.corpora.rows import parse_clock
+from slt_jax.corpora.rows import parse_clock, read_json
 from slt_jax.data.lines import read_lines
 from slt_jax.errors import UserError
 
@@ -79,12 +78,7 @@ def _cues(path: Path) -> Iterator[Caption]:
 
 def _json3(path: Path) -> Iterator[Caption]:
     """YouTube's own format: events with a start, a duration and segments of text, in milliseconds."""
-    try:
-        found = parse_json(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON ({error})") from None
+    found = read_json(path)
     events = found.get("events") if isinstance(found, Mapping) else None
     if not isinstance(events, list):
         raise UserError(f"{path}: holds no captions (no list `events`)")

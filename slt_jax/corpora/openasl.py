@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slt_jax.base.console import say
-from slt_jax.base.json_text import parse_json
 from slt_jax.corpora.gathering import Folders, Gathering, Part, cut
-from slt_jax.corpora.rows import parse_clock, read_rows
+from slt_jax.corpora.rows import parse_clock, read_json, read_rows
 from slt_jax.corpora.subtitled import Corpus
 from slt_jax.errors import UserError
 
@@ -55,12 +54,7 @@ def _boxes(path: Path | None, source: Path) -> dict[str, Box]:
     if path is None:
         say(f"{source}: no {BOXES}; the signer is looked for in the whole picture")
         return {}
-    try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON ({error})") from None
+    found = read_json(path)
     if not isinstance(found, Mapping):
         raise UserError(f"{path}: not an object of boxes by the clips' names")
     boxes = {name: box for name, given in found.items() if (box := _box(given))}

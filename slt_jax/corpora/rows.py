@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from slt_jax.base.json_text import parse_json
 from slt_jax.data.lines import read_lines
 from slt_jax.errors import UserError
 
@@ -59,6 +60,16 @@ def _unquoted(cell: str) -> str:
     inside = cell[1:-1]
     whole = inside.replace(QUOTE * 2, "")
     return inside.replace(QUOTE * 2, QUOTE) if QUOTE not in whole else cell
+
+
+def read_json(path: Path) -> object:
+    """The value in a JSON file, with or without BOM. Raises UserError that names the file."""
+    try:
+        return parse_json(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: no JSON ({error})") from None
 
 
 def parse_clock(text: str) -> float | None:

@@ -104,7 +104,7 @@ def openasl(root: Path) -> Path:
     for yid in ("video000000", "video000001"):
         video(root / "raw-video" / f"{yid}.mp4")
     write(root / "data" / "openasl-v1.0.tsv", "\n".join(rows) + "\n", newline="\r\n")
-    write(root / "data" / "bbox-v1.0.json", json.dumps(boxes))
+    write(root / "data" / "bbox-v1.0.json", json.dumps(boxes), bom=True)
     return root
 
 
