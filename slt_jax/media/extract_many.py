@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from slt_jax.base.console import PLAIN_SECONDS, say
+from slt_jax.base.files import holding
 from slt_jax.base.output import without_news
 from slt_jax.base.places import DISK, check_file, check_folder
 from slt_jax.errors import UserError
@@ -63,19 +64,42 @@ def extract_videos(
     _make_folders(out_root)
     check_file("--metadata" if metadata else "--output", metadata or out_root / "metadata.jsonl")
     whole = Path(metadata or out_root / "metadata.jsonl")
-    check_parts(whole, part)
-    record = ExtractionRecord(part.record(whole) if part else whole)
-    files = files_on_disk(out_root, [job.video_id for job in jobs])
-    if not (resume or overwrite):
-        _refuse_clips_there(jobs, files, out_root)
-    merged = ExtractionRecord(whole).clips if part and resume else {}  # what earlier parts became
-    known = merged | record.clips if resume else {}
-    todo = [job for job in jobs if not is_done(known.get(job.video_id), job.key(settings), files[job.video_id])]
-    if workers > 1:  # the longest first, so that no worker is left alone with a long one at the end
-        todo.sort(key=_size, reverse=True)
-    with _Progress(todo, len(jobs), progress) as shown:
-        _make(todo, out_root, settings, workers, record, files, shown, make_detector, keep_empty=part is not None)
+    with _alone(out_root, part.record(whole) if part else whole, part):
+        check_parts(whole, part)
+        record = ExtractionRecord(part.record(whole) if part else whole)
+        files = files_on_disk(out_root, [job.video_id for job in jobs])
+        if not (resume or overwrite):
+            _refuse_clips_there(jobs, files, out_root)
+        merged = ExtractionRecord(whole).clips if part and resume else {}  # what earlier parts became
+        known = merged | record.clips if resume else {}
+        todo = [job for job in jobs if not is_done(known.get(job.video_id), job.key(settings), files[job.video_id])]
+        if workers > 1:  # the longest first, so that no worker is left alone with a long one at the end
+            todo.sort(key=_size, reverse=True)
+        with _Progress(todo, len(jobs), progress) as shown:
+            _make(todo, out_root, settings, workers, record, files, shown, make_detector, keep_empty=part is not None)
     return [(known | record.clips)[printable(job.video_id)] for job in jobs]
+
+
+@contextlib.contextmanager
+def _alone(out_root: Path, record: Path, part: Part | None) -> Iterator[None]:
+    """Raise UserError where another process writes the same record, and so the same clips."""
+    lock = out_root / WORKING / f"{record.name}.lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            lock.parent.mkdir(exist_ok=True)
+            held = stack.enter_context(holding(lock))
+        except OSError as error:
+            raise UserError(f"--output {out_root}: cannot be written ({error.strerror})") from None
+        if not held:
+            same, advice = "these clips", "wait for it, or give each --shard I/N"
+            if part:
+                same, advice = f"part {part.index} of {part.count}", "give each process another I of --shard I/N"
+            raise UserError(f"--output {out_root}: another process is extracting {same}; {advice}")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            _remove_if_empty(lock.parent)
 
 
 def _make(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slt_jax.base.files import holding
 from slt_jax.cli.extract import main
 from slt_jax.errors import UserError
 from slt_jax.media.extract_many import extract_videos
@@ -108,6 +109,24 @@ def test_a_part_that_died_goes_on(corpus, tmp_path):
     assert len(extract(jobs, tmp_path, part=part, resume=True)) == 5
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     assert len(record.read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("part", [Part(0, 2), None])
+def test_two_processes_do_not_make_the_same_part(corpus, tmp_path, part):
+    jobs, out = find_videos(corpus, frames=True), tmp_path / "out"
+    extract(jobs, out, part=part)
+    name = "metadata.shard-0-of-2.jsonl" if part else "metadata.jsonl"
+    assert not (out / ".extracting").exists()
+    (out / ".extracting").mkdir()
+    with holding(out / ".extracting" / f"{name}.lock") as held:
+        assert held
+        message = "another process is extracting " + ("part 0 of 2; give each" if part else "these clips; wait for it")
+        with pytest.raises(UserError, match=f"--output {out}: {message}"):
+            extract(jobs, out, part=part, resume=True)
+        if part:
+            extract(jobs, out, part=Part(1, 2))
+    extract(jobs, out, part=part, resume=True)
+    assert not (out / ".extracting").exists()
 
 
 def test_a_missing_part_is_named(corpus, tmp_path, capsys):
