@@ -8,6 +8,7 @@ from slt_jax.config import build_section, load_config
 from slt_jax.data.metadata import ClipRow, read_metadata
 from slt_jax.data.prompts import open_prompts
 from slt_jax.data.splits import open_tokenizer
+from slt_jax.data.target_language import USUAL, code_of
 from slt_jax.data.text import IGNORE, RowStarts, decode, load_tokenizer, train_tokenizer
 from slt_jax.decoding.translate import without_prompt
 from slt_jax.errors import UserError
@@ -51,6 +52,24 @@ def test_the_most_usual_language_is_the_tokenizers_own(tmp_path):
     assert load_tokenizer(tmp_path / "kept").tgt_lang == "es_XX"
     with pytest.raises(UserError, match="--target-lang is not given, and the tokenizer"):
         open_tokenizer(str(given), tmp_path / "other", [TEXT], spoken=["es", ""])
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [("es", "spa_Latn"), ("ES", "spa_Latn"), ("spa", "spa_Latn"), ("spa_Latn", "spa_Latn"), ("zh", "zho_Hans"),
+     ("zho_Hant", "zho_Hant"), ("zho", None), ("LSA", None), ("de", None)],
+)  # fmt: skip
+def test_a_language_of_two_letters_is_found_among_nllbs(said, code):
+    codes = {"spa_Latn": 5, "eng_Latn": 6, "zho_Hans": 7, "zho_Hant": 8}
+    assert code_of(said, codes) == code
+    assert code_of("es", {"es_XX": 1, "spa_Latn": 2}) == "es_XX"
+
+
+def test_the_known_codes_are_nllbs():
+    """NLLB's own list; transformers keeps it in the tokenizer's module."""
+    from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
+
+    assert not {*USUAL.values()} - {*FAIRSEQ_LANGUAGE_CODES}
 
 
 def test_one_language_is_as_without_the_column(tmp_path):
