@@ -1,7 +1,9 @@
 """Memory that a program frees and allocates again thousands of times a minute."""
 
 import ctypes
-from collections.abc import Iterable
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 # <malloc.h>: what `mallopt` calls its options.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -2, -3, -4, -8
@@ -26,6 +28,18 @@ def return_large_blocks() -> None:
     next one of its size: a step of gigabytes then takes two or three times its memory.
     """
     _tell_glibc(_LARGE_RETURNED)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """While many objects are made and none is garbage, do not look for it: Python would look at all of them again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _tell_glibc(options: Iterable[tuple[int, int]]) -> None:

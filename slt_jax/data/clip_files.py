@@ -107,6 +107,20 @@ class ClipFiles:
         return replace(self, frames=frames, pose=self.pose if POSE.name in streams else None)
 
 
+@dataclass(frozen=True)
+class FrameCounts:
+    """How many frames N clips have: of the pose (-1 without one), up to the last image, and images of each stream."""
+
+    pose: np.ndarray
+    images: np.ndarray
+    seen: Mapping[str, np.ndarray]
+
+    @property
+    def longest(self) -> np.ndarray:
+        """The frames of each clip (N,)."""
+        return np.maximum(self.pose, self.images)
+
+
 def scan(
     folders: StreamFolders, video_ids: Iterable[str], streams: Sequence[str] | None = None
 ) -> dict[str, ClipFiles]:

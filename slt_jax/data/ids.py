@@ -1,7 +1,10 @@
 """Ids of clips: each becomes part of file names, so one from a file is checked before it becomes a path."""
 
+import re
+
 from slt_jax.errors import UserError
 
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}")  # what most ids are; these can be in any file name
 LONGEST_ID = 240  # bytes; file names may have 255, and "_f000000.jpg" follows
 
 
@@ -24,6 +27,8 @@ def id_problem(video_id: str) -> str | None:
 
 def check_id(video_id: str, source: str, *, what: str = "id") -> str:
     """The id itself. Raises UserError if it cannot be part of a file name; `source` is the file it comes from."""
+    if PLAIN.fullmatch(video_id):
+        return video_id
     if problem := id_problem(video_id):
         raise UserError(f"{source}: {what} {shown_id(video_id)} {problem}; it cannot be part of a file name")
     return video_id

@@ -22,6 +22,7 @@ from slt_jax.data.clip_files import BadClip, ClipFiles
 from slt_jax.data.clips import MIN_CONFIDENCE, empty, flip_permutation, read_clip
 from slt_jax.data.feature_cache import Features
 from slt_jax.data.metadata import ClipRow
+from slt_jax.data.packs import listed
 from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, BatchSizes, shapes
 from slt_jax.data.text import IGNORE
 from slt_jax.errors import UserError
@@ -152,6 +153,17 @@ class _Batches:
 
     def order(self, epoch: int, taken: Taken = ()) -> tuple[np.ndarray, np.ndarray]:
         """The clips of an epoch that are left after `taken`, and the spans of their batches, see `_batched`."""
+        key = epoch, tuple(map(tuple, taken))
+        known = self._known_order.get("last")
+        if known is None or known[0] != key:  # a million clips take half a second, and each batch asks
+            known = self._known_order["last"] = key, self._order(epoch, taken)
+        return known[1]
+
+    @functools.cached_property
+    def _known_order(self) -> dict[str, Any]:
+        return {}
+
+    def _order(self, epoch: int, taken: Taken) -> tuple[np.ndarray, np.ndarray]:
         order = np.arange(len(self.files))
         if self.settings.train:
             order = _generator(self.settings.seed, epoch, 0).permutation(len(order))
@@ -241,7 +253,7 @@ class Loader:
         self.bad_clips: dict[str, str] = {}  # id: what is wrong, filled as batches are read
         self._source = _Batches(
             settings,
-            files=[files[clip.video_id] for clip in clips],
+            files=listed(files, [clip.video_id for clip in clips]),
             labels=np.ascontiguousarray(labels, np.int32),
             lengths=np.full(len(clips), settings.sequence_length) if lengths is None else lengths,
             threads=1 if settings.num_workers else _cores(),

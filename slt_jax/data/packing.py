@@ -1,7 +1,6 @@
 """Write packs from the folders of docs/data.md, and compare the two."""
 
 import hashlib
-import json
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,8 @@ from typing import Any
 from slt_jax.base.files import replacing, sha256
 from slt_jax.data.clip_files import BadClip, ClipFiles
 from slt_jax.data.metadata import ClipRow
-from slt_jax.data.packs import FORMAT, INDEX, VERSION, Pack, pack_record, to_runs, unpack
+from slt_jax.data.pack_index import INDEX, columns_of, index_text
+from slt_jax.data.packs import Pack, pack_record, to_runs, unpack
 from slt_jax.data.quality import check_images, look_at_pose
 from slt_jax.data.regular import read_regular
 from slt_jax.data.shards import Shard, array_record
@@ -88,10 +88,10 @@ def _write(
     for path in folder.glob(SHARD.replace("{:05d}", "*")):  # from a writer that was killed
         if path.name not in {shard.name for shard in shards}:
             path.unlink()
-    index = {"format": FORMAT, "version": VERSION, "shards": [asdict(shard) for shard in shards], "clips": entries}
+    ids = [entry["id"] for entry in entries]
     with replacing(folder / INDEX) as file:
-        file.write(_index_text(index).encode())
-    return index
+        file.write(index_text(shards, ids, columns_of(entries)).encode())
+    return {"shards": [asdict(shard) for shard in shards], "clips": entries}
 
 
 def _packed(clips: Sequence[ClipRow], files: Mapping[str, ClipFiles]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
@@ -124,15 +124,6 @@ def _bytes(path: str) -> bytes:
         return read_regular(path)
     except OSError as error:
         raise BadClip(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _index_text(index: Mapping[str, Any]) -> str:
-    """JSON with a line for every shard and clip."""
-    shards, clips = (
-        ",\n".join(json.dumps(one, ensure_ascii=False) for one in index[name]) for name in ("shards", "clips")
-    )
-    head = f'"format": {json.dumps(index["format"])}, "version": {index["version"]}'
-    return f'{{{head}, "shards": [\n{shards}\n], "clips": [\n{clips}\n]}}\n'
 
 
 # --- verifying ----------------------------------------------------------------------------------------------------

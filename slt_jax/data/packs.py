@@ -7,21 +7,19 @@ can be passed all of it and open shards for themselves.
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
-from slt_jax.data.clip_files import BadClip, ClipFiles, Frames, read_pose
-from slt_jax.data.ids import check_id
-from slt_jax.data.npz import MAX_LENGTH
+from slt_jax.data.clip_files import BadClip, ClipFiles, FrameCounts, Frames, read_pose
+from slt_jax.data.pack_index import INDEX, Columns, joined, read_index, unreadable
 from slt_jax.data.pose_layout import numbers_a_landmark
 from slt_jax.data.shards import PACK_AGAIN, Shard, Store, array_record, open_store, read_record
 from slt_jax.errors import UserError
-from slt_jax.streams import IMAGES
+from slt_jax.streams import IMAGES, POSE
 
-INDEX, FORMAT, VERSION = "index.json", "slt_jax pack", 1
 PREFIX = 4  # bytes at the start of a record, with the length of its header
 
 
@@ -82,26 +80,137 @@ class PackedClip:
 
 
 @dataclass(frozen=True)
-class Pack:
-    """An open pack. `clips` are the entries of its index, by id."""
+class PackedClips(Sequence[ClipFiles]):
+    """The files of packed clips, made when one is asked for. With `posed` False, they are without their poses."""
 
     store: Store
     shards: tuple[Shard, ...]
-    clips: dict[str, dict[str, Any]] = field(repr=False)
+    ids: Sequence[str] = field(repr=False)
+    columns: Columns = field(repr=False)
+    posed: bool = True
 
-    def files(self, video_ids: Iterable[str]) -> dict[str, ClipFiles]:
+    @overload
+    def __getitem__(self, place: int) -> ClipFiles: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[ClipFiles]: ...
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        root, columns, video_id = self.store.path, self.columns, self.ids[place]
+        frames = {name: Frames(f"{root}/{name}", from_runs(runs.of(place))) for name, runs in columns.runs.items()}
+        if place in columns.bad:
+            return ClipFiles(video_id, frames, None, record=PackedClip(self.store, bad=columns.bad[place]))
+        shape = tuple(columns.pose[place].tolist()) if columns.pose[place, 0] >= 0 else ()
+        record = PackedClip(
+            self.store,
+            self.shards[columns.shard[place]],
+            int(columns.record[place]),
+            int(columns.size[place]),
+            columns.sha256[place].tobytes().hex(),
+            shape,
+        )
+        pose = f"{root}/pose/{video_id}.npz" if shape and self.posed else None
+        return ClipFiles(video_id, frames, pose, record=record)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def counts(self) -> "FrameCounts":
+        """How many frames the clips have."""
+        runs, pose = self.columns.runs, self.columns.pose[:, 0].astype(int)
+        images = np.max([np.zeros(len(self), int), *(of.lasts + 1 for of in runs.values())], axis=0)
+        posed = pose if self.posed else np.full(len(self), -1)
+        return FrameCounts(posed, images, {name: of.counts for name, of in runs.items()})
+
+    def sure(self, num_landmarks: int) -> np.ndarray:
+        """Which clips (N,) can be read and have these landmarks, or no pose."""
+        pose = self.columns.pose
+        widths = [width for width in np.unique(pose[:, 1]).tolist() if width >= 0]
+        fitting = [width for width in widths if numbers_a_landmark(width, num_landmarks) is not None]
+        sure = np.isin(pose[:, 1], fitting) | (pose[:, 0] < 0) | (not self.posed)
+        sure[list(self.columns.bad)] = False
+        return sure
+
+
+class PackedFiles(Mapping[str, ClipFiles]):
+    """`PackedClips` by their ids."""
+
+    def __init__(self, clips: PackedClips):
+        self._clips = clips
+        self._places = {video_id: place for place, video_id in enumerate(clips.ids)}
+
+    def __getitem__(self, video_id: str) -> ClipFiles:
+        return self._clips[self._places[video_id]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def values(self) -> PackedClips:  # type: ignore[override]  # which can be counted at once
+        """The files of all clips."""
+        return self._clips
+
+    def listed(self, video_ids: Sequence[str]) -> PackedClips:
+        """The files of these clips, in their order."""
+        places = np.fromiter(map(self._places.__getitem__, video_ids), int, len(video_ids))
+        return replace(self._clips, ids=list(video_ids), columns=self._clips.columns.take(places))
+
+    def only(self, streams: Collection[str]) -> "PackedFiles":
+        """The files of the streams of these names alone."""
+        columns = self._clips.columns.only(streams)
+        return PackedFiles(replace(self._clips, columns=columns, posed=self._clips.posed and POSE.name in streams))
+
+
+def listed(files: Mapping[str, ClipFiles], video_ids: Sequence[str]) -> Sequence[ClipFiles]:
+    """The files of these clips, in their order: made when they are asked for, if they are packed."""
+    return files.listed(video_ids) if isinstance(files, PackedFiles) else [files[video_id] for video_id in video_ids]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """An open pack: `places` has the place of each id in the columns of its index."""
+
+    store: Store
+    shards: tuple[Shard, ...]
+    places: dict[str, int] = field(repr=False)
+    columns: Columns = field(repr=False)
+
+    @property
+    def clips(self) -> "Entries":
+        """What the index says of each clip, by id."""
+        return Entries(self.places, self.columns)
+
+    def files(self, video_ids: Iterable[str]) -> PackedFiles:
         """The files of clips, as `scan` gives them for folders. A clip that is not in the pack cannot be read."""
-        return {video_id: self._files(video_id) for video_id in video_ids}
+        ids = list(dict.fromkeys(video_ids))
+        columns, unknown = self.columns, [video_id for video_id in ids if video_id not in self.places]
+        places = self.places
+        if unknown:
+            root = self.store.path
+            absent = unreadable([f"{root}: the pack has no clip {video_id}" for video_id in unknown])
+            columns = joined([columns, absent])
+            places = places | {video_id: len(self.columns) + place for place, video_id in enumerate(unknown)}
+        chosen = columns.take(np.fromiter(map(places.__getitem__, ids), int, len(ids)))
+        return PackedFiles(PackedClips(self.store, self.shards, ids, chosen))
 
-    def _files(self, video_id: str) -> ClipFiles:
-        root = self.store.path
-        entry = self.clips.get(video_id, {"bad": f"{root}: the pack has no clip {video_id}"})
-        frames = {s.name: Frames(f"{root}/{s.name}", from_runs(entry.get(s.name, []))) for s in IMAGES}
-        if "bad" in entry:
-            return ClipFiles(video_id, frames, None, record=PackedClip(self.store, bad=entry["bad"]))
-        shape, shard = tuple(entry["pose"] or ()), self.shards[entry["shard"]]
-        record = PackedClip(self.store, shard, entry["record"], entry["size"], entry["sha256"], shape)
-        return ClipFiles(video_id, frames, f"{root}/pose/{video_id}.npz" if shape else None, record=record)
+
+class Entries(Mapping[str, dict[str, Any]]):
+    """The entries of an index by id, each made when it is asked for."""
+
+    def __init__(self, places: Mapping[str, int], columns: Columns):
+        self._places, self._columns = places, columns
+
+    def __getitem__(self, video_id: str) -> dict[str, Any]:
+        return self._columns.entry(self._places[video_id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def open_pack(path: str) -> Pack:
@@ -111,50 +220,14 @@ def open_pack(path: str) -> Pack:
     """
     array_record()
     store, raw = open_store(path, INDEX)
-    try:
-        index = json.loads(raw)
-        if (index["format"], index["version"]) != (FORMAT, VERSION):
-            raise UserError(f"--packs {path}: {INDEX} is of another version; write the pack again")
-        shards = tuple(Shard(**shard) for shard in index["shards"])
-        for shard in shards:
-            check_id(shard.name, f"--packs {path}: {INDEX}", what="shard")
-        pack = Pack(store, shards, {entry["id"]: entry for entry in index["clips"]})
-        for entry in index["clips"]:
-            check_id(entry["id"], f"--packs {path}: {INDEX}")
-            _check_entry(entry, len(shards))
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        raise UserError(f"--packs {path}: {INDEX} is damaged; write the pack again") from None
-    readable = next((entry for entry in pack.clips.values() if "bad" not in entry), {})
-    if lacking := [stream.name for stream in IMAGES if readable and stream.name not in readable]:
+    shards, places, columns = read_index(raw, f"--packs {path}")
+    if lacking := [
+        stream.name for stream in IMAGES if len(columns) > len(columns.bad) and stream.name not in columns.runs
+    ]:
         raise UserError(f"--packs {path}: was written without {', '.join(lacking)}; write the pack again")
-    for shard in pack.shards:
+    for shard in shards:
         store.check(shard)
-    return pack
-
-
-def _check_entry(entry: Mapping[str, Any], shards: int) -> None:
-    """Raise TypeError, KeyError or ValueError if an entry of the index is none, or claims more than a clip can have."""
-    if "bad" in entry:
-        if not isinstance(entry["bad"], str):
-            raise TypeError
-        return
-    numbers = [entry["shard"], entry["record"], entry["size"], *(entry["pose"] or ())]
-    if any(type(number) is not int for number in numbers):
-        raise TypeError
-    runs = [run for stream in IMAGES for run in entry.get(stream.name, [])]
-    sound = (
-        0 <= entry["shard"] < shards
-        and min(entry["record"], entry["size"]) >= 0
-        and len(bytes.fromhex(entry["sha256"])) == 32
-        and (not entry["pose"] or (len(entry["pose"]) == 2 and min(entry["pose"]) >= 0))
-        and max(entry["pose"] or (0,)) <= MAX_LENGTH
-        and all(type(first) is type(count) is int for first, count in runs)
-        and all(first >= 0 and count > 0 and first + count <= MAX_LENGTH for first, count in runs)
-    )
-    if not sound:
-        raise ValueError
+    return Pack(store, shards, places, columns)
 
 
 # --- layouts ------------------------------------------------------------------------------------------------------
@@ -194,6 +267,6 @@ def to_runs(numbers: np.ndarray) -> list[list[int]]:
     return np.stack([numbers[starts], np.diff(starts, append=len(numbers))], axis=1).tolist()
 
 
-def from_runs(runs: list[list[int]]) -> np.ndarray:
+def from_runs(runs: Iterable[Sequence[int]]) -> np.ndarray:
     """The sorted numbers (N,) of `[first, count]` runs; undoes `to_runs`."""
     return np.concatenate([np.zeros(0, np.int64), *(np.arange(first, first + count) for first, count in runs)])

@@ -2,14 +2,16 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from slt_jax.data.clip_files import BadClip, ClipFiles, decode_image, load_pose
+from slt_jax.data.clip_files import BadClip, ClipFiles, FrameCounts, decode_image, load_pose
 from slt_jax.data.decode import looks_plain
 from slt_jax.data.metadata import ClipRow
 from slt_jax.data.npz import NPZ_ERRORS, declared_shape
+from slt_jax.data.packs import PackedClips, listed
 from slt_jax.data.pose_layout import (
     into_landmarks,
     misread,
@@ -91,47 +93,101 @@ def check_clip(files: ClipFiles, clip: ClipRow, fps_tolerance: float = 1.0) -> l
 
     Gaps count for the face and other streams without a mask: a detector loses hands all the time.
     """
-    problems = []
-    pose_frames = 0
-    if files.pose is None:
-        problems.append("pose missing: no npz file")
-    elif files.record:
-        pose_frames = files.record.pose_frames
-    else:
-        try:
-            pose_frames = _pose_frames(files.pose)
-        except BadClip as error:
-            problems.append(f"pose unreadable: {error}")
-    images = files.last_frame() + 1
-    frames = max(pose_frames, images)
-    for stream in (stream for stream in IMAGES if stream.name in files.frames):
-        gaps = np.setdiff1d(np.arange(frames), files.frames[stream.name].numbers)
-        if len(gaps) and not stream.mask:
-            problems.append(f"{gaps_kind(stream)}: {len(gaps)} of {frames}, first {gaps[0]}")
-    if pose_frames and images > pose_frames:
-        problems.append(f"pose shorter than the images: {pose_frames} of {images} frames")
-    if clip.fps and clip.duration and abs(frames / clip.duration - clip.fps) > fps_tolerance:
-        measured = f"{frames} frames in {clip.duration:g} s are {frames / clip.duration:.2f} fps"
-        problems.append(f"fps differs from the metadata: {measured}, the metadata says {clip.fps:g}")
-    if clip.frame_count is not None and abs(frames - clip.frame_count) > 1:  # containers may miscount by one
-        problems.append(f"frame_count differs from the metadata: {frames} frames, not {clip.frame_count}")
-    return problems
+    found = _rules([clip], [files], fps_tolerance)
+    return [f"{rule.kind}: {rule.detail(0)}" for rule in found if rule.broken[0]]
 
 
 def report_quality(
     clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], *, fps_tolerance: float = 1.0, strict: bool = False
 ) -> dict[str, list[str]]:
     """Check all clips, with one warning per kind of problem, or an error if `strict`. Returns the ids of each kind."""
+    own = listed(files, [clip.video_id for clip in clips])
     found = []
-    for clip in clips:
-        for problem in check_clip(files[clip.video_id], clip, fps_tolerance):
-            kind, _, detail = problem.partition(": ")
-            found.append((clip.video_id, kind, detail))
-    kinds = tell(found, f"{len(clips)} clips", strict=strict)
-    if clips and all(hand.name in files[clips[0].video_id].frames for hand in HANDS):
-        seen = " and ".join(f"{_rate(clips, files, hand.name):.0f} % ({hand.label})" for hand in HANDS)
+    for number, rule in enumerate(_rules(clips, own, fps_tolerance)):
+        broken = np.flatnonzero(rule.broken).tolist()
+        details = [rule.detail(broken[0])] + [""] * (len(broken) - 1) if broken else []  # only the first is told
+        found += [(place, number, rule.kind, detail) for place, detail in zip(broken, details, strict=True)]
+    ids = [(clips[place].video_id, kind, detail) for place, _, kind, detail in sorted(found)]
+    kinds = tell(ids, f"{len(clips)} clips", strict=strict)
+    if clips and all(hand.name in own[0].frames for hand in HANDS):
+        counts, _ = count_frames(own)
+        frames = max(int(counts.images.sum()), 1)
+        seen = " and ".join(f"{100 * counts.seen[h.name].sum() / frames:.0f} % ({h.label})" for h in HANDS)
         logger.info("hands seen in %s of the frames", seen)
     return kinds
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """One kind of problem: which clips have it, (N,), and what it says of one of them."""
+
+    kind: str
+    broken: np.ndarray
+    detail: Callable[[int], str]
+
+
+def _rules(clips: Sequence[ClipRow], files: Sequence[ClipFiles], fps_tolerance: float) -> list[_Rule]:
+    """What clips may have wrong, in the order in which it is told."""
+    counts, unreadable = count_frames(files)
+    pose, images, frames = counts.pose, counts.images, counts.longest
+    fps, duration, told = (
+        np.array([getattr(clip, name) for clip in clips], float) for name in ("fps", "duration", "frame_count")
+    )
+    with np.errstate(all="ignore"):  # there may be none, or 0
+        rate = frames / duration
+    cannot = np.zeros(len(clips), bool)
+    cannot[list(unreadable)] = True
+    rules = [
+        _Rule("pose missing", pose < 0, lambda n: "no npz file"),
+        _Rule("pose unreadable", cannot, lambda n: unreadable[n]),
+    ]
+    for stream in (stream for stream in IMAGES if stream.name in counts.seen and not stream.mask):
+        gaps = frames - counts.seen[stream.name]
+
+        def first_gap(n: int, name: str = stream.name, gaps: np.ndarray = gaps) -> str:
+            numbers = files[n].frames[name].numbers
+            first = [*np.flatnonzero(numbers != np.arange(len(numbers))), len(numbers)][0]
+            return f"{gaps[n]} of {frames[n]}, first {first}"
+
+        rules.append(_Rule(gaps_kind(stream), gaps > 0, first_gap))
+    return [
+        *rules,
+        _Rule(
+            "pose shorter than the images", (pose > 0) & (images > pose), lambda n: f"{pose[n]} of {images[n]} frames"
+        ),
+        _Rule(
+            "fps differs from the metadata",
+            (fps != 0) & (duration != 0) & (np.abs(rate - fps) > fps_tolerance),
+            lambda n: (
+                f"{frames[n]} frames in {clips[n].duration:g} s are {rate[n]:.2f} fps, "
+                f"the metadata says {clips[n].fps:g}"
+            ),
+        ),
+        _Rule(
+            "frame_count differs from the metadata",
+            np.abs(frames - told) > 1,  # containers may miscount by one
+            lambda n: f"{frames[n]} frames, not {clips[n].frame_count}",
+        ),
+    ]
+
+
+def count_frames(files: Sequence[ClipFiles]) -> tuple[FrameCounts, dict[int, str]]:
+    """The frames of clips, and why the poses of some, by their places, cannot be read."""
+    if isinstance(files, PackedClips):
+        return files.counts(), {}
+    poses, unreadable = [], {}
+    for place, clip in enumerate(files):
+        frames = -1
+        if clip.pose is not None:
+            try:
+                frames = clip.record.pose_frames if clip.record else _pose_frames(clip.pose)
+            except BadClip as error:
+                unreadable[place], frames = str(error), 0
+        poses.append(frames)
+    images = np.array([clip.last_frame() + 1 for clip in files], int)
+    names = files[0].frames if files else ()
+    seen = {name: np.array([len(clip.frames[name].numbers) for clip in files], int) for name in names}
+    return FrameCounts(np.array(poses, int), images, seen), unreadable
 
 
 def tell(findings: Sequence[tuple[str, str, str]], of: str, *, strict: bool = False) -> dict[str, list[str]]:
@@ -156,12 +212,6 @@ def _first(ids: list[str], detail: str) -> str:
         + "".join(f", {i}" for i in ids[1:5])
         + (", ..." if len(ids) > 5 else "")
     )
-
-
-def _rate(clips: Sequence[ClipRow], files: Mapping[str, ClipFiles], stream: str) -> float:
-    """The percentage of frames that have an image of the stream."""
-    frames = sum(files[clip.video_id].last_frame() + 1 for clip in clips)
-    return 100 * sum(len(files[clip.video_id].frames[stream].numbers) for clip in clips) / max(frames, 1)
 
 
 def _pose_frames(path: str) -> int:

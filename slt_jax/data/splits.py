@@ -12,7 +12,7 @@ from slt_jax.data.clips import padded_lengths
 from slt_jax.data.corpus_folder import folder_keys
 from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
-from slt_jax.data.packs import open_pack
+from slt_jax.data.packs import PackedClips, listed, open_pack
 from slt_jax.data.prompts import LANG, Prompts, open_prompts
 from slt_jax.data.quality import check_images, look_at_pose, report_quality, tell
 from slt_jax.data.spot_check import check_kinds, spot_check
@@ -108,17 +108,16 @@ def _given(config: Config) -> dict[str, str]:
     return given
 
 
-def _checked_splits(config: Config, given: Mapping[str, str]) -> tuple["Usable", "Usable", dict[str, ClipFiles]]:
+def _checked_splits(config: Config, given: Mapping[str, str]) -> tuple["Usable", "Usable", Mapping[str, ClipFiles]]:
     """The clips of both splits that can be read, and all files; what is doubtful about them is told."""
     data = config.data
-    metadata = read_metadata(given["metadata_csv"])
     flags = {"train_index": "--train-index", "val_index": "--val-index"}
-    listed = [select(read_index(given[key]), metadata, f"{flag} {given[key]}") for key, flag in flags.items()]
-    files = find_files(data, [clip.video_id for clips in listed for clip in clips], config.model.streams)
+    rows = _listed(given, flags)
+    files = find_files(data, [clip.video_id for clips in rows for clip in clips], config.model.streams)
     landmarks, skip = config.model.pose_landmarks, data.skip_bad_clips
     train, val = (
         usable(clips, files, landmarks, flag, skip_bad_clips=skip)
-        for clips, flag in zip(listed, flags.values(), strict=True)
+        for clips, flag in zip(rows, flags.values(), strict=True)
     )
     both = [(clip.video_id, "in both splits", "") for clip in val.clips if clip.video_id in train.frames]
     tell(both, f"the {len(val.clips)} validation clips", strict=data.strict_quality)
@@ -126,13 +125,19 @@ def _checked_splits(config: Config, given: Mapping[str, str]) -> tuple["Usable",
     return train, val, files
 
 
+def _listed(given: Mapping[str, str], flags: Mapping[str, str]) -> list[list[ClipRow]]:
+    """The clips of each split as its index lists them. The rest of the metadata is let go."""
+    metadata = read_metadata(given["metadata_csv"])
+    return [select(read_index(given[key]), metadata, f"{flag} {given[key]}") for key, flag in flags.items()]
+
+
 def find_files(
     data: DataConfig, video_ids: Sequence[str], streams: Sequence[str] | None = None
-) -> dict[str, ClipFiles]:
+) -> Mapping[str, ClipFiles]:
     """The files of the clips in these `streams` (None: all), in the pack if there is one, else in the folders."""
     if data.packs:
         files = open_pack(data.packs).files(video_ids)
-        return files if streams is None else {video_id: clip.only(streams) for video_id, clip in files.items()}
+        return files if streams is None else files.only(streams)
     return scan({stream.name: stream.folder(data) or "" for stream in STREAMS}, video_ids, streams)
 
 
@@ -167,9 +172,17 @@ def usable(
     stream that has no frames.
     """
     split, left = Usable([], {}, {}), IMAGES_LOOKED_AT
-    check_streams([files[clip.video_id] for clip in clips])
-    for clip in clips:
-        clip_files = files[clip.video_id]
+    own = listed(files, [clip.video_id for clip in clips])
+    check_streams(own)
+    packed = own if isinstance(own, PackedClips) else None
+    sure = packed.sure(landmarks).tolist() if packed else None
+    lengths = packed.counts().longest.tolist() if packed else []
+    for place, clip in enumerate(clips):
+        if sure and sure[place]:
+            split.clips.append(clip)
+            split.frames[clip.video_id] = lengths[place]
+            continue
+        clip_files = own[place]
         try:
             if clip_files.record:
                 clip_files.record.check(clip_files, landmarks)

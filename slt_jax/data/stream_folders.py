@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from slt_jax.data.clip_files import FRAME, ClipFiles
+from slt_jax.data.packs import PackedClips
 from slt_jax.errors import UserError
 from slt_jax.streams import IMAGES, Stream
 
@@ -17,23 +18,30 @@ def check_streams(clips: Collection[ClipFiles]) -> None:
     One clip may well show no hand, or lack what others have. Clips without any file have an error of their own, unless
     the folder holds files of other names.
     """
-    clips = [files for files in clips if files.record is None or not files.record.bad]
+    if isinstance(clips, PackedClips):
+        _check_packed(clips)
+        return
     clips = [files for files in clips if files.pose or files.last_frame() >= 0] or clips
     for stream in (stream for stream in IMAGES if clips and stream.name in clips[0].frames):
         if clips and not any(len(files.frames[stream.name].numbers) for files in clips):
             _explain(stream, clips)
 
 
+def _check_packed(clips: PackedClips) -> None:
+    """The same of a pack, which holds no files of other names."""
+    counts = clips.counts()
+    some = int(((counts.pose >= 0) | (counts.images > 0)).sum()) or len(clips) - len(clips.columns.bad)
+    for stream in (stream for stream in IMAGES if stream.name in counts.seen):
+        if some > 1 and not stream.mask and not counts.seen[stream.name].any():
+            asked = f"no frame of the {some} clips in the stream {stream.name}"
+            raise UserError(f"--packs {clips.store.path}: has {asked}; write the pack again")
+
+
 def _explain(stream: Stream, files: Sequence[ClipFiles]) -> None:
     """Raise UserError if one is due."""
-    directory, clips, packed = files[0].frames[stream.name].directory, len(files), files[0].record is not None
+    directory, clips = files[0].frames[stream.name].directory, len(files)
     have_some = bool(files[0].pose) or files[0].last_frame() >= 0
     asked = f"no frame of the {clips} clips" if clips > 1 else "no frame of the clip"
-    if packed:
-        if clips > 1 and not stream.mask:
-            place = os.path.dirname(directory)
-            raise UserError(f"--packs {place}: has {asked} in the stream {stream.name}; write the pack again")
-        return
     frames, others = _inventory(directory)
     if frames:
         found, due = f"{frames[0]} frames of other clips ({frames[1]})", have_some and clips > 1 and not stream.mask

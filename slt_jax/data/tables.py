@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slt_jax.base.console import say
-from slt_jax.data.ids import check_id, shown_id
+from slt_jax.data.ids import PLAIN, check_id, shown_id
 from slt_jax.data.lines import RowLines, read_lines
 from slt_jax.errors import UserError
 
@@ -21,7 +21,6 @@ DELIMITERS = (";", "\t", ",")
 FILLED = "shorter than the header: the missing cells are taken as empty"
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_PLAIN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}")  # what most ids are; these can be in any file name
 _STRAY = "a quotation mark opens here and is not closed in its row; remove it, or write it twice inside quotes"
 
 
@@ -104,22 +103,44 @@ def read_rows(path: str | Path, delimiter: str, id_columns: tuple[str, ...]) -> 
 
     Raises UserError where a quotation mark joins rows, or a line break splits one.
     """
+    shape = _Shape(path, delimiter, id_columns)
     width, id_column = 0, 0
-    last_line, last_width = 0, 0
     for line, lines, cells in _parsed(path, delimiter):
-        if not lines and len(cells) == width and cells[id_column].strip():  # nothing is there to be checked
-            last_line, last_width = line, width
-            yield line, cells
-            continue
-        if not any(cell.strip() for cell in cells):
-            _check_quotes(path, line, lines, delimiter)
-            continue
-        if not width:
-            width, id_column = len(cells), find_column(cells, id_columns) or 0
+        if cells is not None:
+            if shape.fits(line, lines, cells):
+                yield line, cells
+        else:
+            for number, text in enumerate(lines, line):
+                cells = text.split(delimiter)
+                if len(cells) == width and cells[id_column].strip():  # nothing is there to be checked
+                    shape.last = number, width
+                    yield number, cells
+                elif shape.fits(number, [], cells):
+                    yield number, cells
+                    width, id_column = shape.width, shape.id_column
+        width, id_column = shape.width, shape.id_column
+
+
+class _Shape:
+    """What the rows of a table have in common, by its first row."""
+
+    def __init__(self, path: str | Path, delimiter: str, id_columns: tuple[str, ...]):
+        self._path, self._delimiter, self._id_columns = path, delimiter, id_columns
+        self.width, self.id_column = 0, 0  # cells of the first row, and where its id is
+        self.last = 0, 0  # line and cells of the row before
+
+    def fits(self, line: int, lines: list[str], cells: list[str]) -> bool:
+        """Whether a row says anything. Raises UserError where a quotation mark or a line break goes through rows."""
+        path, delimiter = self._path, self._delimiter
         _check_quotes(path, line, lines, delimiter)
+        if not any(cell.strip() for cell in cells):
+            return False
+        if not self.width:
+            self.width, self.id_column = len(cells), find_column(cells, self._id_columns) or 0
+        width, (last_line, last_width) = self.width, self.last
         if len(lines) > 1 and len(cells) != width:
             raise UserError(f"{path}, line {line}: {_STRAY}")
-        if len(lines) > 1 and _joins_rows(cells, width, id_column, delimiter):
+        if len(lines) > 1 and _joins_rows(cells, width, self.id_column, delimiter):
             advice = "remove the mark, or put a text that is meant so on one line"
             raise UserError(f"{path}, line {line}: a quotation mark opens here and takes in another row; {advice}")
         if len(cells) < width and 0 < last_width < width == last_width + len(cells) - 1:
@@ -127,22 +148,21 @@ def read_rows(path: str | Path, delimiter: str, id_columns: tuple[str, ...]) -> 
                 f"{path}, line {last_line}: the row ends after {last_width} of {width} cells, and line {line} "
                 "has the others: a line break splits the row; quote the text, or take the line break out"
             )
-        last_line, last_width = line, len(cells)
-        yield line, cells
+        self.last = line, len(cells)
+        return True
 
 
-def _parsed(path: str | Path, delimiter: str) -> Iterator[tuple[int, list[str], list[str]]]:
+def _parsed(path: str | Path, delimiter: str) -> Iterator[tuple[int, list[str], list[str] | None]]:
     """The number of the first line of each row, its lines, and its cells.
 
-    No lines are given where no quotation mark is near, so that a row is a line and csv need not look at it.
+    Where no quotation mark is near, a row is a line and csv need not look at it: then many lines at once, and no cells.
     """
     source = RowLines(path)
     reader, before = csv.reader(source, delimiter=delimiter), 0
     try:
         while True:
             if plain := source.plain():
-                for line, text in enumerate(plain, before + 1):
-                    yield line, [], text.split(delimiter)
+                yield before + 1, plain, None
                 before = source.number
                 continue
             cells = next(reader, None)
@@ -162,7 +182,7 @@ def _parsed(path: str | Path, delimiter: str) -> Iterator[tuple[int, list[str], 
 def checked_id(path: str | Path, line: int, cell: str) -> str:
     """The id in a cell, without spaces around. Raises UserError if it is empty or cannot be part of a file name."""
     video_id = cell.strip()
-    if _PLAIN_ID.fullmatch(video_id):
+    if PLAIN.fullmatch(video_id):
         return video_id
     where = f"{path}, line {line}"
     if not video_id:

@@ -18,6 +18,7 @@ from slt_jax.data.target_language import frame, language_codes
 from slt_jax.errors import UserError
 
 IGNORE = -100  # labels with this value are no target
+AT_ONCE = 8192  # texts; a tokenizer's own notes of a million would take gigabytes
 VOCABULARY = 8000  # tokens of a tokenizer that training makes for itself
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as T5 numbers them
 
@@ -181,24 +182,38 @@ def encode_targets(tokenizer, texts: Sequence[str], max_length: int, prompt: Seq
     if not len(texts):
         return Targets(np.full((0, min(8, max_length)), IGNORE, np.int32), np.zeros(0, int))
     end = [] if ends_texts(tokenizer) else [end_token(tokenizer)]
-    ids = tokenizer(text_target=list(texts), verbose=False)["input_ids"]
-    lengths = np.array([len(prompt) + len(tokens) + len(end) for tokens in ids])
     before, after = frame(tokenizer) if prompt else ([], [])
     if prompt and len(before) + len(prompt) + len(after) + len(end) >= max_length:
         raise UserError(f"--prefix has {len(prompt)} tokens, and no text fits beside it; raise --max-target-length")
+    starts = range(0, len(texts), AT_ONCE)
+    around = len(before), prompt, end
+    parts = [_encoded(tokenizer, list(texts[n : n + AT_ONCE]), max_length, *around) for n in starts]
+    lengths = np.concatenate([part.lengths for part in parts])
+    longest = min(lengths.max(), max_length)
+    labels = np.full((len(texts), min(-(-longest // 8) * 8, max_length)), IGNORE, np.int32)
+    for start, part in zip(starts, parts, strict=True):
+        labels[start : start + len(part.labels), : part.labels.shape[1]] = part.labels
+    if labels.max() >= (size := vocabulary_size(tokenizer)):
+        largest = f"id {labels.max()} in a vocabulary of {size}"
+        raise UserError(f"--tokenizer {tokenizer.name_or_path}: added tokens occur in the texts ({largest})")
+    return Targets(labels, lengths)
+
+
+def _encoded(
+    tokenizer, texts: list[str], max_length: int, before: int, prompt: Sequence[int], end: list[int]
+) -> Targets:
+    """`encode_targets` of some of the texts; the prompt comes after the first `before` tokens."""
+    ids = tokenizer(text_target=texts, verbose=False)["input_ids"]
+    lengths = np.array([len(prompt) + len(tokens) + len(end) for tokens in ids])
     if long := np.flatnonzero(lengths > max_length).tolist():
         chosen, room = [texts[n] for n in long], max_length - len(end) - len(prompt)
         cut = tokenizer(text_target=chosen, truncation=True, max_length=room)["input_ids"] if room else [[]] * len(long)
         for n, tokens in zip(long, cut, strict=True):
             ids[n] = tokens
-    longest = min(lengths.max(), max_length)
-    labels = np.full((len(ids), min(-(-longest // 8) * 8, max_length)), IGNORE, np.int32)
+    labels = np.full((len(ids), min(lengths.max(), max_length)), IGNORE, np.int32)
     for row, tokens in zip(labels, ids, strict=True):
-        whole = [*tokens[: len(before)], *prompt, *tokens[len(before) :], *end]
+        whole = [*tokens[:before], *prompt, *tokens[before:], *end]
         row[: len(whole)] = whole
-    if labels.max() >= (size := vocabulary_size(tokenizer)):
-        largest = f"id {labels.max()} in a vocabulary of {size}"
-        raise UserError(f"--tokenizer {tokenizer.name_or_path}: added tokens occur in the texts ({largest})")
     return Targets(labels, lengths)
 
 

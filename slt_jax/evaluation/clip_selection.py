@@ -26,7 +26,7 @@ class EvaluationClips:
     """The clips of the index that can be read, in its order. `frames` and `skipped` (reasons) are by id."""
 
     clips: list[ClipRow]
-    files: dict[str, ClipFiles]
+    files: Mapping[str, ClipFiles]
     frames: dict[str, int]
     skipped: dict[str, str]
 

@@ -16,7 +16,8 @@ import numpy as np
 from slt_jax.base.console import Progress, say
 from slt_jax.data.clip_files import FRAME, BadClip, ClipFiles, Frames
 from slt_jax.data.decode import IMAGE_ERRORS, open_image
-from slt_jax.data.packs import INDEX, open_pack
+from slt_jax.data.pack_index import INDEX
+from slt_jax.data.packs import open_pack
 from slt_jax.data.regular import read_regular
 from slt_jax.errors import UserError, shortened, shown
 from slt_jax.pretraining.settings import DatasetSettings

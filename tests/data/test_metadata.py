@@ -229,6 +229,29 @@ def test_index_errors(tmp_path, content, message):
         read_index(written(tmp_path / "index.csv", content))
 
 
+def test_a_row_that_cannot_be_read_is_told_before_an_id_that_cannot_be_meant(tmp_path):
+    path = written(tmp_path / "index.csv", 'video_id,text\n../a,x\nb,"open\n')
+    with pytest.raises(UserError, match="line 3: a quotation mark opens here"):
+        read_index(path)
+
+
+def test_many_rows_take_little_memory(tmp_path):
+    """Objects of each row took a kilobyte: a gigabyte for a million clips."""
+    ids = [f"video{number:08d}" for number in range(5000)]
+    rows = "".join(f"{i};una seña de {i};25;{n / 7:.3f};s{n % 9};es\n" for n, i in enumerate(ids))
+    meta = written(tmp_path / "meta.csv", "id;texto;fps;duration;signer;lang\n" + rows)
+    index = written(tmp_path / "index.csv", "\n".join(["video_id", *ids]))
+    tracemalloc.start()
+    try:
+        metadata, listed = read_metadata(meta), read_index(index)
+        assert tracemalloc.get_traced_memory()[0] < 330 * len(ids)
+    finally:
+        tracemalloc.stop()
+    assert listed == ids == list(metadata)
+    assert metadata[ids[7]] == ClipRow(ids[7], f"una seña de {ids[7]}", 25.0, 1.0)
+    assert dict(metadata[ids[7]].extra) == {"signer": "s7", "lang": "es"}
+
+
 def test_select_names_what_is_missing():
     metadata = {"a": ClipRow("a", "hola"), "empty": ClipRow("empty", "")}
     assert select(["a"], metadata, "val.csv") == [metadata["a"]]

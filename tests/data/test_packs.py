@@ -1,5 +1,6 @@
 """A pack is the folders it was written from: the same batches, the same errors, and it notices any change."""
 
+import base64
 import json
 import logging
 import os
@@ -302,10 +303,44 @@ def test_shards_of_another_pack_are_not_mistaken(folders):
         list(loader(open_pack(str(other)).files(IDS)).epoch())
 
 
-def edit_index(pack: Path, change) -> None:
+def as_lines(pack: Path, change=lambda index: None) -> None:
+    """The index as the first version wrote it, with an entry for each clip in place of columns."""
+    index = json.loads((pack / "index.json").read_text())
+    entries = [{"id": video_id} | entry for video_id, entry in open_pack(str(pack)).clips.items()]
+    index |= {"version": 1, "clips": entries}
+    change(index)
+    shards, clips = (
+        ",\n".join(map(json.dumps, index[name])) if isinstance(index[name], list) else "{}"
+        for name in ("shards", "clips")
+    )
+    text = f'{{"format": "slt_jax pack", "version": 1, "shards": [\n{shards}\n], "clips": [\n{clips}\n]}}\n'
+    (pack / "index.json").write_text(text)
+
+
+def edit_lines(pack: Path, change) -> None:
+    """The same, changed, in one line."""
+    as_lines(pack)
     index = json.loads((pack / "index.json").read_text())
     change(index)
     (pack / "index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("chunk", [1 << 22, 200])
+def test_an_index_of_the_first_version_is_read(folders, monkeypatch, chunk):
+    (folders.root / "face" / "gaps_f000001.jpg").write_bytes(b"")
+    pack = Path(pack_of(folders))
+    now, loose = open_pack(str(pack)), scan(folders.dirs, IDS)
+    as_lines(pack)
+    monkeypatch.setattr("slt_jax.data.pack_index.CHUNK", chunk)
+    then = open_pack(str(pack))
+    assert dict(then.clips) == dict(now.clips)
+    assert "bad" in then.clips["gaps"]
+    ids = ["long", "nobody", "whole"]
+    for files in (then.files(ids), now.files(ids)):
+        assert list(files) == ids
+        assert "nobody" in files["nobody"].record.bad
+        for video_id in ("long", "whole"):
+            assert files[video_id].frames["face"].numbers.tolist() == loose[video_id].frames["face"].numbers.tolist()
 
 
 def put(what: str, **values):
@@ -330,13 +365,67 @@ def put(what: str, **values):
         (put("clips", pose=[10**12, 39]), "is damaged"),
         (put("clips", shard=99), "is damaged"),
         (put("clips", sha256="zz"), "is damaged"),
+        (put("clips", face=[[5, 2], [0, 3]]), "is damaged"),
+        (put("clips", face=[[0, 3], [2, 3]]), "is damaged"),
+        (put("clips", pose=[-1, -1]), "is damaged"),
         (lambda index: index.update(clips=[[]]), "is damaged"),
         (lambda index: index.update(clips={"a": 1}), "is damaged"),
     ],
 )
+def test_an_index_with_lines_is_not_believed(folders, change, message):
+    pack = Path(pack_of(folders))
+    edit_lines(pack, change)
+    with pytest.raises(UserError, match=message) as error:
+        open_pack(str(pack))
+    assert str(error.value).startswith(f"--packs {pack}: ")
+    assert "\n" not in str(error.value)
+
+
+def spoiled(name, dtype, *values):
+    """An index whose column `name` begins with these numbers."""
+
+    def change(index):
+        *path, last = name.split(".")
+        place = index["clips"]
+        for part in path:
+            place = place[part]
+        array = np.frombuffer(base64.b64decode(place[last]), dtype).copy()
+        array[: len(values)] = values
+        place[last] = base64.b64encode(array.tobytes()).decode()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda index: index["clips"]["id"].__setitem__(0, "../../elsewhere"), r"id '\.\./\.\./elsewhere' has a / "),
+        (lambda index: index["clips"]["id"].__setitem__(0, 7), "is damaged"),
+        (lambda index: index["clips"]["id"].pop(), "is damaged"),
+        (lambda index: index["clips"].update(size="%%%"), "is damaged"),
+        (lambda index: index["clips"].update(size=7), "is damaged"),
+        (lambda index: index["clips"].update(bad={"99": "x"}), "is damaged"),
+        (lambda index: index["clips"].update(bad={"0": 7}), "is damaged"),
+        (lambda index: index["clips"].update(bad={"0": "bad, and has frames"}), "is damaged"),
+        (lambda index: index["clips"].pop("sha256"), "is damaged"),
+        (lambda index: index.update(clips=[]), "is damaged"),
+        (put("shards", name="../clips-00000.array_record"), "shard .* has a / "),
+        (spoiled("shard", "<i8", 99), "is damaged"),
+        (spoiled("record", "<i8", -1), "is damaged"),
+        (spoiled("pose", "<i4", 10**9), "is damaged"),
+        (spoiled("pose", "<i4", -1, 5), "is damaged"),
+        (spoiled("face.ends", "<i8", 10**12), "is damaged"),
+        (spoiled("face.ends", "<i8", -1), "is damaged"),
+        (spoiled("face.runs", "<i4", 0, -5), "is damaged"),
+        (spoiled("face.runs", "<i4", 0, 2**31 - 1), "is damaged"),
+        (spoiled("face.runs", "<i4", -1, 1), "is damaged"),
+    ],
+)
 def test_an_index_is_not_believed(folders, change, message):
     pack = Path(pack_of(folders))
-    edit_index(pack, change)
+    index = json.loads((pack / "index.json").read_text())
+    change(index)
+    (pack / "index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=message) as error:
         open_pack(str(pack))
     assert str(error.value).startswith(f"--packs {pack}: ")

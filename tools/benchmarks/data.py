@@ -15,6 +15,7 @@ from slt_jax.config import Config
 from slt_jax.data.corpus_folder import PLACES
 from slt_jax.errors import UserError
 from slt_jax.streams import IMAGES, MASKED, POSE
+from tools.benchmarks import opening
 from tools.benchmarks.problem import add_config_flags, positive
 from tools.benchmarks.processes import Side
 from tools.benchmarks.timing import Seconds, alternate, as_text, now, ratios, summary
@@ -37,12 +38,21 @@ def add_flags(top: argparse.ArgumentParser) -> None:
         metavar="N",
         help="clips to generate where neither --root nor folders are given (default: 12)",
     )
+    top.add_argument(
+        "--open",
+        type=positive,
+        default=None,
+        metavar="N",
+        help="instead, the time and memory of opening a split of N generated clips in a pack",
+    )
     top.add_argument("--rounds", type=positive, default=7, metavar="N", help="epochs of each side (default: 7)")
     flags.add_root_flag(top, flags.ROOT_KEYS)
     add_config_flags(top)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.open:
+        return opening.measure(arguments.open, arguments.threads)
     config, _ = flags.configure(arguments)
     with tempfile.TemporaryDirectory() as folder:
         if POSE.folder(config.data) is None:
