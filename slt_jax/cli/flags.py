@@ -14,7 +14,7 @@ from slt_jax.config import SECTIONS, Config, load_config
 from slt_jax.data.corpus_folder import FOLDERS, PLACES
 from slt_jax.errors import UserError, nearest, shortened, shown
 from slt_jax.later_v9 import later_v9
-from slt_jax.streams import MIXABLE, parse_mix_stream
+from slt_jax.streams import MIXABLE, STREAMS, parse_mix_stream
 
 # Keys whose flag differs from the key, or that have none (they are set in the file or by --set).
 FLAGS = {("data", "mix_streams"): "--mix-stream", ("optim", "grad_clip_norm"): "--clip-grad-norm"}
@@ -79,6 +79,12 @@ def add_corpus_flags(top: argparse.ArgumentParser, keys: Iterable[str]) -> None:
     add_root_flag(top, keys)
     for key in keys:
         top.add_argument(flag_of(key), metavar="PATH", help=f"(default: {PLACES[key]} of --root)")
+
+
+def add_streams_flag(top: argparse.ArgumentParser, what: str) -> None:
+    """`--streams`, for the commands that read a corpus; `what` they do with these alone."""
+    known = ", ".join(stream.key for stream in STREAMS)
+    top.add_argument("--streams", nargs="+", metavar="STREAM", help=f"{what}, of {known} (default: all)")
 
 
 def flag_of(key: str) -> str:

@@ -12,12 +12,13 @@ from slt_jax.base.places import check_folder
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.data.clip_files import ClipFiles, scan
-from slt_jax.data.corpus_folder import FOLDERS, by_stream
+from slt_jax.data.corpus_folder import FOLDERS, by_stream, folder_keys
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata
 from slt_jax.data.packing import verify_pack, write_pack
 from slt_jax.data.packs import open_pack
 from slt_jax.data.stream_folders import check_streams
 from slt_jax.errors import UserError
+from slt_jax.streams import parse_streams
 
 PROG = "slt-pack"
 SHARD_MB = 256
@@ -35,6 +36,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     write.add_argument("--shard-mb", metavar="INT", type=int, help=f"megabytes of a file at most (default: {SHARD_MB})")
     verify = commands.add_parser("verify", help="compare a pack with its checksums, and with the folders", **options)
     verify.add_argument("pack", metavar="PACK", help="folder or URL of the pack")
+    flags.add_streams_flag(write, "pack these only")
     for command in (write, verify):
         flags.add_corpus_flags(command, INPUTS)
         command.add_argument(
@@ -58,13 +60,14 @@ def _pack(argv: Sequence[str] | None) -> int:
         return 130
 
 
-def _write(output: Path, shard_mb: int = SHARD_MB, **given: Any) -> int:
+def _write(output: Path, shard_mb: int = SHARD_MB, streams: Sequence[str] | None = None, **given: Any) -> int:
     if shard_mb < 1:
         raise UserError(f"--shard-mb {shard_mb}: must be at least 1")
     check_folder("--output", output)
-    clips, files = _source(**given)
+    names = parse_streams(streams) if streams else None
+    clips, files = _source(names, **given)
     with tqdm(desc="clips", unit="clip", leave=False, disable=None) as bar:
-        index = write_pack(output, clips, files, shard_bytes=shard_mb * 1_000_000, progress=_shown(bar))
+        index = write_pack(output, clips, files, shard_bytes=shard_mb * 1_000_000, streams=names, progress=_shown(bar))
     bad = [entry["bad"] for entry in index["clips"] if "bad" in entry]
     for reason in bad[:ROWS]:
         print(f"not packed: {reason}")
@@ -77,9 +80,9 @@ def _write(output: Path, shard_mb: int = SHARD_MB, **given: Any) -> int:
 
 
 def _verify(pack: str, **given: Any) -> int:
-    opened, source = open_pack(pack), None
+    opened, source = open_pack(pack, streams=()), None
     if given:
-        clips, files = _source(**given)
+        clips, files = _source(opened.streams, **given)
         source = {clip.video_id: (clip, files[clip.video_id]) for clip in clips}
     with tqdm(desc="clips", unit="clip", leave=False, disable=None) as bar:
         problems = verify_pack(opened, source, progress=_shown(bar))
@@ -90,14 +93,16 @@ def _verify(pack: str, **given: Any) -> int:
     return 1 if problems else 0
 
 
-def _source(index: Sequence[str] | None = None, **given: str) -> tuple[list[ClipRow], dict[str, ClipFiles]]:
-    """The clips of the metadata, or only those in the index files, and their files."""
-    paths = flags.places_of(given, INPUTS)
+def _source(
+    streams: Sequence[str] | None, index: Sequence[str] | None = None, **given: str
+) -> tuple[list[ClipRow], dict[str, ClipFiles]]:
+    """The clips of the metadata, or only those in the index files, and their files of these streams."""
+    paths = flags.places_of(given, (*folder_keys(streams), "metadata_csv"))
     metadata = read_metadata(paths["metadata_csv"])
     ids = metadata if index is None else dict.fromkeys(video_id for path in index for video_id in read_index(path))
     if missing := [video_id for video_id in ids if video_id not in metadata]:
         raise UserError(f"--index: {len(missing)} of {len(ids)} clips have no row in the metadata: {missing[0]}")
-    files = scan(by_stream(paths), ids)
+    files = scan(by_stream(paths), ids, streams)
     check_streams(files.values())
     return [metadata[video_id] for video_id in ids], files
 

@@ -16,7 +16,7 @@ from slt_jax.data.contract import ERROR, WARNING, Finding, Report, check_data_se
 from slt_jax.data.corpus_folder import INDICES, PLACES
 from slt_jax.data.text import load_tokenizer
 from slt_jax.errors import UserError
-from slt_jax.streams import HANDS, STREAMS, chosen, parse_streams
+from slt_jax.streams import HANDS, chosen, parse_streams
 from slt_jax.synthetic.generator import generate
 
 PROG = "slt-check-data"
@@ -25,10 +25,7 @@ PROG = "slt-check-data"
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     top = flags.command_parser(PROG, "Check every file of a data set against docs/data.md. Exit code 1: it has errors.")
     flags.add_corpus_flags(top, PLACES)
-    top.add_argument(
-        "--streams", nargs="+", metavar="STREAM",
-        help=f"look at these only, of {', '.join(stream.key for stream in STREAMS)} (default: all)",
-    )  # fmt: skip
+    flags.add_streams_flag(top, "look at these only")
     top.add_argument(
         "--pose-landmarks", type=int, metavar="INT", help="landmarks per frame (default: as most clips have)"
     )

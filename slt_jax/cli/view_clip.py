@@ -10,14 +10,14 @@ from slt_jax.base.files import replacing
 from slt_jax.base.places import check_file
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
-from slt_jax.data.clip_files import ClipFiles, scan
-from slt_jax.data.corpus_folder import FOLDERS, StreamFolders, by_stream
+from slt_jax.data.clip_files import FRAME, ClipFiles, scan
+from slt_jax.data.corpus_folder import FOLDERS, StreamFolders, by_stream, folder_keys
 from slt_jax.data.stream_folders import check_streams
 from slt_jax.errors import UserError, nearest
 from slt_jax.pictures.clip import open_clip
 from slt_jax.pictures.film import write_gif, write_mp4
 from slt_jax.pictures.sheet import clip_sheet, describe
-from slt_jax.streams import POSE
+from slt_jax.streams import parse_streams
 
 PROG = "slt-view"
 KINDS = (".png", ".gif", ".mp4")
@@ -30,6 +30,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     top.add_argument("video_id", metavar="VIDEO_ID", help="the clip's id, as its files are named")
     flags.add_corpus_flags(top, FOLDERS)
+    flags.add_streams_flag(top, "draw these only")
     top.add_argument(
         "--output", metavar="FILE", help="write only this file: .png, .gif or .mp4 (default: a .png and a film)"
     )
@@ -53,7 +54,8 @@ def _view(argv: Sequence[str] | None) -> int:
     targets = _targets(arguments)
     for target in targets:
         check_file("--output", target)
-    files = _find(arguments.video_id, by_stream(flags.places_of(vars(arguments), FOLDERS)))
+    streams = parse_streams(arguments.streams) if "streams" in arguments else None
+    files = _find(arguments.video_id, by_stream(flags.places_of(vars(arguments), folder_keys(streams))), streams)
     clip = open_clip(files)
     for target in targets:
         if target.suffix.lower() == ".png":
@@ -77,10 +79,11 @@ def _targets(arguments: argparse.Namespace) -> list[Path]:
     return [Path(arguments.video_id + kind) for kind in (".png", moving)]
 
 
-def _find(video_id: str, folders: StreamFolders) -> ClipFiles:
-    files = scan(folders, [video_id])[video_id]
+def _find(video_id: str, folders: StreamFolders, streams: Sequence[str] | None) -> ClipFiles:
+    files = scan(folders, [video_id], streams)[video_id]
     if files.pose is None and files.last_frame() < 0:
-        known = [path.stem for path in Path(folders[POSE.name]).glob("*.npz")]
+        names = [path.name for folder in folders.values() for path in Path(folder).iterdir()]
+        known = {found[1] if (found := FRAME.fullmatch(name)) else name.removesuffix(".npz") for name in names}
         raise UserError(f"{video_id}: no file of this clip in the folders{nearest(video_id, known, listed=False)}")
     check_streams([files])
     return files

@@ -27,8 +27,8 @@ def folders_under(root: str | Path) -> dict[str, Path]:
 
 
 def by_stream(paths: Mapping[str, str | Path]) -> dict[str, str | Path]:
-    """The folder of each stream from paths by key: {"hand_left_dir": path} -> {"hand_l": path}."""
-    return {place: paths[key] for key, place in FOLDERS.items()}
+    """The folder of each stream that is there from paths by key: {"hand_left_dir": path} -> {"hand_l": path}."""
+    return {place: paths[key] for key, place in FOLDERS.items() if key in paths}
 
 
 def check_folders(folders: StreamFolders, streams: Sequence[str] | None = None) -> None:

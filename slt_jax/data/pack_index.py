@@ -14,7 +14,7 @@ from slt_jax.data.ids import check_id
 from slt_jax.data.npz import MAX_LENGTH
 from slt_jax.data.shards import Shard
 from slt_jax.errors import UserError
-from slt_jax.streams import IMAGES
+from slt_jax.streams import IMAGES, POSE
 
 INDEX, FORMAT, VERSION = "index.json", "slt_jax pack", 2
 LINES = 1  # the version that had a line for each clip in place of columns
@@ -104,8 +104,8 @@ def unreadable(reasons: Sequence[str]) -> Columns:
     return columns_of([{"bad": reason} for reason in reasons])
 
 
-def index_text(shards: Sequence[Shard], ids: Sequence[str], columns: Columns) -> str:
-    """The index as JSON; numbers as the base64 of little-endian arrays, since a million clips have many."""
+def index_text(shards: Sequence[Shard], streams: Sequence[str], ids: Sequence[str], columns: Columns) -> str:
+    """The index of a pack of these streams as JSON; numbers as little-endian arrays in base64, since they are many."""
 
     def encoded(array: np.ndarray, dtype: str) -> str:
         return base64.b64encode(np.ascontiguousarray(array, dtype).tobytes()).decode()
@@ -114,14 +114,16 @@ def index_text(shards: Sequence[Shard], ids: Sequence[str], columns: Columns) ->
     clips |= {name: encoded(getattr(columns, name), dtype) for name, (dtype, _) in ARRAYS.items()}
     for name, runs in columns.runs.items():
         clips[name] = {"runs": encoded(runs.values, "<i4"), "ends": encoded(runs.ends, "<i8")}
-    head = {"format": FORMAT, "version": VERSION, "shards": [asdict(shard) for shard in shards], "clips": clips}
+    head = {"format": FORMAT, "version": VERSION, "streams": list(streams)}
+    head |= {"shards": [asdict(shard) for shard in shards], "clips": clips}
     return json.dumps(head, ensure_ascii=False, indent=0) + "\n"
 
 
-def read_index(raw: bytes, flag: str) -> tuple[tuple[Shard, ...], dict[str, int], Columns]:
-    """The shards, the place of each id, and the columns of an index. `flag` and path stand before errors.
+def read_index(raw: bytes, flag: str) -> tuple[tuple[Shard, ...], list[str], dict[str, int], Columns]:
+    """The shards, the names of the streams, the place of each id, and the columns of an index.
 
-    Raises UserError for an index of another version, and for one that claims what no pack can have.
+    `flag`, with the path, stands before errors. Raises UserError for an index of another version, and for one that
+    claims what no pack can have.
     """
     try:
         head, chunks = _parsed(raw)
@@ -134,7 +136,10 @@ def read_index(raw: bytes, flag: str) -> tuple[tuple[Shard, ...], dict[str, int]
         for video_id in ids:
             check_id(video_id, f"{flag}: {INDEX}")
         _check(columns, len(shards))
-        return shards, dict(zip(ids, range(len(ids)), strict=True)), columns
+        streams = list(head["streams"]) if head["version"] == VERSION else [*columns.runs, POSE.name]
+        if not {*columns.runs} <= {*streams}:
+            raise ValueError
+        return shards, streams, dict(zip(ids, range(len(ids)), strict=True)), columns
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError):

@@ -17,7 +17,7 @@ from slt_jax.data.quality import check_images, look_at_pose
 from slt_jax.data.regular import read_regular
 from slt_jax.data.shards import Shard, array_record
 from slt_jax.errors import UserError
-from slt_jax.streams import IMAGES
+from slt_jax.streams import IMAGES, chosen
 
 SHARD = "clips-{:05d}.array_record"
 OPTIONS = "group_size:1,uncompressed"  # each record by itself; compressing a jpg does not make it smaller
@@ -32,10 +32,12 @@ def write_pack(
     files: Mapping[str, ClipFiles],
     *,
     shard_bytes: int,
+    streams: Sequence[str] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Write the clips into shards of at most `shard_bytes` (a bigger clip gets its own) and return the index.
 
+    `files` has these `streams` of them (None: all).
     A clip that cannot be read is only in the index, with the reason. Training stops at it or skips it, as with folders.
     The index comes last, so a folder that has one is a complete pack. Raises UserError if there is one already.
     """
@@ -45,7 +47,7 @@ def write_pack(
         raise UserError(f"--output {folder}: there are no clips to write")
     shards: list[Shard] = []
     try:
-        return _write(folder, clips, files, shards, shard_bytes, progress)
+        return _write(folder, clips, files, shards, shard_bytes, [s.name for s in chosen(streams)], progress)
     except BaseException:
         for shard in shards:  # nobody could read them, and gigabytes of a full disk would stay taken
             (folder / shard.name).unlink(missing_ok=True)
@@ -58,6 +60,7 @@ def _write(
     files: Mapping[str, ClipFiles],
     shards: list[Shard],
     shard_bytes: int,
+    streams: Sequence[str],
     progress: Progress,
 ) -> dict[str, Any]:
     """`write_pack`; each shard is added to `shards` once it is written."""
@@ -90,7 +93,7 @@ def _write(
             path.unlink()
     ids = [entry["id"] for entry in entries]
     with replacing(folder / INDEX) as file:
-        file.write(index_text(shards, ids, columns_of(entries)).encode())
+        file.write(index_text(shards, streams, ids, columns_of(entries)).encode())
     return {"shards": [asdict(shard) for shard in shards], "clips": entries}
 
 
@@ -184,7 +187,7 @@ def _differences(record: memoryview, fresh: memoryview) -> Iterator[str]:
     (header, parts), (new_header, new_parts) = unpack(record), unpack(fresh)
     if unicodedata.normalize("NFC", header["text"]) != new_header["text"]:  # earlier packs hold texts as they stood
         yield f"text is {header['text']!r} in the pack, {new_header['text']!r} in the metadata"
-    for stream in (stream.name for stream in IMAGES):
+    for stream in (stream.name for stream in IMAGES if stream.name in header):
         ours = dict(zip(header[stream]["numbers"], parts[stream], strict=True))
         theirs = dict(zip(new_header[stream]["numbers"], new_parts[stream], strict=True))
         if other := sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n)):

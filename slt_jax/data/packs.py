@@ -18,7 +18,7 @@ from slt_jax.data.pack_index import INDEX, Columns, joined, read_index, unreadab
 from slt_jax.data.pose_layout import numbers_a_landmark
 from slt_jax.data.shards import PACK_AGAIN, Shard, Store, array_record, open_store, read_record
 from slt_jax.errors import UserError
-from slt_jax.streams import IMAGES, POSE
+from slt_jax.streams import POSE, chosen
 
 PREFIX = 4  # bytes at the start of a record, with the length of its header
 
@@ -171,10 +171,11 @@ def listed(files: Mapping[str, ClipFiles], video_ids: Sequence[str]) -> Sequence
 
 @dataclass(frozen=True)
 class Pack:
-    """An open pack: `places` has the place of each id in the columns of its index."""
+    """An open pack of these streams: `places` has the place of each id in the columns of its index."""
 
     store: Store
     shards: tuple[Shard, ...]
+    streams: tuple[str, ...]
     places: dict[str, int] = field(repr=False)
     columns: Columns = field(repr=False)
 
@@ -213,21 +214,23 @@ class Entries(Mapping[str, dict[str, Any]]):
         return len(self._places)
 
 
-def open_pack(path: str) -> Pack:
-    """Open the pack in a folder or behind a URL (gs://, s3://, ...). Only its index is read.
+def open_pack(path: str, streams: Sequence[str] | None = None) -> Pack:
+    """Open the pack in a folder or behind a URL (gs://, s3://, ...) to read these `streams` (None: all).
 
-    Raises UserError if there is none, or if a shard of a local pack is missing or cut short.
+    Only its index is read. Raises UserError if there is none, if it lacks a stream, or if a shard of a local pack is
+    missing or cut short.
     """
     array_record()
     store, raw = open_store(path, INDEX)
-    shards, places, columns = read_index(raw, f"--packs {path}")
-    if lacking := [
-        stream.name for stream in IMAGES if len(columns) > len(columns.bad) and stream.name not in columns.runs
-    ]:
-        raise UserError(f"--packs {path}: was written without {', '.join(lacking)}; write the pack again")
+    shards, held, places, columns = read_index(raw, f"--packs {path}")
+    lacking = [stream for stream in chosen(streams) if stream.name not in held]
+    if lacking and len(columns) > len(columns.bad):
+        without = ", ".join(stream.name for stream in lacking)
+        others = ", ".join(stream.name for stream in chosen(held))
+        raise UserError(f"--packs {path}: was written without {without}, of {others} alone; write the pack again")
     for shard in shards:
         store.check(shard)
-    return Pack(store, shards, places, columns)
+    return Pack(store, shards, tuple(stream.name for stream in chosen(held)), places, columns)
 
 
 # --- layouts ------------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def find_files(
 ) -> Mapping[str, ClipFiles]:
     """The files of the clips in these `streams` (None: all), in the pack if there is one, else in the folders."""
     if data.packs:
-        files = open_pack(data.packs).files(video_ids)
+        files = open_pack(data.packs, streams).files(video_ids)
         return files if streams is None else files.only(streams)
     return scan({stream.name: stream.folder(data) or "" for stream in STREAMS}, video_ids, streams)
 

@@ -13,10 +13,18 @@ CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[A-Za-z_]{2,12}__")  # es_XX
 FLAG = "--target-lang"
 # What NLLB calls languages that have a code of two letters, in the script in which each is usually written (the likely
 # subtags of Unicode's CLDR).
-USUAL = dict(
-    code.split(":")
-    for code in ["ar:arb_Arab", "bg:bul_Cyrl", "bn:ben_Beng", "ca:cat_Latn", "cs:ces_Latn", "da:dan_Latn", "de:deu_Latn", "el:ell_Grek", "en:eng_Latn", "es:spa_Latn", "et:est_Latn", "eu:eus_Latn", "fa:pes_Arab", "fi:fin_Latn", "fr:fra_Latn", "ga:gle_Latn", "gl:glg_Latn", "gu:guj_Gujr", "he:heb_Hebr", "hi:hin_Deva", "hr:hrv_Latn", "hu:hun_Latn", "id:ind_Latn", "is:isl_Latn", "it:ita_Latn", "ja:jpn_Jpan", "kk:kaz_Cyrl", "kn:kan_Knda", "ko:kor_Hang", "lt:lit_Latn", "lv:lvs_Latn", "ml:mal_Mlym", "mr:mar_Deva", "nb:nob_Latn", "ne:npi_Deva", "nl:nld_Latn", "nn:nno_Latn", "pa:pan_Guru", "pl:pol_Latn", "pt:por_Latn", "ro:ron_Latn", "ru:rus_Cyrl", "si:sin_Sinh", "sk:slk_Latn", "sl:slv_Latn", "sr:srp_Cyrl", "sv:swe_Latn", "sw:swh_Latn", "ta:tam_Taml", "te:tel_Telu", "th:tha_Thai", "tr:tur_Latn", "uk:ukr_Cyrl", "ur:urd_Arab", "vi:vie_Latn", "zh:zho_Hans"]
-)
+USUAL = {
+    "ar": "arb_Arab", "bg": "bul_Cyrl", "bn": "ben_Beng", "ca": "cat_Latn", "cs": "ces_Latn", "da": "dan_Latn",
+    "de": "deu_Latn", "el": "ell_Grek", "en": "eng_Latn", "es": "spa_Latn", "et": "est_Latn", "eu": "eus_Latn",
+    "fa": "pes_Arab", "fi": "fin_Latn", "fr": "fra_Latn", "ga": "gle_Latn", "gl": "glg_Latn", "gu": "guj_Gujr",
+    "he": "heb_Hebr", "hi": "hin_Deva", "hr": "hrv_Latn", "hu": "hun_Latn", "id": "ind_Latn", "is": "isl_Latn",
+    "it": "ita_Latn", "ja": "jpn_Jpan", "kk": "kaz_Cyrl", "kn": "kan_Knda", "ko": "kor_Hang", "lt": "lit_Latn",
+    "lv": "lvs_Latn", "ml": "mal_Mlym", "mr": "mar_Deva", "nb": "nob_Latn", "ne": "npi_Deva", "nl": "nld_Latn",
+    "nn": "nno_Latn", "pa": "pan_Guru", "pl": "pol_Latn", "pt": "por_Latn", "ro": "ron_Latn", "ru": "rus_Cyrl",
+    "si": "sin_Sinh", "sk": "slk_Latn", "sl": "slv_Latn", "sr": "srp_Cyrl", "sv": "swe_Latn", "sw": "swh_Latn",
+    "ta": "tam_Taml", "te": "tel_Telu", "th": "tha_Thai", "tr": "tur_Latn", "uk": "ukr_Cyrl", "ur": "urd_Arab",
+    "vi": "vie_Latn", "zh": "zho_Hans",
+}  # fmt: skip
 
 
 def frame(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -45,7 +53,7 @@ def carries_language(tokenizer: Any) -> bool:
 
 
 def code_of(language: str, codes: dict[str, int]) -> str | None:
-    """The code that a tokenizer with these `codes` has for a language: itself, `__es__`, the only `es_..`, or NLLB's."""
+    """The code that a tokenizer with these `codes` has for a language: itself, `__es__`, the only `es_..`, NLLB's."""
     whole = (name for name in (language, f"__{language}__", language.strip("_")) if name in codes)
     parts = [name for name in codes if name.partition("_")[0].lower() == language.lower()]
     usual = USUAL.get(language.lower(), "")

@@ -45,7 +45,7 @@ def clip_sheet(files: ClipFiles, *, columns: int = 12, cell: int = 96) -> Image.
 
 
 def describe(clip: ClipView) -> str:
-    """Say how long the clip is and how often the model sees its hands."""
+    """Say how long the clip is and how often the model sees its hands, as far as they were asked for."""
     rate = f" at {clip.fps:g} fps" if clip.fps else ""
-    hands = (f"{hand.title} {clip.seen(hand.name):.0%}" for hand in HANDS)
+    hands = (f"{hand.title} {clip.seen(hand.name):.0%}" for hand in HANDS if hand.name in clip.files.frames)
     return ", ".join((f"{clip.total} frame{'s' * (clip.total > 1)}{rate}", *hands))

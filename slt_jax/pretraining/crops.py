@@ -198,7 +198,7 @@ def _thumbnail(path: str, data: memoryview | None) -> np.ndarray:
 
 def _of_pack(folder: str, wanted: Sequence[str]) -> list[Video]:
     try:
-        pack = open_pack(folder)
+        pack = open_pack(folder, wanted)
     except UserError as error:
         raise UserError(str(error).replace("--packs", _FLAG, 1)) from None
     clips = [files for _, files in sorted(pack.files(pack.clips).items()) if files.record and not files.record.bad]
@@ -209,7 +209,9 @@ def _of_pack(folder: str, wanted: Sequence[str]) -> list[Video]:
         if len(files.frames[name].numbers)
     ]
     if not videos:
-        held = {name: sum(len(files.frames[name].numbers) for files in clips) for name in _PICTURED}
+        held = {
+            name: sum(len(files.frames[name].numbers) for files in clips) for name in _PICTURED if name in pack.streams
+        }
         raise UserError(f"{_FLAG} {folder}: the pack has no frame of {' or '.join(wanted)}{_but(held)}")
     return videos
 

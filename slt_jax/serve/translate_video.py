@@ -179,7 +179,7 @@ def training_streams(pose_dir: str | None, packs: str | None = None) -> Training
 
 def _first_pose(pose_dir: str | None, packs: str | None) -> BinaryIO | None:
     if packs:
-        pack = open_pack(packs)
+        pack = open_pack(packs, streams=())
         first = next((files for files in pack.files(pack.clips).values() if files.pose), None)
         return first.loaded().open_pose() if first else None
     with os.scandir(pose_dir or "") as entries:

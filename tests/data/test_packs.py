@@ -172,6 +172,33 @@ def test_the_command_writes_and_says_what_it_left_out(folders, capsys):
     assert list(open_pack(str(pack / "some")).clips) == ["whole", "long"]
 
 
+def test_a_pack_of_some_streams(folders, capsys):
+    root, pack = folders.root, folders.root.parent / "pack"
+    for name in ("face", "hand_l", "hand_r"):
+        shutil.rmtree(root / name)
+    ids = ("whole", "gaps", "long")
+    (root / "meta.csv").write_text("id;texto\n" + "".join(f"{i};text of {i}\n" for i in ids))
+    write = ["write", "--root", root, "--output", pack]
+    assert command(folders, *write) == 2
+    assert "--face-dir" in capsys.readouterr().err
+    assert command(folders, *write, "--streams", "nose") == 2
+    assert "--streams, model.streams: unknown stream 'nose'" in capsys.readouterr().err
+    assert command(folders, *write, "--streams", "pose") == 0
+    assert command(folders, "verify", pack, "--root", root) == 0
+    assert capsys.readouterr().out.endswith("3 clips in 1 files, 0 problems\n")
+    with pytest.raises(
+        UserError, match=r"was written without face, hand_l, hand_r, of pose alone; write the pack again"
+    ):
+        open_pack(str(pack))
+    loose = scan({"pose": root / "pose"}, ids, ["pose"])
+    packed = find_files(DataConfig(packs=str(pack)), ids, ["pose"])
+    for files in (loose, packed):
+        assert usable([ClipRow(i, "x") for i in ids], files, 13, "--train-index", skip_bad_clips=False).frames == {
+            "whole": 5, "gaps": 9, "long": 30,
+        }  # fmt: skip
+    assert_equal(loader(loose, streams=("pose",)).epoch(), loader(packed, streams=("pose",)).epoch())
+
+
 def test_mistakes_are_one_line(folders, capsys, tmp_path):
     bad = tmp_path / "bad.csv"
     bad.write_text("whole\nnobody\n")

@@ -35,6 +35,20 @@ def test_a_sheet_and_a_film_are_written(folder, capsys):
         assert sum(1 for _ in film.decode(video=0)) == 5
 
 
+def test_some_streams_are_drawn_without_the_folders_of_others(folder, capsys):
+    for name in ("face", "hand_l", "hand_r"):
+        (folder / "corpus" / name).rename(folder / name)
+    assert main(["clip", "--root", "corpus", "--output", "a.png"]) == 2
+    assert "--face-dir" in capsys.readouterr().err
+    assert main(["clip", "--root", "corpus", "--output", "a.png", "--streams", "pose"]) == 0
+    assert "clip: 5 frames at 12.5 fps\n" in capsys.readouterr().out
+    assert main(["clop", "--root", "corpus", "--output", "a.png", "--streams", "pose"]) == 2
+    assert "no file of this clip in the folders; did you mean 'clip'?" in capsys.readouterr().err
+    assert main(["clop", "--face-dir", "face", "--output", "b.png", "--streams", "face"]) == 2
+    assert "did you mean 'clip'?" in capsys.readouterr().err
+    assert main(["clip", "--face-dir", "face", "--output", "b.png", "--streams", "face"]) == 0
+
+
 def test_a_gif_shows_every_frame(folder):
     assert main(["clip", "--root", "corpus", "--output", "out/new/clip.GIF", "--fps", "10"]) == 0
     with Image.open("out/new/clip.GIF") as film:

@@ -16,7 +16,7 @@ from slt_jax.data.packs import open_pack
 from slt_jax.data.shards import Shard
 from slt_jax.data.splits import tell_doubts, usable
 from slt_jax.data.text import encode_targets, load_tokenizer, train_tokenizer
-from slt_jax.streams import IMAGES
+from slt_jax.streams import IMAGES, STREAMS
 from tools.benchmarks.processes import Side
 
 LANDMARKS, LENGTH, IMAGE_SIZE, BATCH, TARGET = 13, 64, 224, 8, 128
@@ -44,7 +44,9 @@ def write_split(folder: Path, clips: int) -> None:
     for shard in shards:
         (pack / shard.name).write_bytes(b"\0" * shard.size)
     parts = [columns_of(_entries(ids, frames, draw, start)) for start in range(0, clips, CLIPS_A_SHARD)]
-    (pack / INDEX).write_text(index_text(shards, ids, joined(parts)), encoding="utf-8")
+    (pack / INDEX).write_text(
+        index_text(shards, [stream.name for stream in STREAMS], ids, joined(parts)), encoding="utf-8"
+    )
 
 
 def _entries(ids: list[str], frames: list[int], draw: random.Random, start: int) -> list[dict[str, Any]]:
