@@ -7,8 +7,8 @@ frame is missing and no other moves.
 import io
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -100,11 +100,6 @@ class ClipFiles:
         """The highest frame number of the image streams; -1 without images."""
         lasts = (int(frames.numbers[-1]) if len(frames.numbers) else -1 for frames in self.frames.values())
         return max(lasts, default=-1)
-
-    def only(self, streams: Collection[str]) -> "ClipFiles":
-        """The files of the streams of these names alone."""
-        frames = {name: frames for name, frames in self.frames.items() if name in streams}
-        return replace(self, frames=frames, pose=self.pose if POSE.name in streams else None)
 
 
 @dataclass(frozen=True)
