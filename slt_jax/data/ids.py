@@ -1,10 +1,13 @@
 """Ids of clips: each becomes part of file names, so one from a file is checked before it becomes a path."""
 
 import re
+from collections.abc import Sequence
 
 from slt_jax.errors import UserError
 
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}")  # what most ids are; these can be in any file name
+_PLAIN_LINES = re.compile(rf"(?:{PLAIN.pattern}\n)*")
+AT_ONCE = 8192  # ids that are looked at together
 LONGEST_ID = 240  # bytes; file names may have 255, and "_f000000.jpg" follows
 
 
@@ -23,6 +26,16 @@ def id_problem(video_id: str) -> str | None:
     except UnicodeEncodeError:
         return "is not UTF-8"
     return f"has {size} bytes, more than {LONGEST_ID}" if size > LONGEST_ID else None
+
+
+def are_plain(video_ids: Sequence[str]) -> bool:
+    """Whether all ids are such that nothing can be wrong with them: a look at a million takes a tenth of a second."""
+    for start in range(0, len(video_ids), AT_ONCE):
+        some = video_ids[start : start + AT_ONCE]
+        lines = "\n".join(some) + "\n"
+        if lines.count("\n") != len(some) or not _PLAIN_LINES.fullmatch(lines):
+            return False
+    return True
 
 
 def check_id(video_id: str, source: str, *, what: str = "id") -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slt_jax.base.heap import no_collection
-from slt_jax.data.ids import PLAIN
+from slt_jax.data.ids import PLAIN, are_plain
 from slt_jax.data.tables import (
     FILLED,
     ID_COLUMNS,
@@ -154,7 +154,7 @@ def read_metadata(path: str | Path) -> Metadata:
             if not clips.add(video_id, cells):
                 repeated.append(line)
         except ValueError:
-            first = _first_line(path, ID_COLUMNS, id_column, video_id, headers=1)
+            first = _first_line(path, id_column, video_id)
             problem = f"id {video_id} occurs twice with different values (first on line {first})"
             raise UserError(f"{path}, line {line}: {problem}") from None
     tell_lines(path, filled, FILLED)
@@ -163,9 +163,9 @@ def read_metadata(path: str | Path) -> Metadata:
     return clips
 
 
-def _first_line(path: str | Path, columns: tuple[str, ...], column: int, video_id: str, headers: int) -> int:
+def _first_line(path: str | Path, column: int, video_id: str) -> int:
     """The line of the first row of an id: looked for again, as only an error asks for it."""
-    rows = itertools.islice(read_rows(path, find_delimiter(path, columns), columns), headers, None)
+    rows = itertools.islice(read_rows(path, find_delimiter(path, ID_COLUMNS), ID_COLUMNS), 1, None)
     return next(line for line, cells in rows if cells[column].strip() == video_id)
 
 
@@ -186,21 +186,29 @@ def _index_ids(path: str | Path, rows: Iterator[tuple[int, list[str]]]) -> list[
         raise UserError(f"{path}: the index names no clips")
     width = len(first)
     column, has_header = _index_column(path, start, first)
-    ids: dict[str, None] = {}
-    is_plain = PLAIN.fullmatch
-    for number, (line, cells) in enumerate(rows if has_header else itertools.chain([(start, first)], rows), 1):
+    listed = [
+        cells[column].strip() if len(cells) == width else ""
+        for _, cells in (rows if has_header else itertools.chain([(start, first)], rows))
+    ]
+    if listed and are_plain(listed) and len({*listed}) == len(listed):
+        return listed
+    return _checked_ids(path, width, column, headers=has_header)
+
+
+def _checked_ids(path: str | Path, width: int, column: int, *, headers: bool) -> list[str]:
+    """The same, row by row: raises UserError for the first that is wrong."""
+    rows = itertools.islice(read_rows(path, find_delimiter(path, INDEX_COLUMNS), INDEX_COLUMNS), headers, None)
+    first_line: dict[str, int] = {}
+    for line, cells in rows:
         if len(cells) != width and (len(cells) < width or any(cell.strip() for cell in cells[width:])):
             raise UserError(f"{path}, line {line}: {count(cells)} where the first row has {width}")
-        video_id = cells[column].strip()
-        if not is_plain(video_id):
-            video_id = checked_id(path, line, cells[column])
-        ids[video_id] = None
-        if len(ids) < number:
-            earlier = _first_line(path, INDEX_COLUMNS, column, video_id, headers=has_header)
-            raise UserError(f"{path}, line {line}: {video_id} is listed twice (first on line {earlier})")
-    if not ids:
+        video_id = checked_id(path, line, cells[column])
+        if video_id in first_line:
+            raise UserError(f"{path}, line {line}: {video_id} is listed twice (first on line {first_line[video_id]})")
+        first_line[video_id] = line
+    if not first_line:
         raise UserError(f"{path}: the index names no clips")
-    return list(ids)
+    return list(first_line)
 
 
 def _index_column(path: str | Path, line: int, header: list[str]) -> tuple[int, bool]:

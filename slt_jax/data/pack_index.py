@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from slt_jax.base.heap import no_collection
-from slt_jax.data.ids import check_id
+from slt_jax.data.ids import are_plain, check_id
 from slt_jax.data.npz import MAX_LENGTH
 from slt_jax.data.shards import Shard
 from slt_jax.errors import UserError
@@ -133,7 +133,7 @@ def read_index(raw: bytes, flag: str) -> tuple[tuple[Shard, ...], list[str], dic
         for shard in shards:
             check_id(shard.name, f"{flag}: {INDEX}", what="shard")
         ids, columns = _of_lines(chunks) if head["version"] == LINES else _of_columns(head["clips"])
-        for video_id in ids:
+        for video_id in () if are_plain(ids) else ids:
             check_id(video_id, f"{flag}: {INDEX}")
         _check(columns, len(shards))
         streams = list(head["streams"]) if head["version"] == VERSION else [*columns.runs, POSE.name]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slt_jax.data.ids import LONGEST_ID, check_id
+from slt_jax.data.ids import LONGEST_ID, are_plain, check_id
 from slt_jax.errors import UserError
 
 
@@ -34,3 +34,13 @@ def test_what_could_be_a_path_is_refused_in_one_line(video_id, why):
     assert why in message
     assert message.isprintable()
     assert len(message) < 250
+
+
+def test_many_ids_are_looked_at_together(monkeypatch):
+    monkeypatch.setattr("slt_jax.data.ids.AT_ONCE", 3)
+    many = ["a", "video-1_2.b:c", "0"] * 3
+    assert are_plain(many)
+    assert are_plain([])
+    for wrong in ("", "../a", "a b", "a\nb", "señal", "-a", "a/b", "x" * 101, " a"):
+        for place in (0, 4, 9):
+            assert not are_plain([*many[:place], wrong, *many[place:]])
