@@ -21,10 +21,10 @@ def check_streams(clips: Collection[ClipFiles]) -> None:
     if isinstance(clips, PackedClips):
         _check_packed(clips)
         return
-    clips = [files for files in clips if files.pose or files.last_frame() >= 0] or clips
-    for stream in (stream for stream in IMAGES if clips and stream.name in clips[0].frames):
-        if clips and not any(len(files.frames[stream.name].numbers) for files in clips):
-            _explain(stream, clips)
+    some = [files for files in clips if files.pose or files.last_frame() >= 0] or list(clips)
+    for stream in (stream for stream in IMAGES if some and stream.name in some[0].frames):
+        if not any(len(files.frames[stream.name].numbers) for files in some):
+            _explain(stream, some)
 
 
 def _check_packed(clips: PackedClips) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from slt_jax.cli import flags
 from slt_jax.errors import UserError
-from tools.benchmarks import attention
+from tools.benchmarks import attention, opening
 from tools.benchmarks.command import main
 from tools.benchmarks.problem import add_config_flags, problem
 from tools.benchmarks.processes import Side
@@ -90,6 +90,18 @@ def test_data(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_opening_many_clips(tmp_path, capsys):
+    opening.write_split(tmp_path, 40)
+    stages = opening.Opening(str(tmp_path)).run()
+    opening.report(40, stages)
+    told = capsys.readouterr().out
+    assert "40 clips in a pack" in told
+    for name in ("metadata", "index", "rows", "pack", "look", "targets", "loader"):
+        assert stages[name]["seconds"] >= 0
+        assert stages[name]["peak_mib"] > 10
+        assert f"  {name} " in told
+
+
 def test_generate(bare, tmp_path, capsys):
     results = benchmark("generate", tmp_path, *TINY, "--rounds", "2")["results"]
     assert results.keys() == {"1", "4"}
