@@ -103,13 +103,16 @@ class Metadata(Mapping[str, ClipRow]):
     def _clip(self, video_id: str, row: str) -> ClipRow:
         cells = row.split(CELLS)
         cells.append("")  # of a column that the table does not have
-        fps, duration, frames, start, end = (parse_number(cells[column]) for column in self._numbers)
+        fps, seconds, count, start, end = self._numbers
+        duration = parse_number(cells[seconds])
         if duration is None:  # damaged or empty: the limits of the subtitle, if the corpus has them, say the same
-            duration = end - start if start is not None and end is not None and end > start else None
-        text = unicodedata.normalize("NFC", cells[self._text_column].strip())
-        return ClipRow(
-            video_id, text, fps, duration, None if frames is None else round(frames), Others(self._others, row)
-        )
+            first, last = parse_number(cells[start]), parse_number(cells[end])
+            duration = last - first if first is not None and last is not None and last > first else None
+        text, frames = cells[self._text_column].strip(), parse_number(cells[count])
+        if not text.isascii():
+            text = unicodedata.normalize("NFC", text)
+        whole = None if frames is None else round(frames)
+        return ClipRow(video_id, text, parse_number(cells[fps]), duration, whole, Others(self._others, row))
 
 
 class Others(Mapping[str, str]):
