@@ -106,10 +106,10 @@ def check_data_set(
         if not os.path.isfile(path):
             raise UserError(f"{name} {path}: no such file")
     report = Report()
+    metadata: Mapping[str, ClipRow] = {}
     try:
         metadata = read_metadata(metadata_csv)
     except UserError as error:
-        metadata = {}
         report.findings.append(Finding(ERROR, Path(metadata_csv).name, "metadata cannot be read", str(error)))
     splits = {}
     for name, path in indices.items():
