@@ -228,7 +228,8 @@ def _of_folder(folder: str, wanted: Sequence[str]) -> list[Video]:
     others: Counter[str] = Counter()
     videos = []
     for directory, stream, names in _walk(folder, own):
-        pictures, rest = [], []
+        pictures: list[str] = []
+        rest: list[str] = []
         for name in names:
             (pictures if name.lower().endswith(KINDS) else rest).append(name)
         others.update(os.path.splitext(name)[1].lower() or "other" for name in rest)
