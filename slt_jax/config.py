@@ -98,7 +98,7 @@ class DataConfig:
     augmentation: dict = option(
         {},
         "random changes of training clips, each off where it is not named: crop_scale [0.7, 1], color 0.3, speed "
-        "[0.75, 1.25], drop_frames 0.1, drop_hands 0.05, jitter_pose 0.01",
+        "[0.75, 1.25], drop_frames 0.1, cut_end 0.5, drop_hands 0.05, jitter_pose 0.01",
     )
     v9_hand_masks: bool | None = option(
         None, "frames, masks and padding as in v9, which hides hands (default: only for checkpoints that v9 trained)"

@@ -40,6 +40,7 @@ AUGMENTATION = {
     "color": (0.0, 1.0, False),  # the most that brightness, contrast and saturation change
     "speed": (0.25, 4.0, True),  # of playing
     "drop_frames": (0.0, 0.9, False),  # probability of leaving out a frame
+    "cut_end": (0.0, 1.0, False),  # probability of leaving out the end of a clip, as a stream has not seen it yet
     "drop_hands": (0.0, 1.0, False),  # probability of hiding one hand of a clip
     "jitter_pose": (0.0, 1.0, False),  # deviation of landmarks, in the unit of the poses
 }

@@ -27,6 +27,8 @@ def augment(batch: Mapping[str, Array], key: Array, settings: Mapping[str, Any])
     keys = dict(zip(("time", "pictures", "hands", "pose"), jax.random.split(key, 4), strict=True))
     if settings.get("speed") or settings.get("drop_frames"):
         arrays |= retimed(arrays, keys["time"], settings.get("speed") or (1.0, 1.0), settings.get("drop_frames", 0.0))
+    if settings.get("cut_end"):
+        arrays[PAD_MASK] = without_end(arrays[PAD_MASK], jax.random.fold_in(key, 4), settings["cut_end"])
     if settings.get("crop_scale") or settings.get("color"):
         for number, stream in enumerate(IMAGES):
             if stream.name in arrays:
@@ -70,6 +72,18 @@ def retimed(batch: Mapping[str, Array], key: Array, speed: tuple[float, float], 
     arrays = {name for stream in STREAMS for name in stream.arrays if name in batch}
     shown = {name: jax.vmap(lambda clip, at: clip[at])(batch[name], places) for name in arrays}
     return shown | {PAD_MASK: kept & ~untouched[:, None]}
+
+
+def without_end(real: Array, key: Array, probability: float) -> Array:
+    """The mask of real frames (B, T) in which some clips have lost their end; at least one frame stays.
+
+    What is left is a uniform share. The text stays whole: a model so learns how little the beginning of a clip says.
+    """
+    whether, share = jax.random.split(key)
+    clips, frames = real.shape
+    left = jnp.maximum(jnp.ceil(real.sum(1) * jax.random.uniform(share, (clips,))), 1)
+    cut = jax.random.bernoulli(whether, probability, (clips,))
+    return real & (~cut[:, None] | (jnp.arange(frames) < left[:, None]))
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------

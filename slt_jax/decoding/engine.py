@@ -15,12 +15,12 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from convert.checkpoint import Blueprint
 from slt_jax.config import ModelConfig
 from slt_jax.data.schema import CLIP_ARRAYS, BatchSizes
-from slt_jax.data.text import RowStarts, decode, end_token
+from slt_jax.data.text import IGNORE, RowStarts, decode, end_token
 from slt_jax.decoding.generate import generate_tokens
 from slt_jax.decoding.search import Search
 from slt_jax.errors import UserError
@@ -37,6 +37,14 @@ class Model(Protocol):
     blueprint: Blueprint
     params: Mapping[str, ArrayLike]
     structure: Structure
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a text, and the probability that the model gives each after those before it."""
+
+    ids: list[int]
+    probabilities: list[float]
 
 
 @dataclass(frozen=True)
@@ -125,22 +133,31 @@ class Engine:
                 found |= {place: row[: len(chunks[place][first])] for place, row in zip(some, seen, strict=False)}
         return [found[place] for place in range(len(chunks))]
 
-    def tokens(self, windows: Sequence[Window]) -> list[list[int]]:
-        """The tokens of each window's text, those that it must begin with included; no prompt, no end."""
-        found: list[list[int]] = []
+    def tokens(self, windows: Sequence[Window]) -> list[Tokens]:
+        """The tokens of each window's text, those that it must begin with included; no prompt, no end.
+
+        A decoder with a `generate` of its own is sure of everything.
+        """
+        found: list[Tokens] = []
         for some, size in self._batches(range(len(windows))):
             rows = [windows[place] for place in some]
             rows += rows[:1] * (size - len(rows))  # which takes no more steps than the text itself
             with self.lock:
-                tokens = self._tokens(rows)
-            found += [self._bare(row) for row in tokens[: len(some)].tolist()]
+                tokens, probabilities = self._tokens(rows)
+            pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
+            found += [self._bare(*pair) for pair in pairs][: len(some)]
         return found
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens."""
         return decode(self.tokenizer, np.array([tokens], np.int32).reshape(1, -1))[0]
 
-    def _tokens(self, rows: Sequence[Window]) -> np.ndarray:
+    def beginnings(self, tokens: Sequence[int]) -> list[str]:
+        """The texts of the first token, the first two, and so on."""
+        rows = np.tril(np.ones((len(tokens), len(tokens)), bool))
+        return decode(self.tokenizer, np.where(rows, np.array(tokens, np.int32), IGNORE))
+
+    def _tokens(self, rows: Sequence[Window]) -> tuple[np.ndarray, np.ndarray]:
         length = self.config.sequence_length
         frames = np.zeros((len(rows), length, rows[0].features.shape[1]), np.float32)
         mask = np.zeros((len(rows), length), bool)
@@ -155,11 +172,17 @@ class Engine:
                 said = (*self._prompt, *window.settled)[: self._room]
                 forced[row, : len(said)] = said
             starts = RowStarts(first, forced)
-        return generate_tokens(self._decoder, encoded, mask, self.search, starts)
+        tokens = generate_tokens(self._decoder, encoded, mask, self.search, starts)
+        if self.own_generate:
+            return tokens, np.ones((len(rows), tokens.shape[1] - 1), np.float32)
+        whole = np.pad(tokens, ((0, 0), (0, 1 + self._room - tokens.shape[1])))  # one shape; what follows is not read
+        return tokens, np.asarray(_probabilities(self._structure, self._params, encoded, mask, whole))
 
-    def _bare(self, tokens: list[int]) -> list[int]:
-        said = tokens[1 + len(self._prompt) :]
-        return said[: next((place for place, token in enumerate(said) if token in self._ends), len(said))]
+    def _bare(self, tokens: list[int], probabilities: list[float]) -> Tokens:
+        """Without what comes before the text and after it. Probabilities begin with that of the second token."""
+        first = 1 + len(self._prompt)
+        end = next((place for place, token in enumerate(tokens) if place >= first and token in self._ends), len(tokens))
+        return Tokens(tokens[first:end], probabilities[first - 1 : end - 1])
 
     def _batches(self, places: Sequence[int]) -> list[tuple[Sequence[int], int]]:
         """`places` in parts, each with the batch size that holds it with the fewest fillers."""
@@ -187,3 +210,17 @@ def _encode(
 ) -> Float[Array, "b t d"]:
     with jax.default_matmul_precision("highest"):
         return structure.merge(params).encoder.in_context(frames, pad_mask)
+
+
+@partial(jax.jit, static_argnums=0)
+def _probabilities(
+    structure: Structure,
+    params: Mapping[str, Array],
+    encoded: Float[Array, "b t d"],
+    pad_mask: Bool[Array, "b t"],
+    tokens: Int[Array, "b s"],
+) -> Float[Array, "b s-1"]:
+    """Of each token but the first, after those before it."""
+    with jax.default_matmul_precision("highest"):
+        logits = structure.merge(params).decoder.model(encoded, pad_mask, tokens[:, :-1], None)
+        return jnp.take_along_axis(jax.nn.softmax(logits), tokens[:, 1:, None], axis=-1)[..., 0]

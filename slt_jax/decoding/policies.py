@@ -5,11 +5,19 @@ A stream asks its policy after every new hypothesis about the running sentence. 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from slt_jax.errors import UserError
 
-Words = Sequence[str]
+
+class Word(NamedTuple):
+    """A word of a hypothesis, and the probability of its least probable token."""
+
+    text: str
+    probability: float = 1.0
+
+
+Words = Sequence[Word]
 
 
 @runtime_checkable
@@ -28,10 +36,15 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class LocalAgreement:
-    """Words are settled that the last `n` hypotheses agree on (Liu et al. 2020, LA-n), but for the last `hold`."""
+    """Words are settled that the last `n` hypotheses agree on (Liu et al. 2020, LA-n), but for the last `hold`.
+
+    None is settled, nor any after it, that the last hypothesis gives a probability below `sure`. A model that was
+    trained on the beginnings of clips (`data.augmentation.cut_end`) knows what it cannot know yet.
+    """
 
     n: int = 2
     hold: int = 0
+    sure: float = 0.0
     window = None
 
     def __post_init__(self):
@@ -39,15 +52,19 @@ class LocalAgreement:
             raise UserError(f"LocalAgreement: n {self.n} must be at least 2, as one hypothesis agrees with itself")
         if self.hold < 0:
             raise UserError(f"LocalAgreement: hold {self.hold} must be 0 or more words")
+        if not 0 <= self.sure <= 1:
+            raise UserError(f"LocalAgreement: sure {self.sure:g} must be a probability, between 0 and 1")
 
     def settled(self, hypotheses: Sequence[Words]) -> int:
         """The words that the last `n` hypotheses begin with, without those that are held back."""
         if len(hypotheses) < self.n:
             return 0
-        last = hypotheses[-self.n :]
-        held = len(last[-1]) - self.hold
-        agreed = 0
-        while agreed < held and all(words[agreed : agreed + 1] == last[-1][agreed : agreed + 1] for words in last):
+        *others, last = hypotheses[-self.n :]
+        said = [[word.text for word in words] for words in others]
+        held, agreed = len(last) - self.hold, 0
+        for word in last[: max(held, 0)]:
+            if word.probability < self.sure or any(words[agreed : agreed + 1] != [word.text] for words in said):
+                break
             agreed += 1
         return agreed
 

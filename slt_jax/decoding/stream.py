@@ -15,16 +15,16 @@ import numpy as np
 
 from slt_jax.data.landmarks import BY_NUMBER, WITH_HANDS, names
 from slt_jax.data.windows import STILL, pause_in, shoulder_widths, smoothed, smoothing, usual_width, wrist_steps
-from slt_jax.decoding.engine import Engine, LiveFrames, Window
+from slt_jax.decoding.engine import Engine, LiveFrames, Tokens, Window
 from slt_jax.decoding.live_frames import checked_frames
-from slt_jax.decoding.policies import LocalAgreement, Policy
+from slt_jax.decoding.policies import LocalAgreement, Policy, Word, Words
 from slt_jax.decoding.results import Segment
 from slt_jax.decoding.scores import HAN, KANA, THAI_TO_KHMER
 from slt_jax.errors import UserError
 from slt_jax.streams import POSE
 
-PAUSE = 0.6  # seconds that the hands rest at the end of a sentence
-LEAD = 0.3  # seconds of rest that are kept before a sentence
+PAUSE = 0.5  # seconds that the hands rest at the end of a sentence
+LEAD = 0.2  # seconds of rest that are kept before a sentence
 REMEMBERED = 1500  # frames of which the width of the shoulders is known
 # Words: what stands between spaces, and each letter of a script that has none.
 UNSPACED = "".join(pattern.pattern[1:-1] for pattern in (HAN, KANA, THAI_TO_KHMER))
@@ -113,11 +113,15 @@ class Stream:
         """Add checked frames, and say what is to be computed."""
         count = _count(frames)
         fresh = not len(self._steps)
-        if self.policy.window is None and not self._text.hypotheses and not self._moves(len(self._steps)):
+        if self.policy.window is None and not self._text.hypotheses and not self._signs():
             self._drop(len(self._steps) - self._lead)
         self._steps = np.concatenate([self._steps, self._body.steps(frames.get(POSE.name), count)])
         self._frames += count
         self._raw.append({name: frames[name] for name in self.engine.arrays})
+        over = len(self._steps) - self._longest
+        if over > 0 and not fresh and self.policy.window is None:  # signs are cut only when no rest is left
+            moved = self._motion() > STILL
+            self._drop(min(over, int(moved.argmax())) if moved.any() else 0)
         return self._plan(fresh=fresh, large=count >= self.engine.chunk)
 
     def _plan(self, *, ends: bool = False, fresh: bool = False, large: bool = False) -> "_Plan":
@@ -130,11 +134,14 @@ class Stream:
         margin = 0 if ends or even else smoothing(self.engine.fps) // 2
         while total - first - margin > self._longest or (even and not fresh and total - first == self._longest):
             calm = smoothed(self._motion(first), self.engine.fps)
-            first += self._longest if even else pause_in(calm, self._longest)
+            end = self._longest if even else pause_in(calm, self._longest)
+            first += end if even or fresh or ends else _last_sign(calm[:end])
             cuts.append(first)
-        if total > first and (ends or (not even and not fresh and not cuts and self._rests())):
+        if total > first and ends:
             cuts.append(total)
-        return _Plan(cuts, self._next_chunks(whole=bool(cuts) or large) if cuts or self._moves(total) else [])
+        elif not (ends or even or fresh or cuts) and self._rests():
+            cuts.append(self._last_sign())
+        return _Plan(cuts, self._next_chunks(whole=bool(cuts) or large) if cuts or self._signs() else [], fresh)
 
     def _next_chunks(self, *, whole: bool) -> list[LiveFrames]:
         """Take the frames that no backbone has seen yet, in chunks; what does not fill one only if `whole`."""
@@ -150,6 +157,7 @@ class Stream:
         """Forget the first frames of the running sentence."""
         if count <= 0:
             return
+        self._text.forget()
         known = min(count, len(self._features))
         self._features, self._steps = self._features[known:], self._steps[count:]
         self._first += count
@@ -164,14 +172,18 @@ class Stream:
     def _motion(self, first: int = 0) -> np.ndarray:
         return self._steps[first:] * (self.engine.fps / self._body.width)
 
-    def _moves(self, end: int, first: int = 0) -> bool:
-        """Whether the hands say anything in these frames of the running sentence."""
-        return bool((self._motion()[first:end] > STILL).any())
+    def _signs(self) -> bool:
+        """Whether anything has been signed since the last sentence; a landmark that jumps for a frame says nothing."""
+        return len(self._steps) > 0 and bool((smoothed(self._motion(), self.engine.fps) > STILL).any())
+
+    def _last_sign(self) -> int:
+        """The frames of the running sentence up to where the hands came to rest at its end."""
+        return _last_sign(smoothed(self._motion(), self.engine.fps)) if len(self._steps) else 0
 
     def _rests(self) -> bool:
         """Whether the running sentence is over: the hands have moved, and have come to rest."""
         calm = smoothed(self._motion(), self.engine.fps)
-        return self._moves(len(calm)) and len(calm) > self._pause and bool((calm[-self._pause :] < STILL).all())
+        return len(calm) > self._pause and bool((calm > STILL).any() and (calm[-self._pause :] < STILL).all())
 
     # --- text out -------------------------------------------------------------------------------------------------
 
@@ -180,10 +192,10 @@ class Stream:
         if seen:
             known = [self._features] if len(self._features) else []
             self._features = np.concatenate([*known, *seen])
-        jobs, first = [], 0
+        jobs, first, motion = [], 0, self._motion()
         for end in plan.cuts:
             alone = self._alone and not first and end == plan.cuts[-1]
-            if alone or self._moves(end, first):
+            if alone or (motion[first:end] > STILL).any():  # else nobody signs anything there
                 times = self._seconds(first), self._seconds(end)
                 jobs.append(_Job(self._features[first:end], times, new=bool(first)))
             first = end
@@ -191,8 +203,8 @@ class Stream:
             self._alone = False
             self._features, self._steps = self._features[first:], self._steps[first:]
             self._first += first
-        shown = self._features[: self._longest]
-        if len(shown) and self._moves(len(self._steps)) and (plan.cuts or self._text.known(len(shown)) is None):
+        shown = self._features[: self._longest if plan.clip else min(self._last_sign(), self._longest)]
+        if len(shown) and self._signs() and (plan.cuts or self._text.known(len(shown)) is None):
             jobs.append(_Job(shown, None, new=bool(plan.cuts)))
         return jobs
 
@@ -200,7 +212,7 @@ class Stream:
         """The time of a frame of the running sentence."""
         return round((self._first + place) / self.engine.fps, 3)
 
-    def _update(self, plan: "_Plan", jobs: Sequence["_Job"], said: Sequence[list[int]]) -> Update:
+    def _update(self, plan: "_Plan", jobs: Sequence["_Job"], said: Sequence[Tokens]) -> Update:
         ended = []
         for job, tokens in zip(jobs, said, strict=True):
             if job.new:
@@ -208,7 +220,7 @@ class Stream:
             if job.times is None:
                 self._text.hear(tokens, len(job.features), self.policy)
             else:
-                ended.append(Segment(*job.times, self._text.whole(tokens)))
+                ended.append(Segment(*job.times, self._text.whole(tokens.ids)))
         if plan.cuts and not (jobs and jobs[-1].times is None):
             self._text = _Text(self.engine)
         return Update(self._text.settled, self._text.pending, tuple(ended), round(self.time, 3))
@@ -216,10 +228,14 @@ class Stream:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where sentences end, counted from the running one's first frame, and the frames that are to be looked at."""
+    """Where sentences end, counted from the running one's first frame, and the frames that are to be looked at.
+
+    A `clip` came all at once.
+    """
 
     cuts: list[int]
     chunks: list[LiveFrames]
+    clip: bool
 
 
 @dataclass(frozen=True)
@@ -239,21 +255,24 @@ class _Text:
 
     def __init__(self, engine: Engine):
         self._engine = engine
-        self.hypotheses: list[list[str]] = []
+        self.hypotheses: list[Words] = []
         self.tokens: tuple[int, ...] = ()  # of the settled words
         self.settled = self.pending = ""
-        self._last: tuple[int, list[int]] | None = None  # frames and tokens of the last hypothesis
+        self._last: tuple[int, Tokens] | None = None  # frames and tokens of the last hypothesis
 
-    def hear(self, tokens: list[int], frames: int, policy: Policy) -> None:
+    def hear(self, tokens: Tokens, frames: int, policy: Policy) -> None:
         """A hypothesis about the first `frames` of the sentence, which begins with what is settled."""
-        text = self.whole(tokens)
+        text = self.whole(tokens.ids)
         spans = [match.span() for match in WORD.finditer(text)]
-        self.hypotheses.append([text[slice(*span)] for span in spans])
+        ends = self._ends(tokens.ids, [text[slice(*span)] for span in spans])
+        self.hypotheses.append([
+            Word(text[slice(*span)], min(tokens.probabilities[first:end], default=1.0))
+            for span, first, end in zip(spans, [0, *ends], ends, strict=False)
+        ])  # fmt: skip
         self._last = frames, tokens
         count = policy.settled(self.hypotheses)
         if count and spans[count - 1][1] > len(self.settled):
-            self.settled = text[: spans[count - 1][1]]
-            self.tokens = self._beginning(tokens, self.hypotheses[-1][:count])
+            self.settled, self.tokens = text[: spans[count - 1][1]], tuple(tokens.ids[: ends[count - 1]])
         self.pending = text[len(self.settled) :].strip()
 
     def whole(self, tokens: list[int]) -> str:
@@ -264,16 +283,22 @@ class _Text:
         rest = WORD.findall(text)[len(WORD.findall(self.settled)) :]
         return " ".join([self.settled, *rest])
 
-    def known(self, frames: int) -> list[int] | None:
+    def known(self, frames: int) -> Tokens | None:
         """The tokens of the last hypothesis, if it was about just so many frames."""
         return self._last[1] if self._last and self._last[0] == frames else None
 
-    def _beginning(self, tokens: list[int], words: list[str]) -> tuple[int, ...]:
-        """The fewest tokens that say `words`."""
-        for count in range(len(self.tokens), len(tokens)):
-            if WORD.findall(self._engine.text(tokens[:count])) == words:
-                return tuple(tokens[:count])
-        return tuple(tokens)
+    def forget(self) -> None:
+        """The next hypothesis is about other frames than the last."""
+        self._last = None
+
+    def _ends(self, tokens: list[int], words: list[str]) -> list[int]:
+        """The fewest tokens that say the first word, the first two, and so on."""
+        ends: list[int] = []
+        for count, text in enumerate(self._engine.beginnings(tokens), 1):
+            said = WORD.findall(text)
+            while len(ends) < len(words) and said[: len(ends) + 1] == words[: len(ends) + 1]:
+                ends.append(count)
+        return [*ends, *[len(tokens)] * (len(words) - len(ends))]
 
 
 class _Body:
@@ -315,7 +340,7 @@ def _work(engine: Engine, plans: Sequence[tuple[Stream, _Plan]]) -> list[Update]
     """Carry out the plans of several streams in common batches."""
     seen = iter(engine.features([chunk for _, plan in plans for chunk in plan.chunks]))
     jobs = [stream._jobs(plan, [next(seen) for _ in plan.chunks]) for stream, plan in plans]
-    said: list[list[list[int] | None]] = []
+    said: list[list[Tokens | None]] = []
     windows = []
     for (stream, _), some in zip(plans, jobs, strict=True):
         known = [None if job.new else stream._text.known(len(job.features)) for job in some]
@@ -329,6 +354,12 @@ def _work(engine: Engine, plans: Sequence[tuple[Stream, _Plan]]) -> list[Update]
     return [
         stream._update(plan, some, tokens) for (stream, plan), some, tokens in zip(plans, jobs, filled, strict=True)
     ]
+
+
+def _last_sign(calm: np.ndarray) -> int:
+    """The frames of a smoothed motion without the rest at their end; all of them where there is nothing else."""
+    moving = np.flatnonzero(calm >= STILL)
+    return int(moving[-1]) + 1 if len(moving) else len(calm)
 
 
 def _count(frames: LiveFrames) -> int:

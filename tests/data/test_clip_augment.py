@@ -65,6 +65,20 @@ def test_clips_are_played_faster_and_slower_as_a_whole(batch):
     assert len({*lengths[REAL == 6].tolist()}) > 2, "one speed for all clips"
 
 
+def test_some_clips_lose_their_end(batch):
+    after = changed(batch, cut_end=0.5)
+    left = after["pad_mask"].sum(1)
+    for row, count in enumerate(REAL[:-1]):
+        np.testing.assert_array_equal(shown(after, row), np.arange(max(left[row], 1)))
+        assert left[row] <= count
+    assert left[-1] == 0
+    cut = left[:-1] < REAL[:-1]
+    assert 0.25 < cut.mean() < 0.6
+    assert len(set(left[:-1][cut] / REAL[:-1][cut])) > 8
+    whole = changed(batch, cut_end=0.0)
+    np.testing.assert_array_equal(whole["pad_mask"], batch["pad_mask"])
+
+
 def test_frames_are_left_out_and_one_stays(batch):
     after = changed(batch, drop_frames=0.6)
     for row, count in enumerate(REAL[:-1]):

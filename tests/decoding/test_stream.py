@@ -1,5 +1,7 @@
 """A stream says in the end what the whole clip would have said, takes nothing back, and stays as small as it was."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -116,7 +118,7 @@ def test_streams_that_share_batches_say_what_they_say_alone(translator, tokenize
 
 
 def test_every_program_is_compiled_once_and_before_the_first_frame(translator, tokenizer):
-    functions = programs._frames, programs._encode, generate._generate
+    functions = programs._frames, programs._encode, generate._generate, programs._probabilities
     search = Search(max_length=7, num_beams=2)
     engine = Engine(translator, tokenizer, fps=FPS, search=search, batch_sizes=(1, 4), chunk=5)
     before = [function._cache_size() for function in functions]
@@ -198,3 +200,9 @@ def test_a_pose_with_gaps_is_read_as_the_loader_reads_it(translator):
 def test_settings_out_of_range_are_one_line(translator, settings, message):
     with pytest.raises(UserError, match=message):
         translator.stream(**settings)
+
+
+def test_a_decoder_with_a_search_of_its_own_settles_at_windows_ends_only():
+    engine = SimpleNamespace(own_generate=True, fps=FPS)
+    with pytest.raises(UserError, match=r"LocalAgreement: this decoder has a generate of its own.*FixedWindow"):
+        Stream(engine)

@@ -30,6 +30,7 @@ COMMANDS = (
     "learning",
     "pretraining",
     "live_camera",
+    "live",
 )
 
 
