@@ -7,7 +7,7 @@ last `SPACE_SECONDS`).
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,7 @@ class LiveExtractor:
         self._sampled = self._met = -np.inf  # when one was put there last; when a signer was chosen or seen last
         self._waiting: deque[_Seen] = deque()
         self._past: deque[_Seen] = deque(maxlen=LOOKAHEAD)  # handed out already
+        self._handed: LiveFrame | None = None  # the last one
         self._since = MOST_EVERY  # fresh pictures since models looked at one
         self._poses: deque[np.ndarray] = deque(maxlen=max(round(SPACE_SECONDS * self.fps), 1))
         self._shown: dict[str, np.ndarray] = {}  # the last crop of each stream
@@ -215,6 +216,9 @@ class LiveExtractor:
 
     def _hand_out(self) -> LiveFrame:
         seen = self._waiting.popleft()
+        if not seen.fresh and self._past and self._handed is not None:  # where pictures are dropped, this must be cheap
+            self._past.append(seen)
+            return replace(self._handed, time=seen.time, begins=False)
         near = [frame.found for frame in (*self._past, seen, *self._waiting) if frame.found is not None]
         found, place = near[len(self._past)], len(self._past)
         self._past.append(seen)
@@ -226,7 +230,9 @@ class LiveExtractor:
         pose = landmarks.choose(found.pose[None], self.settings.landmarks, space)
         arrays = self._crops(found, squares)
         arrays |= {POSE.name: pose, POSE.mask: sure_landmarks(pose.reshape(1, -1, 3))}
-        return LiveFrame(seen.time, not place, arrays, space.unit if space else (1.0, 1.0), boxes, found.pose)
+        unit = space.unit if space else (1.0, 1.0)
+        self._handed = LiveFrame(seen.time, not place, arrays, unit, boxes, found.pose)
+        return self._handed
 
     def _space(self) -> landmarks.Space | None:
         if self.settings.pose == "raw":

@@ -1,5 +1,7 @@
 """A live camera gives what an extraction gives, a few frames later, and keeps nothing but these few."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,7 @@ def test_another_rate_is_brought_to_the_models(tmp_path):
     slow = live(signing(10), step=0.1)
     assert [round(frame.time, 3) for frame in slow] == [round(0.04 * n, 3) for n in range(len(slow))]
     assert 23 <= len(slow) <= 25
+    assert sum(a.arrays["face"] is not b.arrays["face"] for a, b in pairwise(slow)) == 9  # a repeated one costs nothing
 
 
 def test_it_never_waits_for_more_than_a_few_frames():
