@@ -2,10 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs benchmark-learning clean
+.PHONY: demo live test lint docs benchmark-learning clean
 
 demo: .venv/installed
 	$(BIN)/python tools/demo.py
+
+# After make demo: its model reads its generated signer live, on a page that opens in the browser. Ctrl-C ends it.
+live: .venv/installed-serve
+	$(BIN)/python tools/live.py
 
 # In the order of tests/conftest.py, the slow files first; otherwise files of few tests would come last.
 test: .venv/installed-test
@@ -32,6 +36,10 @@ docs: .venv/installed-docs
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-serve: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[serve]"
 	touch $@
 
 .venv/installed-test: .venv/bin/python pyproject.toml constraints.txt

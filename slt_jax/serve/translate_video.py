@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +24,7 @@ from slt_jax.data.packs import open_pack
 from slt_jax.data.regular import open_regular
 from slt_jax.data.text import RowStarts, decode
 from slt_jax.data.windows import STILL, at_pauses, even, hand_motion
-from slt_jax.decoding.inference import Translator
+from slt_jax.decoding.inference import TextSide, Translator
 from slt_jax.decoding.results import Segment
 from slt_jax.decoding.search import Search
 from slt_jax.decoding.translate import without_prompt
@@ -56,6 +57,7 @@ class VideoTranslator:
     v9_hand_masks: bool
     streams: TrainingStreams
     start: RowStarts | None = None  # of the one row, where the decoder's configuration does not say it
+    text_side: Callable[[str], TextSide] | None = None  # in another language
 
     def defaults(self) -> dict[str, Any]:
         """The extraction settings that this model was trained on, as far as they are known."""
@@ -99,18 +101,24 @@ class VideoTranslator:
             (record,) = extract_videos([job], folder, settings, workers, progress=progress, make_detector=make_detector)
             if record["status"] != "ok":
                 raise UserError(record["reason"])
-            files = scan(folders_under(folder), ["video"])["video"]
-            with np.load(str(files.pose)) as archive:
-                arrays = dict(archive)
-            fps, longest = record["fps"], self.translator.config.sequence_length
-            if window is not None:
-                longest = min(max(round(window * fps), 1), longest)
-            motion = hand_motion(arrays)
-            cuts = even(record["frames"], longest) if window else at_pauses(motion, fps, longest)
-            for first, end in cuts:
-                if len(cuts) == 1 or motion[first:end].max() > STILL:  # else nobody signs anything there
-                    clip = self._read(part_of(files, arrays, first, end, Path(folder)))
-                    yield Segment(round(first / fps, 3), round(end / fps, 3), self._text(clip))
+            yield from self.segments(folder, record["frames"], record["fps"], window=window)
+
+    def segments(
+        self, folder: str | Path, frames: int, fps: float, *, window: float | None = None
+    ) -> Iterator[Segment]:
+        """Yield the segments of the streams of one video, called `video`, in `folder`, as `translate` does."""
+        files = scan(folders_under(folder), ["video"])["video"]
+        with np.load(str(files.pose)) as archive:
+            arrays = dict(archive)
+        longest = self.translator.config.sequence_length
+        if window is not None:
+            longest = min(max(round(window * fps), 1), longest)
+        motion = hand_motion(arrays)
+        cuts = even(frames, longest) if window else at_pauses(motion, fps, longest)
+        for first, end in cuts:
+            if len(cuts) == 1 or motion[first:end].max() > STILL:  # else nobody signs anything there
+                clip = self._read(part_of(files, arrays, first, end, Path(folder)))
+                yield Segment(round(first / fps, 3), round(end / fps, 3), self._text(clip))
 
     def _read(self, files: ClipFiles) -> dict[str, np.ndarray]:
         config = self.translator.config
@@ -159,7 +167,16 @@ def open_translator(
     translator = Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))
     search = dataclasses.replace(side.search, num_beams=num_beams)
     masks = trained_with_v9_masks(checkpoint.config)
-    return VideoTranslator(translator, side.tokenizer, search, masks, streams, side.start)
+    said = partial(text_side_of, path, checkpoint.config, plan, side.tokenizer)
+    return VideoTranslator(translator, side.tokenizer, search, masks, streams, side.start, said)
+
+
+def in_language(model: VideoTranslator, language: str) -> VideoTranslator:
+    """The same model with texts in another language. Raises UserError for one that its tokenizer lacks."""
+    assert model.text_side is not None
+    side = model.text_side(language)
+    search = dataclasses.replace(side.search, num_beams=model.search.num_beams)
+    return dataclasses.replace(model, search=search, start=side.start)
 
 
 def training_streams(pose_dir: str | None, packs: str | None = None) -> TrainingStreams:
