@@ -18,11 +18,13 @@ from convert.infer import encoder_only, infer_fields, infer_vit, with_encoder_pr
 from convert.pretrained import decoder_is_tied, plan_backbones
 from convert.state_dict import Entry, StateDictMismatch, shorten, strip_prefixes, table, to_params
 from convert.torch_file import read_pt
+from slt_jax.adapter_settings import Lora
 from slt_jax.config import ModelConfig, build_section
 from slt_jax.errors import UserError, shortened
 from slt_jax.models.backbones import BackboneSizes, CustomBackbone, backbone_width, stream_backbones
 from slt_jax.models.decoders import decoder_settings
 from slt_jax.models.families import PREFIX
+from slt_jax.models.lora import add_adapters
 from slt_jax.models.multistream import projects_by_identity
 from slt_jax.models.params import Structure, describe, random_weights
 from slt_jax.models.remat import KEEP_ALL, Memory
@@ -121,13 +123,26 @@ class Blueprint:
         assert self.decoder is not None
         return self.decoder.get("kwargs", self.decoder)["vocab_size"]
 
-    def build(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, seed: int = 0) -> SignTranslator:
-        """The model, with random weights from `seed`."""
+    @property
+    def lora(self) -> Lora | None:
+        """The adapters with which the model is trained; None without any."""
+        return Lora.parse(self.config.lora)
+
+    def build(
+        self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL, seed: int = 0, adapters: bool = False
+    ) -> SignTranslator:
+        """The model, with random weights from `seed`; with `adapters` as it is trained, where it has some.
+
+        Raises UserError for adapters of layers that it does not have.
+        """
         rngs = random_weights(seed)
-        return SignTranslator(self.config, self.backbones, self.decoder, dtype=dtype, memory=memory, rngs=rngs)
+        model = SignTranslator(self.config, self.backbones, self.decoder, dtype=dtype, memory=memory, rngs=rngs)
+        if adapters and (lora := self.lora) is not None:
+            add_adapters(model, lora, rngs)
+        return model
 
     def structure(self, *, dtype=jnp.float32, memory: Memory = KEEP_ALL) -> tuple[Structure, list[Entry]]:
-        """The structure and the torch table, without computing an array."""
+        """The structure without adapters and the torch table, without computing an array."""
         structure, leaves = describe(lambda: self.build(dtype=dtype, memory=memory))
         return structure, table(leaves)
 

@@ -9,6 +9,7 @@ import jax
 import ml_dtypes  # noqa: F401  (gives NumPy bfloat16 by name)
 import numpy as np
 
+from convert.adapters import LORA_OPTIMIZER, LORA_STATE
 from convert.checkpoint import blueprint
 from convert.optimizer import regrouped
 from convert.safetensors_file import write_safetensors
@@ -20,7 +21,7 @@ from slt_jax.errors import UserError
 from slt_jax.models.freeze import frozen_paths
 from slt_jax.models.trust import Trust
 
-TRAINING = ("optimizer_state", "scaler_state", "ema_state")
+TRAINING = ("optimizer_state", "scaler_state", "ema_state", LORA_STATE, LORA_OPTIMIZER)
 
 # Called with the bytes done so far and the bytes there are.
 Progress = Callable[[int, int], None]

@@ -149,6 +149,10 @@ class ModelConfig:
         "auto (identity when projector_dim equals the backbone's width), mlp or identity; or a mapping of "
         f"{', '.join(s.key for s in IMAGES)} to these",
     )
+    lora: dict | None = option(
+        None,
+        "adapters to train in place of the weights under them: rank, alpha, targets, dropout, rslora, frozen_dtype",
+    )
     vocab_size: int | None = option(None, "decoder vocabulary (default: the tokenizer's)")
     pad_token_id: int = option(0, "padding token (training takes the tokenizer's)")
     eos_token_id: int = option(1, "end token (training takes the tokenizer's)")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from slt_jax.adapter_settings import Lora
 from slt_jax.base.json_text import DEEPEST
 from slt_jax.errors import UserError, divisors, nearest, shown
 from slt_jax.streams import IMAGES, STREAMS, streams_of
@@ -211,6 +212,7 @@ def _check_optim(optim: Any) -> None:
 
 
 def _check_model(model: Any) -> None:
+    Lora.parse(model.lora)
     for heads in ("temporal_nhead", "decoder_heads"):
         built_elsewhere = heads == "decoder_heads" and (
             model.decoder_model or model.decoder_config or model.decoder_class

@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
             command.set_defaults(weights_only=False)
 
     _add_verify(commands)
+    _add_peft(commands)
     for command in commands.choices.values():
         flags.add_trust_flag(command)
     return top
@@ -79,6 +80,22 @@ def _add_verify(commands: Any) -> None:
     verify.add_argument("--case", metavar="DIR", type=Path, help="a folder with a checkpoint and what v9 computed")
     verify.add_argument("--tolerance", type=float, help="largest difference allowed (weights: 0, --case: 1e-5)")
     verify.add_argument("--rows", type=int, default=20, help="differing tensors to list (default: 20)")
+
+
+def _add_peft(commands: Any) -> None:
+    text = "write the decoder's adapters (model.lora) as a folder of HuggingFace's PEFT"
+    to_peft = commands.add_parser("to-peft", help=text, description=text)
+    text = "write a whole model with a PEFT folder's adapters on its decoder: merged, and apart for --resume"
+    from_peft = commands.add_parser("from-peft", help=text, description=text)
+    from_peft.add_argument(
+        "adapter", metavar="FOLDER", type=Path, help="adapter_config.json, adapter_model.safetensors"
+    )
+    for command, target in ((to_peft, "DST"), (from_peft, "DST.pt")):
+        command.add_argument(
+            "source", metavar="SRC", type=Path, help="a .pt, a work-dir or a folder of training states"
+        )
+        command.add_argument("target", metavar=target, type=Path)
+        command.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,6 +110,8 @@ def _convert(argv: Sequence[str] | None) -> int:
         return inspect_command(arguments)
     if arguments.command == "verify":
         return verify_command(arguments)
+    if arguments.command in ("to-peft", "from-peft"):
+        return peft_command(arguments)
     return convert_command(arguments)
 
 
@@ -155,6 +174,33 @@ def convert_command(arguments: argparse.Namespace) -> int:
     print(f"{target}: written, {len(source.tensors)} tensors")
     for note in notes:
         print(f"note: {note}")
+    return 0
+
+
+def peft_command(arguments: argparse.Namespace) -> int:
+    from convert.peft import CONFIG, from_peft, to_peft
+    from convert.target import check_target_file
+    from slt_jax.base.places import check_folder
+    from slt_jax.training.interchange import open_weights
+
+    target = arguments.target
+    if arguments.command == "from-peft":
+        check_target_file(target, overwrite=arguments.overwrite)
+    elif target.exists() and not (arguments.overwrite or (target.is_dir() and not any(target.iterdir()))):
+        raise UserError(f"{target}: exists; --overwrite replaces it")
+    elif target.exists() and (not target.is_dir() or any(target.iterdir())) and not (target / CONFIG).exists():
+        raise UserError(f"{target}: is no PEFT adapter, so it is not removed; name another place")
+    else:
+        check_folder("", target)
+    source = open_weights(arguments.source, arguments.trust_classes)
+    if arguments.command == "to-peft":
+        lines = to_peft(source, target)
+    else:
+        with byte_bar(target.name) as progress:
+            trust = arguments.trust_classes
+            lines = from_peft(arguments.adapter, source, target, trust=trust, progress=progress)
+    for line in lines:
+        print(line)
     return 0
 
 

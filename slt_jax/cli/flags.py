@@ -21,7 +21,7 @@ FLAGS = {("data", "mix_streams"): "--mix-stream", ("optim", "grad_clip_norm"): "
 EARLIER = {("data", "target_lang"): ("--target-language",)}  # flags that a key had before
 # What `--root` stands for in training.
 ROOT_KEYS = (*FOLDERS, "metadata_csv", "train_index", "val_index")
-WITHOUT_FLAG = {("model", "backbone"), ("model", "vocab_size"), ("model", "pad_token_id"), ("model", "eos_token_id")}
+WITHOUT_FLAG = {("model", key) for key in ("backbone", "lora", "vocab_size", "pad_token_id", "eos_token_id")}
 
 
 class Parser(argparse.ArgumentParser):

@@ -78,6 +78,7 @@ def _of_translation(arguments: argparse.Namespace, *, on_cpu: bool) -> tuple["De
     from slt_jax.training.planning import Planner
 
     planner = Planner(config)
+    print("\n".join(planner.table()), end="\n\n", flush=True)
     parts, total = planner.flops, planner.flops["total"]
     cost = f"a clip takes {flop(total.forward)} forward and {flop(total.training)} in training, counted from the model"
     counts = {part: dataclasses.asdict(flops) for part, flops in parts.items()}

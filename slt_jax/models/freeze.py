@@ -10,6 +10,7 @@ from flax import nnx
 from slt_jax.config import FreezeSpec, ModelConfig
 from slt_jax.errors import UserError
 from slt_jax.models import families
+from slt_jax.models.lora import bases, is_adapter
 from slt_jax.models.multistream import ENCODER_PARTS
 from slt_jax.streams import IMAGES
 
@@ -24,14 +25,18 @@ class Frozen(nnx.Variable):
 def trained_paths(config: ModelConfig, paths: Collection[str], buffers: Collection[str]) -> list[str]:
     """The sorted paths that get gradients and optimiser state. As in torch, the others get none and never move."""
     frozen = frozen_paths(config, paths) | set(buffers)
+    if config.lora is not None:
+        frozen |= bases(paths)
     text_encoders = () if config.decoder_class else families.text_encoders()
     reached = (path for path in paths if not MASK_TOKEN.match(path) and not path.startswith(text_encoders))
     return sorted(path for path in reached if path not in frozen)
 
 
 def frozen_paths(config: ModelConfig, paths: Collection[str]) -> set[str]:
-    """The paths that the configuration freezes: those that do not require a gradient in torch."""
+    """The paths that the configuration freezes: those that do not require a gradient in torch. Adapters never are."""
     frozen: set[str] = set()
+    if config.lora is not None:
+        paths = [path for path in paths if not is_adapter(path)]
     for stream in IMAGES:
         prefix, key = stream.backbone_prefix, stream.backbone_key
         names = {path.removeprefix(prefix): path for path in paths if path.startswith(prefix)}

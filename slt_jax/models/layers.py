@@ -18,6 +18,10 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Key
 
+# What an `nnx.Linear` is beside its weights.
+LINEAR_SETTINGS = ("in_features", "out_features", "use_bias", "dtype", "param_dtype", "precision", "dot_general",
+                   "promote_dtype", "preferred_element_type")  # fmt: skip
+
 
 class Buffer(nnx.Variable):
     """What torch calls a buffer: stored in checkpoints, never trained, not in `model.parameters()`."""
@@ -70,6 +74,33 @@ def layer_norm(features: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.L
     return nnx.LayerNorm(features, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
+class Adapted(nnx.Linear):
+    """A linear layer and beside it a low-rank adapter: y = W x + b + scale B A dropout(x). See `models/lora.py`."""
+
+    def __init__(self, base: nnx.Linear, rank: int, scale: float, rate: float, rngs: nnx.Rngs):
+        self.kernel = base.kernel
+        self.bias = base.bias if base.bias is not None else nnx.data(None)
+        for name in LINEAR_SETTINGS:
+            setattr(self, name, getattr(base, name))
+        self.lora_a = nnx.Param(torch_uniform(base.in_features)(rngs.params(), (base.in_features, rank)))
+        self.lora_b = nnx.Param(jnp.zeros((rank, base.out_features)))
+        self.scale = scale
+        self.rate = rate
+        self.dropout_key: nnx.Variable | None = nnx.data(None)  # one in a step of training
+
+    def __call__(self, inputs: Float[Array, "*rows d_in"], out_sharding=None) -> Float[Array, "*rows d_out"]:
+        """What the layer computes, and what is added to it."""
+        y = super().__call__(inputs, out_sharding)
+        return y + self.adapter(inputs.astype(y.dtype))
+
+    def adapter(self, x: Float[Array, "*rows d_in"]) -> Float[Array, "*rows d_out"]:
+        """What is added, in `x`'s dtype."""
+        if self.dropout_key is not None:
+            x = dropout(x, self.rate, self.dropout_key[...])
+        down, up = (matrix[...].astype(x.dtype) for matrix in (self.lora_a, self.lora_b))
+        return (x @ down) @ up * self.scale
+
+
 def product(
     x: Float[Array, "*rows d_in"],
     layer: nnx.Linear,
@@ -84,15 +115,22 @@ def product(
     """
     assert layer.bias is not None
     kernel, bias = layer.kernel[...], layer.bias[...]
+    seen = x
     if norm is not None:
         assert norm.scale is not None
         assert norm.bias is not None
         x = standardised(x, norm.epsilon)
         bias = bias + jnp.sum(norm.bias[...][:, None] * kernel, axis=0)
         kernel = norm.scale[...][:, None] * kernel
+        if isinstance(layer, Adapted):
+            seen = x * norm.scale[...].astype(x.dtype) + norm.bias[...].astype(x.dtype)
     if scale is not None:
         kernel, bias = kernel * scale, bias * scale
-    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+    y = x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+    if isinstance(layer, Adapted):
+        added = layer.adapter(seen)
+        y = y + (added if scale is None else added * scale.astype(x.dtype))
+    return y
 
 
 def standardised(x: Float[Array, "*rows d"], epsilon: float) -> Float[Array, "*rows d"]:

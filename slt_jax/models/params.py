@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
@@ -23,10 +24,15 @@ class Structure(Generic[Model]):
 
     graph: nnx.GraphDef[Model]
     variables: tuple[tuple[str, tuple, type], ...]  # dotted path, NNX path, kind of variable
+    narrow: frozenset[str] = frozenset()  # paths that are kept in bfloat16, and are float32 in the module
 
     def merge(self, params: Mapping[str, ArrayLike]) -> Model:
         """The module with these arrays; call it inside `jax.jit`."""
-        flat = [(path, kind(params[name])) for name, path, kind in self.variables]
+
+        def held(name: str) -> ArrayLike:
+            return jnp.asarray(params[name], jnp.float32) if name in self.narrow else params[name]
+
+        flat = [(path, kind(held(name))) for name, path, kind in self.variables]
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convert.adapters import LORA_STATE
 from convert.checkpoint import Checkpoint
 from convert.optimizer import check_kind
 from slt_jax.base.console import say
@@ -52,6 +53,13 @@ class Earlier:
     def joins_streams(self) -> bool:
         """Whether the weights are those of a model that reads the streams together, not of backbones alone."""
         return self.checkpoint is None or any(key.startswith("encoder.fusion.") for key in self.checkpoint.state)
+
+    @property
+    def lora(self) -> Mapping[str, Any] | None:
+        """`model.lora` of what there is to go on with, None where its weights have no adapters."""
+        if self.checkpoint is not None and LORA_STATE not in self.checkpoint.rest:
+            return None
+        return (self.config.get("model") or {}).get("lora")
 
     def resume(self, config: Config, program: Program) -> tuple[TrainState, Position]:
         """The newest state of the folder, exactly as it was saved, and its position.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from convert.adapters import LORA_STATE, AdapterTable
 from convert.checkpoint import Blueprint, blueprint
 from convert.compatibility import v9_notes
 from convert.optimizer import optimizer_kind
@@ -67,6 +68,8 @@ def to_states(
     plan = blueprint(checkpoint, model, trust=trust)
     if plan.decoder is None:
         raise UserError(f"{source.path}: holds an encoder without a decoder, which is not a state of training")
+    if not isinstance(source.rest.get(LORA_STATE), Mapping):  # merged weights alone
+        plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, lora=None))
     _, entries = plan.structure()
     config = training_config(source, plan)
     rest = (
@@ -74,7 +77,7 @@ def to_states(
     )
     checkpoint = dataclasses.replace(checkpoint, state=cast(checkpoint.state, dtype), rest=rest)
     frozen = frozen_paths(config.model, {entry.path for entry in entries})
-    state = checkpoint_state(checkpoint, translation_program(config, plan), entries, frozen)
+    state = checkpoint_state(checkpoint, translation_program(config, plan), entries, frozen, AdapterTable.of(plan))
     state = state.replace(step=np.int32(np.max(state.optimizer.step, initial=0)))
     read = adding_up(progress, total_bytes(state))
     state = jax.tree.map(lambda leaf: _in_memory(leaf, read), state)

@@ -17,7 +17,8 @@ from slt_jax.config import Config
 from slt_jax.data.text import VOCABULARY
 from slt_jax.errors import UserError
 from slt_jax.models.flops import Flops, model_flops
-from slt_jax.models.freeze import trained_paths
+from slt_jax.models.freeze import trained_paths, training_table
+from slt_jax.models.params import describe
 from slt_jax.models.remat import Memory
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import check_batch_size, device_mesh
@@ -124,7 +125,8 @@ class Planner(Devices):
         self.config = config
         self.plan: Blueprint = plan_model(config.model)
         check_target_length(self.plan, config.data.max_target_length)
-        self.structure, _ = self.plan.structure(dtype=compute_dtype(config.data.precision))
+        self.build = partial(self.plan.build, adapters=True)
+        self.structure, _ = describe(lambda: self.build(dtype=compute_dtype(config.data.precision)))
 
     @cached_property
     def flops(self) -> dict[str, Flops]:
@@ -132,7 +134,13 @@ class Planner(Devices):
         names = [name for name, *_ in self.structure.variables]
         trained = trained_paths(self.config.model, names, self.structure.buffers)
         target = self.config.data.max_target_length
-        return model_flops(self.plan.build, self.config.model, frozenset(trained), target_length=target)
+        return model_flops(self.build, self.config.model, frozenset(trained), target_length=target)
+
+    def table(self) -> list[str]:
+        """Lines on what trains, and the memory of weights, gradients and optimiser state."""
+        program = translation_program(self.config, self.plan, self.structure, mesh=device_mesh(1, jax.devices()[:1]))
+        state = program.abstract_state()
+        return training_table(state.params, state.trained, len(program.functions.optimizer.slots))
 
     def verdict(self, name: str, devices: Sequence[jax.Device], usable: int) -> Verdict:
         """Whether a step fits `devices`, whose memory is `usable` each, and how many clips would."""

@@ -59,6 +59,8 @@ class Program:
         """A state at step 0 with these `params`, on this host."""
         chosen = set(self.trained)
         trained = {path: params[path] for path in self.trained}
+        if narrow := self.structure.narrow:
+            params = {path: p.astype(jnp.bfloat16) if path in narrow else p for path, p in params.items()}
         return TrainState(
             trained=trained,
             frozen={path: array for path, array in params.items() if path not in chosen},
@@ -117,7 +119,8 @@ class Program:
         if memory.frame_chunk:
             memory = dataclasses.replace(memory, shards=self.mesh.shape["data"])
         dtype = compute_dtype(self.precision)
-        return self._with(structure=describe(lambda: self.build(dtype=dtype, memory=memory))[0])
+        structure = describe(lambda: self.build(dtype=dtype, memory=memory))[0]
+        return self._with(structure=dataclasses.replace(structure, narrow=self.structure.narrow))
 
     def suited_to(self, state: TrainState) -> "Program":
         """The same program; its optimiser has one count of updates if all parameters of `state` share it."""

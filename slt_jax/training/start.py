@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from convert.adapters import LORA_OPTIMIZER, LORA_STATE, NO_ADAPTERS, AdapterTable
 from convert.checkpoint import Blueprint, Checkpoint, load_params
 from convert.optimizer import from_torch, rates_note
 from convert.pretrained import pretrained_params
@@ -109,7 +110,7 @@ def fresh_params(plan: Blueprint, entries: list[Entry], seed: int, *, given: Col
     pretrained = pretrained_params(plan.config, entries, given)
     # On the CPU, where `place_state` reads them: a GPU would compile a program for each shape of zeros and ones.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        _, params = split_model(plan.build(seed=seed))
+        _, params = split_model(plan.build(seed=seed, adapters=True))
         params |= jax.tree.map(jnp.asarray, pretrained)
         face = plan.backbones.get("face")
         if isinstance(face, ViTConfig) and plan.config.d_model == face.embed_dim:
@@ -142,23 +143,37 @@ def tokenizer_beside(path: str | Path | None) -> Path | None:
 
 
 def resume_checkpoint(
-    checkpoint: Checkpoint, program: Program, entries: list[Entry], steps_per_epoch: int, frozen: Collection[str] = ()
+    checkpoint: Checkpoint,
+    program: Program,
+    entries: list[Entry],
+    steps_per_epoch: int,
+    frozen: Collection[str] = (),
+    table: AdapterTable = NO_ADAPTERS,
 ) -> tuple[TrainState, Position]:
     """Weights, optimiser state and epoch of a `.pt`, v9's or ours. The epoch and the steps set the schedule."""
-    state, position = checkpoint_state(checkpoint, program, entries, frozen), Position.from_checkpoint(checkpoint.rest)
+    state = checkpoint_state(checkpoint, program, entries, frozen, table)
+    position = Position.from_checkpoint(checkpoint.rest)
     counts = bool(program.functions.optimizer.scalars(0.0))  # torch's sgd does not
     steps = (int(np.max(state.optimizer.step, initial=0)) if counts else 0) or position.epoch * steps_per_epoch
     return program.place(state.replace(step=np.int32(steps))), position
 
 
 def checkpoint_state(
-    checkpoint: Checkpoint, program: Program, entries: list[Entry], frozen: Collection[str] = ()
+    checkpoint: Checkpoint,
+    program: Program,
+    entries: list[Entry],
+    frozen: Collection[str] = (),
+    table: AdapterTable = NO_ADAPTERS,
 ) -> TrainState:
     """The state in a `.pt`, on this host and at step 0. Raises UserError if it does not fit the model.
 
-    `frozen` are the paths that the configuration freezes, which later v9 does not number.
+    `frozen` are the paths that the configuration freezes, which later v9 does not number. `table` is that of the
+    model's adapters, which the file must have in `lora_state` where there are some.
     """
-    state, rest = program.new_state(load_params(checkpoint, entries)), checkpoint.rest
+    params, rest = load_params(checkpoint, entries), checkpoint.rest
+    if table.adapters:
+        params |= table.params(rest.get(LORA_STATE), checkpoint.path)
+    state = program.new_state(params)
     optimizer = state.optimizer
     if saved := rest.get("optimizer_state"):
         kind, trained = program.functions.optimizer, program.trained
@@ -166,14 +181,18 @@ def checkpoint_state(
             say(f"{checkpoint.path}: {note}")
         try:
             tree = from_torch(saved, optimizer.to_tree(), trained, kind, entries, frozen)
+            if table.adapters and (own := rest.get(LORA_OPTIMIZER)):
+                steps = tree["step"]
+                tree = from_torch(own, tree, trained, kind, table.adapters)
+                tree["step"] = np.maximum(tree["step"], steps)
         except UserError as error:
             raise UserError(f"{checkpoint.path}: {error}") from None
         optimizer = OptState.from_tree(tree)
     state = state.replace(optimizer=optimizer, scaler=scaler_state(rest.get("scaler_state")))
     average, saved = average_of(state), rest.get("ema_state")
     if average is not None and isinstance(saved, Mapping):
-        own = [entry for entry in entries if entry.path in average]
-        state = state.replace(teacher={**state.teacher, AVERAGE: to_params(saved, own)})
+        fitting = [entry for entry in (*entries, *table.adapters) if entry.path in average]
+        state = state.replace(teacher={**state.teacher, AVERAGE: to_params(saved, fitting)})
     return state
 
 

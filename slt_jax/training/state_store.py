@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from convert.adapters import LORA_OPTIMIZER, LORA_STATE, NO_ADAPTERS, AdapterTable
 from convert.checkpoint import Blueprint, Checkpoint, plan_model, read_checkpoint
 from convert.huggingface import is_folder_of_weights
 from convert.optimizer import to_torch
@@ -25,6 +26,7 @@ from slt_jax.base.places import existing_folder, naming
 from slt_jax.base.quiet import silence_late_writers
 from slt_jax.config import Config, build_config
 from slt_jax.errors import UserError
+from slt_jax.models.lora import merged
 from slt_jax.models.trust import Trust, check_trusted, named_classes
 from slt_jax.runtime import hosts
 from slt_jax.training import scaler
@@ -245,7 +247,7 @@ def open_checkpoint(path: str | Path, trust: Trust = False) -> Checkpoint:
     state, notes, plan = saved_model(folder, trust)
     _, entries = plan.structure()
     rest: dict[str, Any] = {name: notes[name] for name in ("config", "architecture") if name in notes}
-    return Checkpoint(folder, to_state(state.params, entries), rest)
+    return Checkpoint(folder, to_state(merged(state.params, plan.lora), entries), rest)
 
 
 def saved_model(folder: Path, trust: Trust = False) -> tuple[TrainState, dict[str, Any], Blueprint]:
@@ -281,6 +283,7 @@ class Exporter:
     optimizer: Optimizer
     initial_lr: float
     config: dict[str, Any]
+    adapters: AdapterTable = NO_ADAPTERS
 
     def notes(self, position: Position) -> dict[str, Any]:
         """The notes of a saved state: where the run was, and how to build its model without the command line."""
@@ -295,16 +298,18 @@ class Exporter:
     def content(self, state: TrainState, position: Position, *, lr: float, val_loss: float) -> dict[str, Any]:
         """The content that `write` writes."""
         host: TrainState = jax.device_get(state)
-        optimizer_state = to_torch(
-            host.optimizer.to_tree(), list(host.trained), self.optimizer, lr, self.initial_lr, self.entries
-        )
-        average = average_of(host)
-        own = [] if average is None else [entry for entry in self.entries if entry.path in average]
+        tree, trained, settings = host.optimizer.to_tree(), list(host.trained), (self.optimizer, lr, self.initial_lr)
+        average, adapters = average_of(host), self.adapters.adapters
+        fitting = [] if average is None else [e for e in (*self.entries, *adapters) if e.path in average]
+        # v9 numbers its own parameters, so adapters have an optimiser's state apart.
+        lora = {LORA_STATE: self.adapters.state(host.params),
+                LORA_OPTIMIZER: to_torch(tree, trained, *settings, adapters)} if adapters else {}  # fmt: skip
         return {
             "epoch": position.epoch,
-            "model_state": to_state(host.params, self.entries),
-            **({"ema_state": to_state(average, own)} if average is not None else {}),
-            "optimizer_state": optimizer_state,
+            "model_state": to_state(merged(host.params, self.plan.lora), self.entries),
+            **({"ema_state": to_state(average, fitting)} if average is not None else {}),
+            "optimizer_state": to_torch(tree, trained, *settings, self.entries),
+            **lora,
             "val_loss": val_loss,
             "best_val": position.best_val,
             "best_scores": position.best_scores,
@@ -317,4 +322,5 @@ class Exporter:
 
 def exporter_of(config: Config, plan: Blueprint, entries: list[Entry]) -> Exporter:
     """The exporter of a run under `config`; `entries` are the plan's torch table."""
-    return Exporter(plan, entries, translation_optimizer(config, plan), config.optim.lr, config.to_dict())
+    optimizer, adapters = translation_optimizer(config, plan), AdapterTable.of(plan)
+    return Exporter(plan, entries, optimizer, config.optim.lr, config.to_dict(), adapters)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from convert.adapters import AdapterTable
 from convert.checkpoint import Blueprint, plan_model
 from convert.compatibility import v9_notes
 from convert.state_dict import Entry
@@ -35,6 +36,7 @@ from slt_jax.runtime import hosts
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import check_batch_size, device_mesh
 from slt_jax.streams import POSE, streams_of
+from slt_jax.training.adapters import check_same_adapters
 from slt_jax.training.earlier import Earlier
 from slt_jax.training.ema import average_of, averaged
 from slt_jax.training.feature_pass import features_are_read, read_from_cache
@@ -141,7 +143,7 @@ def _train(
         for note in v9_notes(config, plan):
             say(f"note: {note}")
         # Without images there is little to keep, and no step with images to be compiled and measured.
-        if config.training.remat != "auto" or not features_are_read(config, structure, state):
+        if config.training.remat != "auto" or not features_are_read(config, program.structure, state):
             batch = abstract_batch(config, program.layout, config.data.batch_size)
             program = with_memory_rule(program, config.training, batch, state)
 
@@ -169,11 +171,12 @@ def begin(
     """The first state and its position: of the run that goes on, from given weights, or new."""
     if earlier and resuming:
         plan.check_resize(earlier.architecture, f"--resume {earlier.path}")
+        check_same_adapters(earlier.path, earlier.lora, config.model.lora)
         if earlier.checkpoint is None:
             return earlier.resume(config, program)
         frozen = frozen_paths(config.model, {entry.path for entry in entries})
         steps = steps_per_epoch(config, splits)
-        return resume_checkpoint(earlier.checkpoint, program, entries, steps, frozen)
+        return resume_checkpoint(earlier.checkpoint, program, entries, steps, frozen, AdapterTable.of(plan))
     checkpoint = earlier.checkpoint if earlier else None
     params = dict(starting_params(plan, entries, config.data.seed, checkpoint))
     if POSE in streams_of(config.model) and (checkpoint is None or not knows_poses(checkpoint.state)):

@@ -1,5 +1,6 @@
 """The translator's loss, and its program made from a configuration."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +12,17 @@ from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from convert.adapters import AdapterTable
 from convert.checkpoint import Blueprint
 from slt_jax.config import Config, DataConfig
 from slt_jax.data.augment import prepare as prepare_batch
 from slt_jax.data.schema import full_sizes, shapes
 from slt_jax.models.freeze import trained_paths
-from slt_jax.models.params import Params, Structure
+from slt_jax.models.lora import bases
+from slt_jax.models.params import Params, Structure, describe
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import Layout
+from slt_jax.training.adapters import AdapterDropout
 from slt_jax.training.ema import Averaged
 from slt_jax.training.loss import token_loss
 from slt_jax.training.metrics import CROSS_ENTROPY
@@ -88,15 +92,24 @@ def translation_program(
     `structure` is that of the plan in the configuration's precision, where the caller has it. `prepare` takes the
     place of the configuration's for batches that are model inputs already.
     """
-    if structure is None:
-        structure, _ = plan.structure(dtype=compute_dtype(config.data.precision))
+    dtype, lora, build = compute_dtype(config.data.precision), plan.lora, plan.build
+    if lora is not None:
+        build = functools.partial(plan.build, adapters=True)
+        structure, _ = describe(lambda: build(dtype=dtype))
+    elif structure is None:
+        structure, _ = plan.structure(dtype=dtype)
     names = [name for name, *_ in structure.variables]
     trained = trained_paths(config.model, names, structure.buffers)
     objective: Objective = TokenCrossEntropy(config.optim.label_smoothing)
+    if lora is not None:
+        if lora.frozen_dtype == "bfloat16":
+            structure = dataclasses.replace(structure, narrow=frozenset(bases(names)) - structure.buffers)
+        if lora.dropout:
+            objective = AdapterDropout(objective)
     if config.training.ema is not None:
         objective = Averaged(objective, config.training.ema, tuple(trained))
     return make_program(
-        plan.build,
+        build,
         objective,
         optim=config.optim,
         training=config.training,
@@ -117,6 +130,7 @@ def translation_optimizer(config: Config, plan: Blueprint) -> Optimizer:
     if all(rate is None for rate in own) and optim.layer_decay == 1 and not optim.decay_only_matrices:
         return build_optimizer(optim)
     _, entries = plan.structure()
+    entries = [*entries, *AdapterTable.of(plan).adapters]
     return build_optimizer(optim, translator_parts(optim, {entry.path: entry.shape for entry in entries}))
 
 

@@ -4,10 +4,12 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import slt_jax
 from convert import write_pt
+from convert.safetensors_file import write_safetensors
 from convert.state_dict import parameters
 from slt_jax.base.files import write_json
 from slt_jax.cli.convert import main
@@ -34,6 +36,11 @@ def test_every_command_runs(tmp_path, monkeypatch, capsys):
     Path("run").mkdir()
     write_pt("run/best.pt", content)
     write_json("run/config.json", config)
+    Path("adapter").mkdir()
+    layer, matrix = "base_model.model.decoder.block.0.layer.1.EncDecAttention.v", np.ones((2, 32), np.float32)
+    pair = {f"{layer}.lora_A.weight": matrix, f"{layer}.lora_B.weight": np.ascontiguousarray(matrix.T)}
+    write_safetensors("adapter/adapter_model.safetensors", pair, {})
+    write_json("adapter/adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 4})
     lines = commands()
     assert len(lines) >= 10
     for program, *arguments in lines:
@@ -44,7 +51,8 @@ def test_every_command_runs(tmp_path, monkeypatch, capsys):
             arguments = [str(GOLDENS / Path(a).name) if a.startswith("goldens/") else a for a in arguments]
         assert main(arguments) == 0, (arguments, capsys.readouterr())
     assert {path.name for path in tmp_path.iterdir()} == {
-        "last.pt", "run", "states", "back.pt", "small.pt", "later.pt", "last.safetensors"
+        "last.pt", "run", "states", "back.pt", "small.pt", "later.pt", "last.safetensors",
+        "adapter", "adapted.pt", "again",
     }  # fmt: skip
     assert slt_jax.load("small.pt").config.d_model == 32
 
