@@ -193,6 +193,11 @@ class TrainingConfig:
 
     epochs: int = option(40, "epochs to train in all")
     max_steps: int | None = option(None, "end after so many optimiser steps, if the epochs have not ended before")
+    objectives: dict = option(
+        {},
+        "what is learned, by weights: {translation: 1, gloss_ctc: 0.5}; glosses by the column `gloss` of the metadata "
+        "(default: translation alone)",
+    )
     ema: float | None = option(
         None, "keep a moving average of the weights, of so much at each step: 0.999; validation and best.pt use it"
     )

@@ -45,6 +45,7 @@ AUGMENTATION = {
     "drop_hands": (0.0, 1.0, False),  # probability of hiding one hand of a clip
     "jitter_pose": (0.0, 1.0, False),  # deviation of landmarks, in the unit of the poses
 }
+OBJECTIVES = ("translation", "gloss_ctc")
 PROJECTORS = ("auto", "mlp", "identity")
 AT_LEAST_ONE = {
     "data": ("batch_size", "val_batch_size", "max_target_length"),
@@ -150,6 +151,8 @@ def check_values(name: str, section: Any) -> None:
             raise UserError(f"{name}.{attribute} must be at most {most}, not {shown(value, 40)}")
     if name == "data":
         _check_augmentation(section.augmentation)
+    if name == "training":
+        _check_objectives(section.objectives)
     if name == "optim":
         _check_optim(section)
     if name == "training" and section.best_metric != "loss" and not section.eval_bleu_every:
@@ -188,6 +191,16 @@ def _check_augmentation(given: Mapping[str, Any]) -> None:
         ) or sorted(numbers) != numbers:  # fmt: skip
             what = f"[least, most] between {least:g} and {most:g}" if ranges else f"between {least:g} and {most:g}"
             raise UserError(f"data.augmentation.{key} must be {what}, not {shown(value)}")
+
+
+def _check_objectives(given: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        if key not in OBJECTIVES:
+            raise UserError(f"training.objectives: unknown objective {shown(key)}{nearest(str(key), OBJECTIVES)}")
+        if type(value) not in (int, float) or not 0 <= value <= 1000:
+            raise UserError(f"training.objectives.{key} must be a weight between 0 and 1000, not {shown(value)}")
+    if given and not given.get("translation"):
+        raise UserError("training.objectives: translation has no weight; give it one, as {translation: 1, ...}")
 
 
 def by_step(optim: Any) -> bool:

@@ -148,7 +148,7 @@ def _add_flag(group, section: str, field: dataclasses.Field) -> None:
         group.add_argument(flag, dest=dest, nargs="+", type=int, metavar="INT", help=text)
     elif dest == "model.streams":
         group.add_argument(flag, dest=dest, nargs="+", metavar="STREAM", help=text)
-    elif dest in ("model.decoder_kwargs", "data.augmentation"):
+    elif dest in ("model.decoder_kwargs", "data.augmentation", "training.objectives"):
         group.add_argument(flag, dest=dest, metavar="JSON", type=_json_object, help=text)
     else:
         number = next((kind for kind in (int, float) if kind in kinds), str)

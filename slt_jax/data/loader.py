@@ -21,14 +21,16 @@ from slt_jax.data import workers
 from slt_jax.data.clip_files import BadClip, ClipFiles
 from slt_jax.data.clips import MIN_CONFIDENCE, empty, flip_permutation, read_clip
 from slt_jax.data.feature_cache import Features
+from slt_jax.data.glosses import BLANK
 from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packs import listed
-from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, BatchSizes, shapes
+from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, ROW_ARRAYS, BatchSizes, shapes
 from slt_jax.data.text import IGNORE
 from slt_jax.errors import UserError
 from slt_jax.streams import BY_NAME, MASKED, POSE, chosen
 
 logger = logging.getLogger(__name__)
+OF_ROWS = {array.name for array in ROW_ARRAYS}  # arrays that no file of a clip fills
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class _Batches:
     features: Features | None = None  # what is read instead of images
     epoch: int = 0
     taken: Taken = ()
+    glosses: np.ndarray | None = None  # beside the labels, see data/glosses.py
 
     @functools.cached_property
     def batches(self) -> int:
@@ -128,6 +131,8 @@ class _Batches:
             allocate=workers.allocate,
         )
         arrays |= {"flip": np.zeros(size, bool), "valid": real.copy(), "labels": self.labels[clips].copy()}
+        if self.glosses is not None:
+            arrays["glosses"] = np.where(real[:, None], self.glosses[clips], BLANK)
         rows = [row for row in range(size) if row == 0 or real[row - 1]]  # the real rows, and the first filler row
         read = functools.partial(self._read, epoch, arrays, clips)
         if self.threads > 1:
@@ -191,7 +196,7 @@ class _Batches:
         """Fill one row. Returns the clip and what is wrong with it, if bad clips are skipped."""
         clip, settings = int(clips[row]), self.settings
         rng = _generator(settings.seed, epoch, clip + 1) if settings.train else None
-        out = {name: array[row] for name, array in arrays.items() if name not in ("flip", "valid", "labels")}
+        out = {name: array[row] for name, array in arrays.items() if name not in OF_ROWS}
         arrays["flip"][row] = rng is not None and rng.random() < settings.flip_probability
         try:
             files, read_frames = self.files[clip], None
@@ -236,8 +241,9 @@ class Loader:
         settings: LoaderSettings,
         *,
         lengths: np.ndarray | None = None,
+        glosses: np.ndarray | None = None,
     ):
-        """`labels`, int32 (N, S), has a row for each of `clips`.
+        """`labels`, int32 (N, S), has a row for each of `clips`, and so have `glosses`, (N, G), where there are some.
 
         `lengths` (N,): frames to which each clip is padded, see `padded_lengths`; None is `sequence_length` for all.
         Raises UserError if there are no clips.
@@ -257,6 +263,7 @@ class Loader:
             labels=np.ascontiguousarray(labels, np.int32),
             lengths=np.full(len(clips), settings.sequence_length) if lengths is None else lengths,
             threads=1 if settings.num_workers else _cores(),
+            glosses=glosses,
         )
         if settings.num_workers:
             workers.close_at_exit(self)

@@ -25,10 +25,12 @@ class BatchSizes:
     landmarks: int
     tokens: int = 0
     streams: tuple[str, ...] | None = None  # by name; None for all
+    glosses: int = 0  # 0 where they are no target
 
     def axis(self, name: str | int) -> int:
         """The length of an axis. A number stands for itself."""
-        lengths = {"B": self.clips, "T": self.frames, "H": self.image, "W": self.image, "S": self.tokens}
+        lengths = {"B": self.clips, "T": self.frames, "H": self.image, "W": self.image, "S": self.tokens,
+                   "G": self.glosses}  # fmt: skip
         lengths |= {"L": self.landmarks, "3L": 3 * self.landmarks}
         return name if isinstance(name, int) else lengths[name]
 
@@ -68,11 +70,13 @@ CLIP_ARRAYS = (
     *(array for stream in STREAMS for array in _of_stream(stream)),
     BatchArray(PAD_MASK, ("B", "T"), np.dtype(bool)),
 )
-# What the loader adds: rows to be mirrored, rows that are clips and not filling, target tokens (-100 = ignore).
+# What the loader adds: rows to be mirrored, rows that are clips and not filling, target tokens (-100 = ignore), and
+# the glosses of models that learn them too (0 = none).
 ROW_ARRAYS = (
     BatchArray("flip", ("B",), np.dtype(bool)),
     BatchArray("valid", ("B",), np.dtype(bool)),
     BatchArray("labels", ("B", "S"), np.dtype(np.int32)),
+    BatchArray("glosses", ("B", "G"), np.dtype(np.int32)),
 )
 BATCH_ARRAYS = (*CLIP_ARRAYS, *ROW_ARRAYS)
 
@@ -85,6 +89,8 @@ def shapes(
     for array in arrays:
         if array.stream is not None and array.stream not in chosen(sizes.streams):
             continue
+        if "G" in array.axes and not sizes.glosses:
+            continue
         described[array.name] = array.shape(sizes), array.dtype
         if features is not None and array.images:
             width, dtype = features[array.name]
@@ -96,4 +102,5 @@ def full_sizes(config: Config, clips: int) -> BatchSizes:
     """The sizes of a batch of `clips` clips of full length under a configuration."""
     model = config.model
     tokens, streams = config.data.max_target_length, None if model.streams is None else tuple(model.streams)
-    return BatchSizes(clips, model.sequence_length, model.image_size, model.pose_landmarks, tokens, streams)
+    glosses = model.sequence_length if config.training.objectives.get("gloss_ctc") else 0
+    return BatchSizes(clips, model.sequence_length, model.image_size, model.pose_landmarks, tokens, streams, glosses)

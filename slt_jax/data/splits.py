@@ -10,6 +10,7 @@ from slt_jax.config import Config, DataConfig
 from slt_jax.data.clip_files import BadClip, ClipFiles, scan
 from slt_jax.data.clips import padded_lengths
 from slt_jax.data.corpus_folder import folder_keys
+from slt_jax.data.glosses import Glosses
 from slt_jax.data.loader import Loader, LoaderSettings
 from slt_jax.data.metadata import ClipRow, read_index, read_metadata, select
 from slt_jax.data.packs import PackedClips, listed, open_pack
@@ -36,20 +37,23 @@ class Splits:
     val: Loader
     tokenizer: Any
     prompts: Prompts
+    glosses: Glosses | None = None  # where they are learned too
 
 
 def open_splits(
     config: Config,
     tokenizer_dir: Path,
     earlier_tokenizer: Path | None = None,
+    earlier_glosses: Glosses | None = None,
     *,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> Splits:
     """The training and validation loaders and the tokenizer, which is kept in `tokenizer_dir`.
 
-    Without `--tokenizer`, `earlier_tokenizer` (of the run that goes on) is taken, else that of `--decoder-model`, else
-    one is trained. Reads the CSVs and lists the folders, but decodes nothing. Raises UserError naming the flag or file.
+    Without `--tokenizer`, `earlier_tokenizer` is taken (of the run that goes on, as `earlier_glosses`), else that of
+    `--decoder-model`, else one is trained. Reads the CSVs and lists the folders, but decodes nothing. Raises UserError
+    naming the flag or file.
     """
     data = config.data
     train, val, files = _checked_splits(config, _given(config))
@@ -65,6 +69,9 @@ def open_splits(
         **wished,
     )
     prompts = open_prompts(tokenizer, str(named or tokenizer_dir), target_lang=data.target_lang, **wished)
+
+    wanted = bool(config.training.objectives.get("gloss_ctc"))
+    glosses = (earlier_glosses or Glosses.of(train.clips)) if wanted else None
 
     def loader(split: Usable, batch_size: int, *, training: bool) -> Loader:
         clips, length = split.clips, config.model.sequence_length
@@ -88,13 +95,15 @@ def open_splits(
         )
         frames = [split.frames[clip.video_id] for clip in clips]
         lengths = padded_lengths(frames, length, data.buckets or (), v9_inputs=settings.v9_inputs)
-        return Loader(clips, files, targets.labels, settings, lengths=lengths)
+        signed = glosses.labels(clips, length) if glosses else None
+        return Loader(clips, files, targets.labels, settings, lengths=lengths, glosses=signed)
 
     return Splits(
         loader(train, data.batch_size, training=True),
         loader(val, data.val_batch_size or data.batch_size, training=False),
         tokenizer,
         prompts,
+        glosses,
     )
 
 

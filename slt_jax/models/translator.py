@@ -45,18 +45,25 @@ class SignTranslator(nnx.Module):
 
         `labels` (B, S) int with -100 = ignore; `decoder_attention_mask` (B, S), by default where labels are not -100.
         """
+        return self.joint(batch, key=key)[0]
+
+    def joint(
+        self, batch: Mapping[str, Shaped[Array, "b ..."]], *, key: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, "b s vocab"], Float[Array, "b t d_model"]]:
+        """The logits, and the encoded frames that the decoder has seen."""
         encoder_key, decoder_key = split(key, 2)
         encoded = self.encoder(batch, key=encoder_key)
         labels = batch["labels"]
         model = self.decoder.model
         with jax.named_scope("decoder"):
-            return model(
+            logits = model(
                 encoded,
                 batch.get("pad_mask"),
                 shift_right(model, labels),
                 batch.get("decoder_attention_mask", labels != -100),
                 key=decoder_key,
             )
+        return logits, encoded
 
 
 class Decoder(nnx.Module):

@@ -30,6 +30,7 @@ PANELS = (
         {"val_translation_cer": ("translations", "-"), "val_teacher_forced_cer": ("teacher forced", "--")},
         factor=100.0,
     ),
+    Panel("glosses of validation clips (error rate, %)", {"val_gloss_wer": ("WER", "-")}, factor=100.0),
     Panel("translations of validation clips", {"val_bleu": ("BLEU", "-"), "val_chrf": ("chrF", "--")}),
     Panel("learning rate", {"lr": ("lr", "-")}),
     Panel("throughput (clips/s)", {"clips_per_second": ("clips/s", "-")}),

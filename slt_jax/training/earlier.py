@@ -11,6 +11,7 @@ from convert.checkpoint import Checkpoint
 from convert.optimizer import check_kind
 from slt_jax.base.console import say
 from slt_jax.config import Config, build_config, build_section
+from slt_jax.data.glosses import Glosses
 from slt_jax.models.trust import Trust
 from slt_jax.training.position import Position
 from slt_jax.training.program import Program
@@ -30,6 +31,7 @@ class Earlier:
     states: StateStore | None
     clips: Mapping[str, Any] | None = None  # `identity` of the loader, where the notes have it
     steps_per_epoch: int | None = None  # where the notes have it
+    glosses: Glosses | None = None  # that its head knows, if it has one
 
     @classmethod
     def open(cls, path: str | Path, *, states: bool, trust: Trust) -> "Earlier":
@@ -39,7 +41,9 @@ class Earlier:
         """
         if not states:
             checkpoint = open_checkpoint(path, trust)
-            return cls(Path(path), checkpoint.config, checkpoint.rest.get("architecture"), checkpoint, None)
+            glosses = glosses_in(checkpoint.rest)
+            return cls(Path(path), checkpoint.config, checkpoint.rest.get("architecture"), checkpoint, None,
+                       glosses=glosses)  # fmt: skip
         store = StateStore(Path(path), read_only=True)
         try:
             notes = store.notes()
@@ -47,7 +51,7 @@ class Earlier:
             store.close()
             raise
         return cls(Path(path), notes["config"], notes.get("architecture"), None, store, notes.get("clips"),
-                   notes.get("steps_per_epoch"))  # fmt: skip
+                   notes.get("steps_per_epoch"), glosses_in(notes))  # fmt: skip
 
     @property
     def joins_streams(self) -> bool:
@@ -96,3 +100,9 @@ class Earlier:
             return rates(epoch, step) if rates.known else None
         groups = (self.checkpoint.rest.get("optimizer_state") or {}).get("param_groups") or [{}]
         return groups[0].get("lr")
+
+
+def glosses_in(saved: Mapping[str, Any]) -> Glosses | None:
+    """The glosses in a checkpoint's entries or a state's notes; None where there are none."""
+    names = saved.get("glosses")
+    return Glosses(tuple(map(str, names))) if isinstance(names, list) and names else None

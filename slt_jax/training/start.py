@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -149,9 +150,10 @@ def resume_checkpoint(
     steps_per_epoch: int,
     frozen: Collection[str] = (),
     table: AdapterTable = NO_ADAPTERS,
+    heads: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[TrainState, Position]:
     """Weights, optimiser state and epoch of a `.pt`, v9's or ours. The epoch and the steps set the schedule."""
-    state = checkpoint_state(checkpoint, program, entries, frozen, table)
+    state = checkpoint_state(checkpoint, program, entries, frozen, table, heads)
     position = Position.from_checkpoint(checkpoint.rest)
     counts = bool(program.functions.optimizer.scalars(0.0))  # torch's sgd does not
     steps = (int(np.max(state.optimizer.step, initial=0)) if counts else 0) or position.epoch * steps_per_epoch
@@ -164,16 +166,18 @@ def checkpoint_state(
     entries: list[Entry],
     frozen: Collection[str] = (),
     table: AdapterTable = NO_ADAPTERS,
+    heads: Mapping[str, Any] = MappingProxyType({}),
 ) -> TrainState:
     """The state in a `.pt`, on this host and at step 0. Raises UserError if it does not fit the model.
 
     `frozen` are the paths that the configuration freezes, which later v9 does not number. `table` is that of the
-    model's adapters, which the file must have in `lora_state` where there are some.
+    model's adapters, which the file must have in `lora_state` where there are some. `heads` are parameters of the
+    program that the model does not have.
     """
     params, rest = load_params(checkpoint, entries), checkpoint.rest
     if table.adapters:
         params |= table.params(rest.get(LORA_STATE), checkpoint.path)
-    state = program.new_state(params)
+    state = program.new_state({**params, **heads})
     optimizer = state.optimizer
     if saved := rest.get("optimizer_state"):
         kind, trained = program.functions.optimizer, program.trained

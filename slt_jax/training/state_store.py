@@ -31,6 +31,7 @@ from slt_jax.models.trust import Trust, check_trusted, named_classes
 from slt_jax.runtime import hosts
 from slt_jax.training import scaler
 from slt_jax.training.ema import average_of
+from slt_jax.training.gloss_ctc import STATE, head_state
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.position import Position
 from slt_jax.training.program import Program
@@ -284,10 +285,12 @@ class Exporter:
     initial_lr: float
     config: dict[str, Any]
     adapters: AdapterTable = NO_ADAPTERS
+    glosses: tuple[str, ...] = ()
 
     def notes(self, position: Position) -> dict[str, Any]:
         """The notes of a saved state: where the run was, and how to build its model without the command line."""
-        return {"position": asdict(position), "config": self.config, "architecture": self.plan.record()}
+        known = {"glosses": list(self.glosses)} if self.glosses else {}
+        return {"position": asdict(position), "config": self.config, "architecture": self.plan.record()} | known
 
     def write(self, path: Path, state: TrainState, position: Position, *, lr: float, val_loss: float) -> None:
         """Write a checkpoint after the epoch in `position`, in process 0. `lr` is that of the next epoch."""
@@ -304,12 +307,14 @@ class Exporter:
         # v9 numbers its own parameters, so adapters have an optimiser's state apart.
         lora = {LORA_STATE: self.adapters.state(host.params),
                 LORA_OPTIMIZER: to_torch(tree, trained, *settings, adapters)} if adapters else {}  # fmt: skip
+        head = {STATE: head_state(host.params), "glosses": list(self.glosses)} if self.glosses else {}
         return {
             "epoch": position.epoch,
             "model_state": to_state(merged(host.params, self.plan.lora), self.entries),
             **({"ema_state": to_state(average, fitting)} if average is not None else {}),
             "optimizer_state": to_torch(tree, trained, *settings, self.entries),
             **lora,
+            **head,
             "val_loss": val_loss,
             "best_val": position.best_val,
             "best_scores": position.best_scores,
@@ -320,7 +325,7 @@ class Exporter:
         }
 
 
-def exporter_of(config: Config, plan: Blueprint, entries: list[Entry]) -> Exporter:
-    """The exporter of a run under `config`; `entries` are the plan's torch table."""
+def exporter_of(config: Config, plan: Blueprint, entries: list[Entry], glosses: tuple[str, ...] = ()) -> Exporter:
+    """The exporter of a run under `config`; `entries` are the plan's torch table, `glosses` what its head knows."""
     optimizer, adapters = translation_optimizer(config, plan), AdapterTable.of(plan)
-    return Exporter(plan, entries, optimizer, config.optim.lr, config.to_dict(), adapters)
+    return Exporter(plan, entries, optimizer, config.optim.lr, config.to_dict(), adapters, glosses)

@@ -25,7 +25,7 @@ from slt_jax.data.loader import Batch
 from slt_jax.data.splits import Splits, open_splits
 from slt_jax.data.text import RowStarts
 from slt_jax.decoding.results import Prediction
-from slt_jax.decoding.scores import Scoring, choose_scoring, corpus_scores
+from slt_jax.decoding.scores import Scoring
 from slt_jax.decoding.search import Search
 from slt_jax.decoding.translate import BatchDecoder, translate
 from slt_jax.errors import UserError
@@ -40,6 +40,7 @@ from slt_jax.training.adapters import check_same_adapters
 from slt_jax.training.earlier import Earlier
 from slt_jax.training.ema import average_of, averaged
 from slt_jax.training.feature_pass import features_are_read, read_from_cache
+from slt_jax.training.gloss_ctc import GLOSS_CTC, STATE, head_params
 from slt_jax.training.memory import with_memory_rule
 from slt_jax.training.metrics import Totals
 from slt_jax.training.poses import knows_poses, standardised_poses
@@ -63,7 +64,7 @@ from slt_jax.training.state_store import Exporter, exporter_of, is_sound
 from slt_jax.training.task import Evaluation, Task
 from slt_jax.training.tracking import check_tensorboard
 from slt_jax.training.translation_program import abstract_batch, encode, translation_program
-from slt_jax.training.validation import validate
+from slt_jax.training.validation import GLOSS_WER, as_table, choose_scores, is_scored, text_scores, validate
 from slt_jax.training.workdir import WorkDir
 
 SAMPLES = 5  # translations shown in TensorBoard and at the end
@@ -117,9 +118,9 @@ def _train(
     config = with_hand_masks(config, earlier)
     with tempfile.TemporaryDirectory() as scratch:  # for the other processes' tokenizers, which are the same
         tokenizer = workdir.tokenizer if hosts.primary() else Path(scratch, "tokenizer")
-        splits = open_splits(
-            config, tokenizer, tokenizer_beside(origin), shard_index=jax.process_index(), shard_count=hosts.count()
-        )
+        beside, known = tokenizer_beside(origin), earlier.glosses if earlier else None
+        part = {"shard_index": jax.process_index(), "shard_count": hosts.count()}
+        splits = open_splits(config, tokenizer, beside, known, **part)
     try:
         scoring = choose_scores(config.training, splits)
         config = with_tokenizer(config, splits.tokenizer)
@@ -128,7 +129,8 @@ def _train(
         plan = plan_model(config.model)
         check_target_length(plan, config.data.max_target_length)
         structure, entries = plan.structure(dtype=compute_dtype(config.data.precision))
-        program = translation_program(config, plan, structure, mesh=mesh)
+        signs = splits.glosses
+        program = translation_program(config, plan, structure, mesh=mesh, glosses=signs.size if signs else 0)
 
         # --- the state: new, from given weights, or where an earlier run stopped ------------------------------------
         state, position = begin(config, plan, entries, program, splits, earlier, resuming=source is not None)
@@ -148,7 +150,7 @@ def _train(
             program = with_memory_rule(program, config.training, batch, state)
 
         # --- epochs -------------------------------------------------------------------------------------------------
-        exporter = exporter_of(config, plan, entries)
+        exporter = exporter_of(config, plan, entries, signs.names if signs else ())
         size = config.data.batch_size
         first = last_comes_first(plan)
         task = Translation(program, config.training, size, config, splits, exporter, workdir.features, scoring, first)
@@ -175,13 +177,22 @@ def begin(
         if earlier.checkpoint is None:
             return earlier.resume(config, program)
         frozen = frozen_paths(config.model, {entry.path for entry in entries})
-        steps = steps_per_epoch(config, splits)
-        return resume_checkpoint(earlier.checkpoint, program, entries, steps, frozen, AdapterTable.of(plan))
+        steps, table = steps_per_epoch(config, splits), AdapterTable.of(plan)
+        heads = gloss_head(config, splits, earlier)
+        return resume_checkpoint(earlier.checkpoint, program, entries, steps, frozen, table, heads)
     checkpoint = earlier.checkpoint if earlier else None
-    params = dict(starting_params(plan, entries, config.data.seed, checkpoint))
+    params = {**starting_params(plan, entries, config.data.seed, checkpoint), **gloss_head(config, splits, earlier)}
     if POSE in streams_of(config.model) and (checkpoint is None or not knows_poses(checkpoint.state)):
         params |= standardised_poses(splits.train.files, config.model.pose_landmarks)
     return program.place(program.new_state(params)), Position()
+
+
+def gloss_head(config: Config, splits: Splits, earlier: Earlier | None) -> dict[str, Any]:
+    """The head of the glosses, where they are learned: that of the earlier weights if they have one."""
+    if splits.glosses is None:
+        return {}
+    saved = earlier.checkpoint.rest.get(STATE) if earlier and earlier.checkpoint else None
+    return head_params(config.model.d_model, splits.glosses.size, config.data.seed, saved)
 
 
 def with_hand_masks(config: Config, earlier: Earlier | None) -> Config:
@@ -272,6 +283,7 @@ class Translation(Task):
             "val_teacher_forced_cer": totals.character_error_rate,
             "val_translation_cer": found["cer"] / 100 if found else math.nan,
             **{f"val_{name}": score for name, score in scores.items()},
+            **{f"val_{name}": rate for name, rate in totals.mean_metrics.items() if name == GLOSS_WER},
         }
         texts = {"val/translations": as_table(translations[:SAMPLES])}
         titles = {"val_teacher_forced_cer": "CER, teacher forced (fraction)",
@@ -294,8 +306,9 @@ class Translation(Task):
         return translate(self.splits.val, batches, self.splits.tokenizer, limit=count, stopped=stopped)
 
     def training_metrics(self, totals: Totals) -> dict[str, float]:
-        """Loss and perplexity."""
-        return {"train_loss": totals.mean_loss, "train_perplexity": totals.perplexity}
+        """Loss and perplexity, and the loss of glosses where they are learned."""
+        glosses = {f"train_{name}": loss for name, loss in totals.mean_metrics.items() if name == GLOSS_CTC}
+        return {"train_loss": totals.mean_loss, "train_perplexity": totals.perplexity, **glosses}
 
     def export(self, state: TrainState, position: Position, workdir: WorkDir) -> None:
         """`last.pt`, and `best.pt` where it is the best."""
@@ -350,31 +363,3 @@ def steps_per_epoch(config: Config, splits: Splits) -> int:
 def rates_of(config: Config, splits: Splits) -> Rates:
     """The learning rates of a run on these clips."""
     return Rates.of(config.optim, config.training, steps_per_epoch(config, splits))
-
-
-def is_scored(training: TrainingConfig, epoch: int, step: int) -> bool:
-    """Whether real translations are scored after this epoch (counted from 0), which ends after so many steps."""
-    done, every = epoch + 1, training.eval_bleu_every
-    last = done == training.epochs or (training.max_steps is not None and step >= training.max_steps)
-    return bool(every) and (done % every == 0 or last)
-
-
-def choose_scores(training: TrainingConfig, splits: Splits) -> Scoring:
-    """How translations are scored during training. Raises UserError for a tokeniser that cannot be used here."""
-    if not training.eval_bleu_every:
-        return Scoring()
-    scoring = choose_scoring((clip.text for clip in splits.val.clips), training.bleu_tokenize)
-    if note := scoring.note():
-        say(note)
-    return scoring
-
-
-def text_scores(translations: Sequence[Prediction], scoring: Scoring) -> dict[str, float]:
-    """BLEU, chrF, CER and more of translations, in percent."""
-    return corpus_scores([t.reference for t in translations], [t.prediction for t in translations], scoring)
-
-
-def as_table(translations: Sequence[Prediction]) -> str:
-    """References and predictions as a table in Markdown."""
-    rows = [f"| {sample.reference} | {sample.prediction} |" for sample in translations]
-    return "\n".join(["| reference | prediction |", "|---|---|", *rows])

@@ -1,4 +1,4 @@
-"""The translator's loss, and its program made from a configuration."""
+"""The translator's program, made from a configuration."""
 
 import dataclasses
 import functools
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -19,45 +18,18 @@ from slt_jax.data.augment import prepare as prepare_batch
 from slt_jax.data.schema import full_sizes, shapes
 from slt_jax.models.freeze import trained_paths
 from slt_jax.models.lora import bases
-from slt_jax.models.params import Params, Structure, describe
+from slt_jax.models.params import Params, Structure, describe, random_weights
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import Layout
 from slt_jax.training.adapters import AdapterDropout
 from slt_jax.training.ema import Averaged
-from slt_jax.training.loss import token_loss
-from slt_jax.training.metrics import CROSS_ENTROPY
-from slt_jax.training.objective import Inputs, Loss, Objective
+from slt_jax.training.gloss_ctc import GLOSS_CTC, TranslationAndGlosses, add_gloss_head
+from slt_jax.training.objective import Inputs, Objective
 from slt_jax.training.optim import Optimizer, build_optimizer
 from slt_jax.training.parts import translator_parts
 from slt_jax.training.program import Program, compiler_options, make_program
 from slt_jax.training.step import Arrays, StepFunctions
-
-
-@dataclass(frozen=True)
-class TokenCrossEntropy(Objective):
-    """v9's objective: the mean cross entropy of the label tokens, teacher forced, with label smoothing."""
-
-    label_smoothing: float
-
-    def loss(self, model: nnx.Module, inputs: Inputs, key: Array, teacher: None) -> Loss:
-        """The sum over label tokens, and their number; the metric is the cross entropy without smoothing."""
-        logits = model(inputs, key=key)
-        total, weight = token_loss(logits, inputs["labels"], self.label_smoothing)
-        return Loss(total, weight, {CROSS_ENTROPY: _cross_entropy(logits, inputs)})
-
-    def evaluate(self, model: nnx.Module, inputs: Inputs) -> dict[str, Array]:
-        """`loss` and `cross_entropy` (means), `weight` (label tokens), and the argmax `predicted` (B, S) of a batch."""
-        logits = model(inputs)
-        total, weight = token_loss(logits, inputs["labels"], self.label_smoothing)
-        predicted = logits.argmax(axis=-1)
-        loss, plain = total / jnp.maximum(weight, 1), _cross_entropy(logits, inputs)
-        return {"loss": loss, CROSS_ENTROPY: plain, "weight": weight, "predicted": predicted}
-
-
-def _cross_entropy(logits: Array, inputs: Inputs) -> Array:
-    """The mean without smoothing, of which the perplexity is told."""
-    total, weight = token_loss(logits, inputs["labels"], 0.0)
-    return total / jnp.maximum(weight, 1)
+from slt_jax.training.translation_loss import TokenCrossEntropy
 
 
 @dataclass(frozen=True)
@@ -86,21 +58,28 @@ def translation_program(
     *,
     prepare: Callable[[Arrays, Array | None], Inputs] | None = None,
     mesh: Mesh | None = None,
+    glosses: int = 0,
 ) -> Program:
     """The program that trains the model of `plan` as `config` says.
 
     `structure` is that of the plan in the configuration's precision, where the caller has it. `prepare` takes the
-    place of the configuration's for batches that are model inputs already.
+    place of the configuration's for batches that are model inputs already. `glosses` are the ids of the glosses that
+    are learned too (`Glosses.size`); without any, only translation is.
     """
-    dtype, lora, build = compute_dtype(config.data.precision), plan.lora, plan.build
-    if lora is not None:
-        build = functools.partial(plan.build, adapters=True)
+    dtype, lora = compute_dtype(config.data.precision), plan.lora
+    build: Callable[..., nnx.Module] = functools.partial(plan.build, adapters=True)
+    if glosses:
+        build = functools.partial(_with_gloss_head, build, config.model.d_model, glosses)
+    if lora is not None or glosses:
         structure, _ = describe(lambda: build(dtype=dtype))
     elif structure is None:
         structure, _ = plan.structure(dtype=dtype)
     names = [name for name, *_ in structure.variables]
     trained = trained_paths(config.model, names, structure.buffers)
-    objective: Objective = TokenCrossEntropy(config.optim.label_smoothing)
+    objective: Objective = (tokens := TokenCrossEntropy(config.optim.label_smoothing))
+    if glosses:
+        weights = config.training.objectives
+        objective = TranslationAndGlosses(tokens, float(weights["translation"]), float(weights[GLOSS_CTC]))
     if lora is not None:
         if lora.frozen_dtype == "bfloat16":
             structure = dataclasses.replace(structure, narrow=frozenset(bases(names)) - structure.buffers)
@@ -121,6 +100,12 @@ def translation_program(
         optimizer=translation_optimizer(config, plan),
         mesh=mesh,
     )
+
+
+def _with_gloss_head(build: Callable[..., Any], width: int, glosses: int, **options: Any) -> nnx.Module:
+    model = build(**options)
+    add_gloss_head(model, width, glosses, random_weights(options.get("seed", 0)))
+    return model
 
 
 def translation_optimizer(config: Config, plan: Blueprint) -> Optimizer:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slt_jax.training.metrics import Totals
-from slt_jax.training.translation_program import TokenCrossEntropy
+from slt_jax.training.translation_loss import TokenCrossEntropy
 
 
 def test_perplexity_is_of_the_plain_cross_entropy():

@@ -17,7 +17,7 @@ from slt_jax.training.ledger import MOST_SKIPPED, Ledger, TrainingStopped
 from slt_jax.training.metrics import Totals
 from slt_jax.training.program import Program, make_program
 from slt_jax.training.state import TrainState
-from slt_jax.training.translation_program import TokenCrossEntropy
+from slt_jax.training.translation_loss import TokenCrossEntropy
 
 
 class Logits(nnx.Module):

@@ -3,6 +3,7 @@ const PANELS = [
   ["Loss", [["train_loss", "train", true], ["val_loss", "validation", false]], 1],
   ["CER (%)", [["val_translation_cer", "translations", false],
                ["val_teacher_forced_cer", "teacher forced", true]], 100],
+  ["Glosses of validation clips (WER, %)", [["val_gloss_wer", "WER", false]], 100],
   ["Translations of validation clips", [["val_bleu", "BLEU", false], ["val_chrf", "chrF", true]], 1],
   ["Learning rate", [["lr", "lr", false]], 1],
 ];
