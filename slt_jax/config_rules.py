@@ -98,7 +98,7 @@ def with_home(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def path_with_home(key: str, path: Any) -> Any:
     """The path with the home folder for a `~` that begins it; what is no text stays. Raises UserError naming `key`."""
-    if not isinstance(path, str) or not path.startswith("~"):
+    if not isinstance(path, str) or not path.startswith("~") or "\0" in path:  # which `check_plain` refuses
         return path
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):

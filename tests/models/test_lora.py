@@ -140,11 +140,11 @@ def test_a_backbone_with_adapters_is_its_merged_one():
     lora = Lora(3, 6.0, ("backbones",), dropout=0.5)
     (plain, _), (structure, params) = (split_model(build(adapters)) for adapters in (False, True))
     rng = np.random.default_rng(0)
-    params = {path: rng.normal(size=array.shape).astype(np.float32) / 2 for path, array in params.items()}
+    params = {path: jnp.asarray(rng.normal(size=array.shape), jnp.float32) / 2 for path, array in params.items()}
     assert sum(map(is_adapter, params)) == 2 * 4
     images = jnp.asarray(rng.normal(size=(2, 28, 28, 3)), jnp.float32)
     features = structure.merge(params)(images)
-    expected = plain.merge(merged(params, lora))(images)
+    expected = plain.merge(jax.tree.map(jnp.asarray, merged(params, lora)))(images)
     np.testing.assert_allclose(features, expected, atol=1e-5 * np.abs(expected).max())
 
     def trained(seed: int) -> np.ndarray:
