@@ -6,7 +6,7 @@ import sacrebleu
 from convert import read_pt
 from slt_jax.cli.train import main
 from slt_jax.decoding.scores import corpus_scores
-from slt_jax.training import translation
+from slt_jax.training import validation
 from slt_jax.training.position import Position
 from tests.cli.conftest import metrics
 
@@ -24,19 +24,20 @@ def scores(monkeypatch) -> list[float]:
         wanted.pairs += (len(references),)
         return {"bleu": 0.5, "chrf": wanted.pop(0), "cer": 100.0}
 
-    monkeypatch.setattr(translation, "corpus_scores", corpus_scores)
+    monkeypatch.setattr(validation, "corpus_scores", corpus_scores)
     return wanted
 
 
 def test_scores_come_every_so_often_and_choose_the_best(corpus, tmp_path, scores, capsys):
-    scores += [30.0, 20.0]
+    scores += [99.0, 30.0, 20.0]  # the first epoch tells only the CER of its few translations
     run, resumed = tmp_path / "run", tmp_path / "resumed"
     chosen = ["--eval-bleu-every", "2", "--best-metric", "chrf", "--tensorboard", str(tmp_path / "events")]
     assert main(corpus.flags(run, *chosen, "--eval-bleu-clips", "2", epochs="3")) == 0
     records = metrics(run)
     assert [record.get("val_chrf") for record in records] == [None, 30.0, 20.0]  # the last epoch is always scored
     assert [record.get("val_bleu") for record in records] == [None, 0.5, 0.5]
-    assert scores.pairs == (2, 2)
+    assert scores.pairs == (3, 2, 2)
+    assert [record["val_translation_cer"] for record in records] == [1.0, 1.0, 1.0]
     assert read_pt(run / "best.pt")["epoch"] == 2
     assert records[2]["val_loss"] < records[1]["val_loss"]  # by its loss the last would be
     assert "BLEU 0.5, chrF 30.0" in capsys.readouterr().out
@@ -45,7 +46,7 @@ def test_scores_come_every_so_often_and_choose_the_best(corpus, tmp_path, scores
     again = corpus.flags(resumed, *chosen, "--resume", str(run / "last.pt"), epochs="5")
     assert main(again) == 0
     assert [record["val_chrf"] for record in metrics(resumed) if "val_chrf" in record] == [25.0, 35.0]
-    assert scores.pairs[2:] == (3, 3)  # the whole split: it has no more
+    assert scores.pairs[3:] == (3, 3)  # the whole split: it has no more
     assert read_pt(resumed / "best.pt")["epoch"] == 5  # 25 is no best: the 30 of before is remembered
 
 
