@@ -166,8 +166,8 @@ class OptimConfig:
         "adamw", "adamw, adam, sgd, rmsprop, adagrad, adamax, adadelta, nadam or radam, in any case: torch's; or lion"
     )
     lr: float = option(1e-3, "learning rate")
-    lr_backbone: float | None = option(None, "learning rate of the backbones (default: lr)")
-    lr_encoder: float | None = option(None, "learning rate of the encoder without its backbones (default: lr)")
+    lr_backbone: float | None = option(None, "learning rate of the backbones (default: lr_encoder)")
+    lr_encoder: float | None = option(None, "learning rate of the encoder (default: lr)")
     lr_decoder: float | None = option(None, "learning rate of the decoder (default: lr)")
     layer_decay: float = option(1.0, "factor of a backbone's learning rate for each layer below its last")
     weight_decay: float = option(0.0, "weight decay")

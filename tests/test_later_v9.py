@@ -12,13 +12,13 @@ FLAGS = [
     "--leaky-relu-negative-slope", "--keypoints-dir", "--gloss-csv", "--keypoint-scale-range",
     "--no-keypoint-normalize-center", "--decoder-preset", "--preset", "--decoder-prompt-length", "--decoder-hf-repo",
     "--decoder-search-path", "--tokenizer-path-env", "--tokenizer-search-path", "--tokenizer-local-files-only",
-    "--decoder-local-files-only", "--pretrained", "--pretrained-checkpoint", "--lr-encoder", "--lr-decoder",
+    "--decoder-local-files-only", "--pretrained", "--pretrained-checkpoint",
     "--max-train-steps", "--subset-size", "--teacher-forcing-mode", "--teacher-forcing-min-ratio",
 ]  # fmt: skip
 KEYS = {
     "data": ("keypoints_dir", "gloss_csv", "keypoint_normalize_center", "tokenizer_search_paths"),
     "model": ("use_mska", "mska_sgr_mix", "pretrained", "decoder_path_env_vars", "decoder_prompt_init"),
-    "optim": ("lr_encoder", "lr_mska"),
+    "optim": ("lr_mska",),
     "training": ("max_train_steps", "subset_size", "teacher_forcing_ratio"),
 }
 

@@ -13,15 +13,17 @@ Parts = tuple[tuple[str, Part], ...]
 
 def translator_parts(optim: OptimConfig, shapes: Mapping[str, tuple[int, ...]]) -> Parts:
     """How the parameters of a translator, given by path and shape, are trained otherwise than by `lr` alone."""
+    encoder = optim.lr if optim.lr_encoder is None else optim.lr_encoder
+    backbone = encoder if optim.lr_backbone is None else optim.lr_backbone
     backbones = {prefix: depth_of(prefix, shapes) for prefix in (stream.backbone_prefix for stream in IMAGES)}
 
     def part(path: str) -> Part:
         prefix = next((prefix for prefix in backbones if path.startswith(prefix)), None)
         if prefix is not None:
             below = layers_above(path.removeprefix(prefix), backbones[prefix])
-            rate = _factor(optim.lr_backbone, optim.lr) * optim.layer_decay**below
+            rate = _factor(backbone, optim.lr) * optim.layer_decay**below
         else:
-            rate = _factor(optim.lr_decoder if path.startswith("decoder.") else optim.lr_encoder, optim.lr)
+            rate = _factor(optim.lr_decoder if path.startswith("decoder.") else encoder, optim.lr)
         return Part(rate, 0.0 if optim.decay_only_matrices and len(shapes[path]) <= 1 else 1.0)
 
     given = ((path, part(path)) for path in sorted(shapes))

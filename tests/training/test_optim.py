@@ -225,6 +225,12 @@ def test_parts_learn_and_decay_as_torchs_groups_and_are_written_as_they():
             np.testing.assert_array_equal(back[slot][path], state.slots[slot][path], err_msg=path)
 
 
+def test_the_encoders_rate_is_that_of_its_backbones_too():
+    """As in later v9, which knows two rates."""
+    parts = dict(translator_parts(OptimConfig(lr=LR, lr_encoder=LR / 4, lr_decoder=LR), SHAPES))
+    assert {path: parts[path].rate for path in parts} == {path: 0.25 for path in SHAPES if path.startswith("encoder.")}
+
+
 class Same:
     """A layout that changes nothing."""
 
