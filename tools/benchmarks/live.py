@@ -83,7 +83,7 @@ def policies() -> dict[str, Policy]:
         "at pauses": LocalAgreement(NEVER),
         **{f"agreement of {n}": LocalAgreement(n) for n in (2, 3, 4)},
         **{f"agreement of {n}, sure 0.85": LocalAgreement(n, sure=0.85) for n in (2, 3)},
-        **{f"wait-{k}": WaitK(k) for k in (5,)},
+        **{f"wait-{k}": WaitK(k) for k in (4, 5, 6)},
         "windows of 2.4 s": FixedWindow(2.4),
     }
 
