@@ -57,6 +57,7 @@ class Service:
             Route("/openapi.json", self._document), Route("/healthz", self._health), Route("/readyz", self._ready),
             Route("/metrics", self._metrics_text), Route("/v1/models", self._models),
             Route("/v1/translate", self._translate, methods=["POST"]), WebSocketRoute("/v1/stream", self._stream),
+            Route("/v1/stream", upgrade_required, methods=["GET"]),
             *([Route("/sample", self._sample_video)] if sample else []),
         ]  # fmt: skip
         inner = Starlette(
@@ -178,6 +179,11 @@ async def not_found(_: Request, error: Exception) -> Response:
     """The answer to a path or a method that there is not."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def upgrade_required(_: Request) -> Response:
+    """What a plain request for the WebSocket gets."""
+    return JSONResponse({"error": "this path is a WebSocket"}, 426, {"Upgrade": "websocket"})
 
 
 async def failed(request: Request, error: Exception) -> Response:

@@ -59,7 +59,7 @@ def document(bounds: Bounds, *, token: bool) -> dict[str, Any]:
             "/v1/stream": {"get": {
                 "summary": "Translate a camera, by a WebSocket", "operationId": "stream", "description": STREAM,
                 "responses": {"101": {"description": "The WebSocket is open"},
-                              "403": failure("A page from elsewhere asks"), "404": failure("No WebSocket is asked for"),
+                              "403": failure("A page from elsewhere asks"),
                               "426": failure("No WebSocket is asked for")}}},
             "/v1/models": {"get": guarded | {
                 "summary": "The models", "operationId": "models",
