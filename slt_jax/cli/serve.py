@@ -13,6 +13,7 @@ from slt_jax.base.output import without_news
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.cli.extract import add_setting_flags, settings
+from slt_jax.cli.translate_video import notes
 from slt_jax.errors import UserError
 
 TOKEN = "SLT_SERVE_TOKEN"
@@ -95,7 +96,7 @@ def _service(arguments: argparse.Namespace, token: str | None, bounds: Any, wher
         target_lang=next(iter(languages), None), trust_classes=arguments.trust_classes,
     )  # fmt: skip
     wished = settings(arguments, **model.defaults())
-    for note in model.check(wished):
+    for note in notes(model, wished, arguments.checkpoint):
         print(f"slt-serve: note: {note}", file=sys.stderr)
     served = ServedModel(
         model, wished, name=Path(arguments.checkpoint).absolute().name, languages=languages,
