@@ -165,6 +165,17 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def is_running(process: int) -> bool:
+    """Whether a process of this number is running: what it has left is not abandoned yet."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        pass
+    return True
+
+
 def user_cache() -> Path:
     """The folder for files that can be made or downloaded again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "slt_jax")

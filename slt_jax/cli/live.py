@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slt_jax.base.output import without_news
-from slt_jax.base.places import check_file
 from slt_jax.cli import flags
-from slt_jax.cli.command import choose_device, keep_compiled_programs, run
+from slt_jax.cli.command import run
 from slt_jax.cli.extract import add_setting_flags, settings
 from slt_jax.cli.subtitles import Files, Screen, nth
-from slt_jax.cli.translate_video import add_model_flags, notes
+from slt_jax.cli.translate_video import add_model_flags, check_written, notes, open_model
 from slt_jax.errors import UserError
 from slt_jax.media.camera import source_of
 
@@ -47,27 +46,17 @@ def _live(argv: Sequence[str] | None) -> int:
         raise UserError("--checkpoint is not given")
     places = {name: Path(given[name]) for name in FILES if name in given}
     for name, place in places.items():
-        check_file(f"--{name}", place)
-        if not place.absolute().parent.is_dir():
-            raise UserError(f"--{name} {place}: its folder does not exist")
+        check_written(f"--{name}", place)
     if len({place.resolve() for place in places.values()}) < len(places):
         raise UserError(f"{', '.join(f'--{name} {place}' for name, place in places.items())}: name different files")
     settings(arguments)  # so that errors in it and in the source are reported before a model is loaded
     source = source_of(given["source"], realtime="realtime" in given)
     source.facts  # noqa: B018 - which opens it
-    choose_device(given.get("device", "auto"))
-    keep_compiled_programs()
+    model = open_model(arguments)
     from slt_jax.runtime.signals import StopSignal
     from slt_jax.serve.from_camera import LiveTranslation
-    from slt_jax.serve.translate_video import open_translator, srt, vtt
+    from slt_jax.serve.translate_video import srt, vtt
 
-    model = open_translator(
-        given["checkpoint"],
-        num_beams=given.get("num_beams", 4),
-        tokenizer=given.get("tokenizer"),
-        target_lang=given.get("target_lang"),
-        trust_classes=arguments.trust_classes,
-    )
     wished = settings(arguments, **model.defaults())
     for note in notes(model, wished, given["checkpoint"]):
         _say(f"note: {note}")

@@ -48,6 +48,29 @@ def add_model_flags(top: argparse.ArgumentParser) -> None:
     flags.add_trust_flag(top)
 
 
+def open_model(arguments: argparse.Namespace):
+    """The model that the flags of `add_model_flags` name, on the device that they choose."""
+    given = vars(arguments)
+    choose_device(given.get("device", "auto"))
+    keep_compiled_programs()
+    from slt_jax.serve.translate_video import open_translator
+
+    return open_translator(
+        given["checkpoint"],
+        num_beams=given.get("num_beams", 4),
+        tokenizer=given.get("tokenizer"),
+        target_lang=given.get("target_lang"),
+        trust_classes=arguments.trust_classes,
+    )
+
+
+def check_written(flag: str, place: Path) -> None:
+    """Raise UserError if a file of text cannot be written to `place`, whose folder must be there."""
+    check_file(flag, place)
+    if not place.absolute().parent.is_dir():
+        raise UserError(f"{flag} {place}: its folder does not exist")
+
+
 def notes(model, wished: ExtractionSettings, checkpoint: str) -> list[str]:
     """What a user should know before a model translates what is extracted as `wished`."""
     found = model.check(wished)
@@ -70,22 +93,11 @@ def _translate(argv: Sequence[str] | None) -> int:
     if window is not None and not 0 < window < 86400:
         raise UserError(f"--window {window:g}: must be above 0 seconds")
     subtitles = Path(given["srt"]) if "srt" in given else None
-    check_file("--srt", subtitles)
-    if subtitles is not None and not subtitles.absolute().parent.is_dir():
-        raise UserError(f"--srt {subtitles}: its folder does not exist")
+    if subtitles is not None:
+        check_written("--srt", subtitles)
     settings(arguments)  # so that errors in it and in the video are reported before a model is loaded
     facts(given["video"])
-    choose_device(given.get("device", "auto"))
-    keep_compiled_programs()
-    from slt_jax.serve.translate_video import open_translator, srt
-
-    model = open_translator(
-        given["checkpoint"],
-        num_beams=given.get("num_beams", 4),
-        tokenizer=given.get("tokenizer"),
-        target_lang=given.get("target_lang"),
-        trust_classes=arguments.trust_classes,
-    )
+    model = open_model(arguments)
     wished = settings(arguments, **model.defaults())
     for note in notes(model, wished, given["checkpoint"]):
         print(f"slt-translate: note: {note}", file=sys.stderr)
@@ -104,6 +116,8 @@ def _translate(argv: Sequence[str] | None) -> int:
         answer = {"video": given["video"], "text": text, "segments": [dataclasses.asdict(s) for s in segments]}
         print(json.dumps(answer, ensure_ascii=False, indent=2))
     if subtitles is not None:
+        from slt_jax.serve.translate_video import srt
+
         with replacing(subtitles) as file:
             file.write(srt(segments).encode())
     return 0

@@ -78,21 +78,8 @@ def open_splits(
         texts, spoken = [clip.text for clip in clips], [clip.lang for clip in clips]
         targets = prompts.targets(texts, spoken, data.max_target_length)
         tell_targets(targets, tokenizer, "training" if training else "validation", data.max_target_length)
-        settings = LoaderSettings(
-            batch_size=batch_size,
-            sequence_length=length,
-            image_size=config.model.image_size,
-            num_landmarks=config.model.pose_landmarks,
-            seed=data.seed,
-            train=training,
-            num_workers=data.num_workers,
-            shard_index=shard_index,
-            shard_count=shard_count,
-            skip_bad_clips=data.skip_bad_clips,
-            flip_probability=data.flip_probability,
-            v9_inputs=bool(data.v9_hand_masks),
-            streams=None if config.model.streams is None else tuple(config.model.streams),
-        )
+        part = {"shard_index": shard_index, "shard_count": shard_count}
+        settings = loader_settings(config, batch_size, train=training, **part)
         frames = [split.frames[clip.video_id] for clip in clips]
         lengths = padded_lengths(frames, length, data.buckets or (), v9_inputs=settings.v9_inputs)
         signed = glosses.labels(clips, length) if glosses else None
@@ -104,6 +91,28 @@ def open_splits(
         tokenizer,
         prompts,
         glosses,
+    )
+
+
+def loader_settings(
+    config: Config, batch_size: int, *, train: bool, shard_index: int, shard_count: int
+) -> LoaderSettings:
+    """How a split of `config` becomes batches of `batch_size` clips."""
+    data, model = config.data, config.model
+    return LoaderSettings(
+        batch_size=batch_size,
+        sequence_length=model.sequence_length,
+        image_size=model.image_size,
+        num_landmarks=model.pose_landmarks,
+        seed=data.seed,
+        train=train,
+        num_workers=data.num_workers,
+        shard_index=shard_index,
+        shard_count=shard_count,
+        skip_bad_clips=data.skip_bad_clips,
+        flip_probability=data.flip_probability,
+        v9_inputs=bool(data.v9_hand_masks),
+        streams=None if model.streams is None else tuple(model.streams),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from slt_jax.base.console import PLAIN_SECONDS, say
-from slt_jax.base.files import holding
+from slt_jax.base.files import holding, is_running
 from slt_jax.base.output import without_news
 from slt_jax.base.places import DISK, check_file, check_folder
 from slt_jax.errors import UserError
@@ -196,19 +196,9 @@ def _working_folder(out_root: Path) -> Path:
     host = socket.gethostname()
     for left in (out_root / WORKING).glob(f"{host}-*"):
         number = left.name.removeprefix(f"{host}-")
-        if number.isdigit() and not _runs(int(number)):
+        if number.isdigit() and (int(number) == os.getpid() or not is_running(int(number))):
             shutil.rmtree(left, ignore_errors=True)
     return out_root / WORKING / f"{host}-{os.getpid()}"
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return process != os.getpid()
 
 
 def _make_folders(out_root: Path) -> None:

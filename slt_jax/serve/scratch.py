@@ -5,6 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from slt_jax.base.files import is_running
+
 PREFIX = "slt-serve-"
 
 
@@ -22,21 +24,10 @@ class Scratch:
     def __enter__(self) -> "Scratch":
         for folder in self._root.glob(f"{PREFIX}*"):
             number = folder.name.removeprefix(PREFIX).partition("-")[0]
-            if number.isdigit() and int(number) != os.getpid() and not alive(int(number)):
+            if number.isdigit() and int(number) != os.getpid() and not is_running(int(number)):
                 shutil.rmtree(folder, ignore_errors=True)
         self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=self._root))
         return self
 
     def __exit__(self, *_) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def alive(process: int) -> bool:
-    """Whether a process of this number is running."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

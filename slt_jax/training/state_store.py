@@ -327,5 +327,6 @@ class Exporter:
 
 def exporter_of(config: Config, plan: Blueprint, entries: list[Entry], glosses: tuple[str, ...] = ()) -> Exporter:
     """The exporter of a run under `config`; `entries` are the plan's torch table, `glosses` what its head knows."""
-    optimizer, adapters = translation_optimizer(config, plan), AdapterTable.of(plan)
+    adapters = AdapterTable.of(plan)
+    optimizer = translation_optimizer(config.optim, lambda: [*entries, *adapters.adapters])
     return Exporter(plan, entries, optimizer, config.optim.lr, config.to_dict(), adapters, glosses)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from convert.adapters import AdapterTable
 from convert.checkpoint import Blueprint
-from slt_jax.config import Config, DataConfig
+from convert.state_dict import Entry
+from slt_jax.config import Config, DataConfig, OptimConfig
 from slt_jax.data.augment import prepare as prepare_batch
 from slt_jax.data.schema import full_sizes, shapes
 from slt_jax.models.freeze import trained_paths
@@ -97,7 +98,7 @@ def translation_program(
         prepare=prepare or prepare_of(config.data),
         structure=structure,
         trained=trained,
-        optimizer=translation_optimizer(config, plan),
+        optimizer=translation_optimizer(config.optim, lambda: [*plan.structure()[1], *AdapterTable.of(plan).adapters]),
         mesh=mesh,
     )
 
@@ -108,15 +109,15 @@ def _with_gloss_head(build: Callable[..., Any], width: int, glosses: int, **opti
     return model
 
 
-def translation_optimizer(config: Config, plan: Blueprint) -> Optimizer:
-    """The optimiser of a translator, with the rates of its parts where `config` has some."""
-    optim = config.optim
+def translation_optimizer(optim: OptimConfig, entries: Callable[[], Sequence[Entry]]) -> Optimizer:
+    """The optimiser of a translator, with the rates of its parts where `optim` has some.
+
+    `entries` are those of the model and of its adapters, which are asked for only then.
+    """
     own = (optim.lr_backbone, optim.lr_encoder, optim.lr_decoder)
     if all(rate is None for rate in own) and optim.layer_decay == 1 and not optim.decay_only_matrices:
         return build_optimizer(optim)
-    _, entries = plan.structure()
-    entries = [*entries, *AdapterTable.of(plan).adapters]
-    return build_optimizer(optim, translator_parts(optim, {entry.path: entry.shape for entry in entries}))
+    return build_optimizer(optim, translator_parts(optim, {entry.path: entry.shape for entry in entries()}))
 
 
 def abstract_batch(config: Config, layout: Layout, clips: int) -> dict[str, jax.ShapeDtypeStruct]:
