@@ -21,7 +21,8 @@ from slt_jax.errors import UserError
 from slt_jax.models.freeze import frozen_paths
 from slt_jax.models.trust import Trust
 
-TRAINING = ("optimizer_state", "scaler_state", "ema_state", "gloss_state", LORA_STATE, LORA_OPTIMIZER)
+TRAINING = ("optimizer_state", "scaler_state", "ema_state", "gloss_state", "contrastive_state", LORA_STATE,
+            LORA_OPTIMIZER)  # fmt: skip
 
 # Called with the bytes done so far and the bytes there are.
 Progress = Callable[[int, int], None]

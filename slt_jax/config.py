@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slt_jax.base.json_text import DEEPEST, parse_json
-from slt_jax.config_rules import check_plain, check_streams_fit, check_values, with_home
+from slt_jax.config_rules import check_objectives_fit, check_plain, check_streams_fit, check_values, with_home
 from slt_jax.errors import UserError, nearest, shortened, shown
 from slt_jax.later_v9 import later_v9
 from slt_jax.streams import IMAGES, STREAMS, Stream, parse_mix_stream, parse_streams
@@ -195,8 +195,8 @@ class TrainingConfig:
     max_steps: int | None = option(None, "end after so many optimiser steps, if the epochs have not ended before")
     objectives: dict = option(
         {},
-        "what is learned, by weights: {translation: 1, gloss_ctc: 0.5}; glosses by the column `gloss` of the metadata "
-        "(default: translation alone)",
+        "what is learned, by weights: {translation: 1, gloss_ctc: 0.5, contrastive: 0.1}; glosses by the column "
+        "`gloss` of the metadata; contrastive, alone too, brings videos near their texts (default: translation alone)",
     )
     ema: float | None = option(
         None, "keep a moving average of the weights, of so much at each step: 0.999; validation and best.pt use it"
@@ -272,6 +272,7 @@ def build_config(tree: Mapping[str, Mapping]) -> Config:
         )
     if config.model.streams:
         check_streams_fit(config.data, config.model)
+    check_objectives_fit(config.data, config.training)
     return config
 
 

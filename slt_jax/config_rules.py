@@ -45,7 +45,7 @@ AUGMENTATION = {
     "drop_hands": (0.0, 1.0, False),  # probability of hiding one hand of a clip
     "jitter_pose": (0.0, 1.0, False),  # deviation of landmarks, in the unit of the poses
 }
-OBJECTIVES = ("translation", "gloss_ctc")
+OBJECTIVES = ("translation", "gloss_ctc", "contrastive")
 PROJECTORS = ("auto", "mlp", "identity")
 AT_LEAST_ONE = {
     "data": ("batch_size", "val_batch_size", "max_target_length"),
@@ -199,8 +199,25 @@ def _check_objectives(given: Mapping[str, Any]) -> None:
             raise UserError(f"training.objectives: unknown objective {shown(key)}{nearest(str(key), OBJECTIVES)}")
         if type(value) not in (int, float) or not 0 <= value <= 1000:
             raise UserError(f"training.objectives.{key} must be a weight between 0 and 1000, not {shown(value)}")
-    if given and not given.get("translation"):
+    if given and not given.get("translation") and not given.get("contrastive"):
         raise UserError("training.objectives: translation has no weight; give it one, as {translation: 1, ...}")
+
+
+def check_objectives_fit(data: Any, training: Any) -> None:
+    """Raise UserError for batches of one clip where clips are compared, and for scores of what is not learned."""
+    if training.best_metric != "loss" and training.objectives and not training.objectives.get("translation"):
+        raise UserError(
+            f"--best-metric {training.best_metric} needs translations to score, and training.objectives gives "
+            f"translation no weight; use --best-metric loss"
+        )
+    if not training.objectives.get("contrastive"):
+        return
+    for key, size in (("batch-size", data.batch_size), ("val-batch-size", data.val_batch_size)):
+        if size == 1:
+            raise UserError(
+                f"training.objectives.contrastive compares the clips of a batch, and --{key} 1 leaves nothing to "
+                f"compare with; use 2 or more"
+            )
 
 
 def by_step(optim: Any) -> bool:

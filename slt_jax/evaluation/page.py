@@ -25,8 +25,8 @@ from slt_jax.streams import STREAMS
 
 # With these, a page of many real clips takes a few megabytes.
 SHEETS, COLUMNS, CELL, QUALITY = 150, 12, 56, 60
-CURVES = ("train_loss", "val_loss", "val_translation_cer", "val_teacher_forced_cer", "val_gloss_wer", "val_bleu",
-          "val_chrf", "lr")  # fmt: skip
+CURVES = ("train_loss", "val_loss", "val_translation_cer", "val_teacher_forced_cer", "val_gloss_wer",
+          "val_contrastive_accuracy", "val_bleu", "val_chrf", "lr")  # fmt: skip
 
 
 def write_page(

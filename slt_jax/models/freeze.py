@@ -22,12 +22,17 @@ class Frozen(nnx.Variable):
     """A parameter that is not trained."""
 
 
-def trained_paths(config: ModelConfig, paths: Collection[str], buffers: Collection[str]) -> list[str]:
-    """The sorted paths that get gradients and optimiser state. As in torch, the others get none and never move."""
+def trained_paths(
+    config: ModelConfig, paths: Collection[str], buffers: Collection[str], *, text_encoder: bool = False
+) -> list[str]:
+    """The sorted paths that get gradients and optimiser state. As in torch, the others get none and never move.
+
+    `text_encoder`: the loss reaches the decoder's text encoder too.
+    """
     frozen = frozen_paths(config, paths) | set(buffers)
     if config.lora is not None:
         frozen |= bases(paths)
-    text_encoders = () if config.decoder_class else families.text_encoders()
+    text_encoders = () if config.decoder_class or text_encoder else families.text_encoders()
     reached = (path for path in paths if not MASK_TOKEN.match(path) and not path.startswith(text_encoders))
     return sorted(path for path in reached if path not in frozen)
 

@@ -31,6 +31,9 @@ PANELS = (
         factor=100.0,
     ),
     Panel("glosses of validation clips (error rate, %)", {"val_gloss_wer": ("WER", "-")}, factor=100.0),
+    Panel(
+        "videos and sentences that find each other (%)", {"val_contrastive_accuracy": ("validation", "-")}, factor=100.0
+    ),
     Panel("translations of validation clips", {"val_bleu": ("BLEU", "-"), "val_chrf": ("chrF", "--")}),
     Panel("learning rate", {"lr": ("lr", "-")}),
     Panel("throughput (clips/s)", {"clips_per_second": ("clips/s", "-")}),

@@ -9,6 +9,7 @@ cannot get them right.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
@@ -33,6 +34,18 @@ SHAPES: dict[str, tuple[float, ...]] = {
     "round": (0.45, 0.55, 0.55, 0.55, 0.55, 0, 0.4),
     "ring": (0.5, 0.6, 0, 0, 0, 0.7, 0.4),
     "hook": (0.9, 0.5, 1, 1, 1, 0, 0),
+    # From here on, those of the hard level's letters and classifiers.
+    "stone": (0, 1, 1, 1, 1, 0, 0.35),
+    "blade": (1, 0, 0, 0, 0, 0, 0),
+    "cee": (0.3, 0.4, 0.4, 0.4, 0.4, 0, 0.8),
+    "dee": (0.6, 0, 0.62, 0.62, 0.62, 0, 0.4),
+    "curled": (0.9, 0.78, 0.78, 0.78, 0.78, 0, 0),
+    "trident": (0.9, 0, 0, 0, 1, 0, 0),
+    "pinch": (0.45, 0.5, 1, 1, 1, 0, 0.6),
+    "kay": (0.1, 0, 0.4, 1, 1, 0.6, 0.7),
+    "crossed": (0.9, 0.3, 0, 1, 1, 0, 0),
+    "tee": (0.2, 0.7, 0, 0, 0, 0, 0.2),
+    "legs": (0.9, 0.45, 0.45, 1, 1, 0.8, 0),
 }
 
 # Orientation of the right hand: roll (in the image), pitch (fingers towards the viewer) and yaw
@@ -60,9 +73,11 @@ PLACES: dict[str, tuple[float, float]] = {
     "neutral": (0.45, 0.5),
     "side": (0.95, 0.1),
     "high": (0.85, -0.7),
+    "spelling": (0.6, -0.15),  # of the hard level's names
+    "space": (0.25, 0.2),  # the middle of the paths of its classifiers
 }
 
-MOTIONS = ("hold", "tap", "up", "down", "out", "cross", "circle", "zigzag", "wave", "twist", "far")
+MOTIONS = ("hold", "tap", "up", "down", "out", "cross", "circle", "zigzag", "wave", "twist", "far", "slide")
 
 # What the face does besides being neutral; see FACE in body.py for the parameters.
 FACES: dict[str, dict[str, float]] = {
@@ -80,6 +95,19 @@ FACES: dict[str, dict[str, float]] = {
 
 
 @dataclass(frozen=True)
+class Path:
+    """Where a classifier goes, in shoulder widths from the middle of its paths, as places are counted.
+
+    `flips`: left and right are the person's own, whichever hand is strong; else they are those of the strong hand.
+    """
+
+    start: tuple[float, float]
+    end: tuple[float, float]
+    manner: str  # straight, zigzag, loops, hops
+    flips: bool
+
+
+@dataclass(frozen=True)
 class Sign:
     """One sign of a right-handed signer. `right_end` and `right` are equal unless the hand opens or closes.
 
@@ -94,6 +122,9 @@ class Sign:
     motion: str
     left: str | None
     face: str
+    share: float = 1.0  # of the time of a usual sign
+    drift: float = 0.0  # from the place to the hand's own side, in shoulder widths
+    path: Path | None = None  # that is gone beside the motion
 
     @property
     def form(self) -> tuple:
@@ -203,7 +234,8 @@ CUÁNDO     five        edge     cheek     wave    -       -
 """
 
 
-def _parse(line: str) -> Sign:
+def read_sign(line: str) -> Sign:
+    """The sign of a line of a table. Raises AssertionError for a word that no table above has."""
     gloss, right, orientation, place, motion, left, face = line.split()
     start, _, end = right.partition(">")
     sign = Sign(gloss, start, end or start, orientation, place, motion, None if left == "-" else left, face)
@@ -213,13 +245,18 @@ def _parse(line: str) -> Sign:
     return sign
 
 
-SIGNS: dict[str, Sign] = {sign.gloss: sign for sign in map(_parse, filter(None, _TABLE.splitlines()))}
+SIGNS: dict[str, Sign] = {sign.gloss: sign for sign in map(read_sign, filter(None, _TABLE.splitlines()))}
 if len({sign.form for sign in SIGNS.values()}) != len(SIGNS):
     raise AssertionError("two glosses have the same articulation")
 
 
 @cache
 def minimal_pairs() -> dict[str, list[tuple[str, str]]]:
+    """Those among the signs of the levels small and full; see `pairs_among`."""
+    return pairs_among(SIGNS.values())
+
+
+def pairs_among(signs: Iterable[Sign]) -> dict[str, list[tuple[str, str]]]:
     """Pairs of glosses that exactly one stream tells apart: {"face" | "hand_l" | "hand_r" | "pose": pairs}.
 
     Of a mirrored sign the left hand shows all that the right one does, so only one-handed signs and signs
@@ -227,7 +264,7 @@ def minimal_pairs() -> dict[str, list[tuple[str, str]]]:
     pose, so a pair with a twist on one side is never minimal.
     """
     pairs: dict[str, list[tuple[str, str]]] = {"face": [], "hand_l": [], "hand_r": [], "pose": []}
-    for a, b in combinations(SIGNS.values(), 2):
+    for a, b in combinations(signs, 2):
         if replace(b, gloss=a.gloss, face=a.face) == a:
             pairs["face"].append((a.gloss, b.gloss))
         elif replace(b, gloss=a.gloss, left=a.left) == a and not {a.left, b.left} & {None, "mirror"}:

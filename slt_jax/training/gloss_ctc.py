@@ -4,7 +4,6 @@ Its head stands beside the translator while it trains. v9 knows none, so files o
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,8 +15,6 @@ from jaxtyping import Bool, Float, Int
 
 from slt_jax.data.glosses import BLANK
 from slt_jax.models.params import random_weights
-from slt_jax.training.objective import Inputs, Loss, Objective
-from slt_jax.training.translation_loss import TokenCrossEntropy
 
 HEAD = "gloss_head"  # the attribute of the head, and what its paths begin with
 STATE = "gloss_state"  # its entry in a `.pt`
@@ -65,30 +62,6 @@ def gloss_loss(
     losses = optax.ctc_loss(logits.astype(jnp.float32), 1.0 - frames, labels, 1.0 - there, blank_id=BLANK)
     losses = jnp.where(counted, losses / jnp.maximum(count, 1), 0.0)
     return losses.sum(), counted.sum().astype(jnp.float32)
-
-
-@dataclass(frozen=True)
-class TranslationAndGlosses(Objective):
-    """Translation and glosses from one pass of the encoder: translation * L_tokens + gloss_ctc * L_glosses."""
-
-    tokens: TokenCrossEntropy
-    translation: float
-    gloss_ctc: float
-
-    def loss(self, model: Any, inputs: Inputs, key: Array, teacher: None) -> Loss:
-        """The sum over label tokens, into which the mean of the glosses' loss is put with its weight."""
-        logits, encoded = model.joint(inputs, key=key)
-        loss = self.tokens.of_logits(logits, inputs)
-        total, clips = gloss_loss(head_of(model, encoded), inputs["pad_mask"], inputs["glosses"])
-        mean = total / jnp.maximum(clips, 1)
-        joined = self.translation * loss.total + self.gloss_ctc * mean * jnp.maximum(loss.weight, 1)
-        return Loss(joined, loss.weight, {**loss.metrics, GLOSS_CTC: mean})
-
-    def evaluate(self, model: Any, inputs: Inputs) -> dict[str, Array]:
-        """What translation tells, and the path of glosses."""
-        logits, encoded = model.joint(inputs)
-        path = jnp.where(inputs["pad_mask"], head_of(model, encoded).argmax(-1), BLANK)
-        return {**self.tokens.judged(logits, inputs), PREDICTED: path}
 
 
 def head_of(model: Any, encoded: Float[Array, "b t d"]) -> Float[Array, "b t ids"]:

@@ -21,6 +21,8 @@ from slt_jax.config import SECTIONS, Config, build_config
 from slt_jax.errors import UserError
 from slt_jax.models.freeze import frozen_paths
 from slt_jax.models.trust import Trust
+from slt_jax.training.earlier import glosses_in
+from slt_jax.training.joined import heads_of
 from slt_jax.training.position import Position
 from slt_jax.training.rate import Rates
 from slt_jax.training.start import checkpoint_state, trained_with_v9_masks
@@ -47,7 +49,9 @@ def _open_states(folder: Path, trust: Trust) -> Source:
     _, entries = plan.structure()
     rates = Rates.of(config.optim, config.training, notes.get("steps_per_epoch"))
     lr = rates(position.epoch, int(state.step)) if rates.known else config.optim.lr
-    exporter = dataclasses.replace(exporter_of(config, plan, entries), config=notes["config"])
+    known = glosses_in(notes)
+    names = known.names if known else ()
+    exporter = dataclasses.replace(exporter_of(config, plan, entries, names), config=notes["config"])
     content = exporter.content(state, position, val_loss=position.best_val, lr=lr)
     tensors = content.pop("model_state")
     return Source(folder, "folder of training states (Orbax) of slt_jax: encoder and decoder", tensors, content)
@@ -77,11 +81,14 @@ def to_states(
     )
     checkpoint = dataclasses.replace(checkpoint, state=cast(checkpoint.state, dtype), rest=rest)
     frozen = frozen_paths(config.model, {entry.path for entry in entries})
-    state = checkpoint_state(checkpoint, translation_program(config, plan), entries, frozen, AdapterTable.of(plan))
+    glosses = glosses_in(rest)
+    program = translation_program(config, plan, glosses=glosses.size if glosses else 0)
+    heads = heads_of(config, glosses, rest)
+    state = checkpoint_state(checkpoint, program, entries, frozen, AdapterTable.of(plan), heads)
     state = state.replace(step=np.int32(np.max(state.optimizer.step, initial=0)))
     read = adding_up(progress, total_bytes(state))
     state = jax.tree.map(lambda leaf: _in_memory(leaf, read), state)
-    exporter = exporter_of(config, plan, entries)
+    exporter = exporter_of(config, plan, entries, glosses.names if glosses else ())
     with replacing_folder(target) as folder, StateStore(folder) as store:
         store.save(state.to_tree(), exporter.notes(Position.from_checkpoint(rest)))
         store.wait()

@@ -31,7 +31,7 @@ from slt_jax.models.trust import Trust, check_trusted, named_classes
 from slt_jax.runtime import hosts
 from slt_jax.training import scaler
 from slt_jax.training.ema import average_of
-from slt_jax.training.gloss_ctc import STATE, head_state
+from slt_jax.training.joined import heads_state
 from slt_jax.training.optim import Optimizer
 from slt_jax.training.position import Position
 from slt_jax.training.program import Program
@@ -307,14 +307,13 @@ class Exporter:
         # v9 numbers its own parameters, so adapters have an optimiser's state apart.
         lora = {LORA_STATE: self.adapters.state(host.params),
                 LORA_OPTIMIZER: to_torch(tree, trained, *settings, adapters)} if adapters else {}  # fmt: skip
-        head = {STATE: head_state(host.params), "glosses": list(self.glosses)} if self.glosses else {}
         return {
             "epoch": position.epoch,
             "model_state": to_state(merged(host.params, self.plan.lora), self.entries),
             **({"ema_state": to_state(average, fitting)} if average is not None else {}),
             "optimizer_state": to_torch(tree, trained, *settings, self.entries),
             **lora,
-            **head,
+            **heads_state(host.params, self.glosses),
             "val_loss": val_loss,
             "best_val": position.best_val,
             "best_scores": position.best_scores,

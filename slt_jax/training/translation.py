@@ -37,12 +37,13 @@ from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import check_batch_size, device_mesh
 from slt_jax.streams import POSE, streams_of
 from slt_jax.training.adapters import check_same_adapters
+from slt_jax.training.contrastive import CONTRASTIVE, check_text_encoder
 from slt_jax.training.earlier import Earlier
 from slt_jax.training.ema import average_of, averaged
 from slt_jax.training.feature_pass import features_are_read, read_from_cache
-from slt_jax.training.gloss_ctc import GLOSS_CTC, STATE, head_params
+from slt_jax.training.joined import heads_of, translates
 from slt_jax.training.memory import with_memory_rule
-from slt_jax.training.metrics import Totals
+from slt_jax.training.metrics import CROSS_ENTROPY, Totals
 from slt_jax.training.poses import knows_poses, standardised_poses
 from slt_jax.training.position import Position, Taken
 from slt_jax.training.program import Program
@@ -64,7 +65,7 @@ from slt_jax.training.state_store import Exporter, exporter_of, is_sound
 from slt_jax.training.task import Evaluation, Task
 from slt_jax.training.tracking import check_tensorboard
 from slt_jax.training.translation_program import abstract_batch, encode, translation_program
-from slt_jax.training.validation import GLOSS_WER, as_table, choose_scores, is_scored, text_scores, validate
+from slt_jax.training.validation import as_table, choose_scores, is_scored, text_scores, validate
 from slt_jax.training.workdir import WorkDir
 
 SAMPLES = 5  # translations shown in TensorBoard and at the end
@@ -122,12 +123,14 @@ def _train(
         part = {"shard_index": jax.process_index(), "shard_count": hosts.count()}
         splits = open_splits(config, tokenizer, beside, known, **part)
     try:
-        scoring = choose_scores(config.training, splits)
+        scoring = choose_scores(config, splits)
         config = with_tokenizer(config, splits.tokenizer)
         plan = plan_model(config.model)
         config = with_starts(config, plan, splits.tokenizer)
         plan = plan_model(config.model)
         check_target_length(plan, config.data.max_target_length)
+        if config.training.objectives.get(CONTRASTIVE):
+            check_text_encoder(plan, (clip.text for clip in splits.train.clips))
         structure, entries = plan.structure(dtype=compute_dtype(config.data.precision))
         signs = splits.glosses
         program = translation_program(config, plan, structure, mesh=mesh, glosses=signs.size if signs else 0)
@@ -171,28 +174,20 @@ def begin(
     resuming: bool,
 ) -> tuple[TrainState, Position]:
     """The first state and its position: of the run that goes on, from given weights, or new."""
+    checkpoint = earlier.checkpoint if earlier else None
+    heads = heads_of(config, splits.glosses, checkpoint.rest if checkpoint else {})
     if earlier and resuming:
         plan.check_resize(earlier.architecture, f"--resume {earlier.path}")
         check_same_adapters(earlier.path, earlier.lora, config.model.lora)
-        if earlier.checkpoint is None:
+        if checkpoint is None:
             return earlier.resume(config, program)
         frozen = frozen_paths(config.model, {entry.path for entry in entries})
         steps, table = steps_per_epoch(config, splits), AdapterTable.of(plan)
-        heads = gloss_head(config, splits, earlier)
-        return resume_checkpoint(earlier.checkpoint, program, entries, steps, frozen, table, heads)
-    checkpoint = earlier.checkpoint if earlier else None
-    params = {**starting_params(plan, entries, config.data.seed, checkpoint), **gloss_head(config, splits, earlier)}
+        return resume_checkpoint(checkpoint, program, entries, steps, frozen, table, heads)
+    params = {**starting_params(plan, entries, config.data.seed, checkpoint), **heads}
     if POSE in streams_of(config.model) and (checkpoint is None or not knows_poses(checkpoint.state)):
         params |= standardised_poses(splits.train.files, config.model.pose_landmarks)
     return program.place(program.new_state(params)), Position()
-
-
-def gloss_head(config: Config, splits: Splits, earlier: Earlier | None) -> dict[str, Any]:
-    """The head of the glosses, where they are learned: that of the earlier weights if they have one."""
-    if splits.glosses is None:
-        return {}
-    saved = earlier.checkpoint.rest.get(STATE) if earlier and earlier.checkpoint else None
-    return head_params(config.model.d_model, splits.glosses.size, config.data.seed, saved)
 
 
 def with_hand_masks(config: Config, earlier: Earlier | None) -> Config:
@@ -271,6 +266,9 @@ class Translation(Task):
         """Teacher-forced loss and CER of the validation split and, in some epochs, scores of real translations."""
         state = averaged(state)
         totals = validate(self.program, state, self.splits.val, self.splits.tokenizer, stopped, self.starts)
+        others = {f"val_{name}": value for name, value in totals.mean_metrics.items() if name != CROSS_ENTROPY}
+        if not translates(self.config):
+            return Evaluation(totals.mean_loss, metrics={"val_loss": totals.mean_loss, **others})
         scored = is_scored(self.training, epoch, int(state.step))
         count = self.training.eval_bleu_clips if scored else TRANSLATED
         translations = [] if stopped() else self.translations(state, count, stopped)
@@ -283,7 +281,7 @@ class Translation(Task):
             "val_teacher_forced_cer": totals.character_error_rate,
             "val_translation_cer": found["cer"] / 100 if found else math.nan,
             **{f"val_{name}": score for name, score in scores.items()},
-            **{f"val_{name}": rate for name, rate in totals.mean_metrics.items() if name == GLOSS_WER},
+            **others,
         }
         texts = {"val/translations": as_table(translations[:SAMPLES])}
         titles = {"val_teacher_forced_cer": "CER, teacher forced (fraction)",
@@ -306,9 +304,10 @@ class Translation(Task):
         return translate(self.splits.val, batches, self.splits.tokenizer, limit=count, stopped=stopped)
 
     def training_metrics(self, totals: Totals) -> dict[str, float]:
-        """Loss and perplexity, and the loss of glosses where they are learned."""
-        glosses = {f"train_{name}": loss for name, loss in totals.mean_metrics.items() if name == GLOSS_CTC}
-        return {"train_loss": totals.mean_loss, "train_perplexity": totals.perplexity, **glosses}
+        """The loss, of translation its perplexity, and what other objectives tell."""
+        perplexity = {"train_perplexity": totals.perplexity} if translates(self.config) else {}
+        others = {f"train_{name}": value for name, value in totals.mean_metrics.items() if name != CROSS_ENTROPY}
+        return {"train_loss": totals.mean_loss, **perplexity, **others}
 
     def export(self, state: TrainState, position: Position, workdir: WorkDir) -> None:
         """`last.pt`, and `best.pt` where it is the best."""
@@ -340,11 +339,12 @@ class Translation(Task):
     def summary(self, record: Mapping[str, Any], best: bool) -> str:
         """Losses, scores and speed of an epoch in one line."""
         scores = f"BLEU {record['val_bleu']:.1f}, chrF {record['val_chrf']:.1f}, " if "val_bleu" in record else ""
+        cer = f"CER {record['val_translation_cer']:.3f}, " if "val_translation_cer" in record else ""
         waiting = record["data_wait_seconds"] / max(record["seconds"], 1e-9)
         return (
             f"epoch {record['epoch']}/{self.training.epochs}: train loss {record['train_loss']:.4f}, "
             f"val loss {record['val_loss']:.4f}{' (best)' if best else ''}, "
-            f"CER {record['val_translation_cer']:.3f}, {scores}"
+            f"{cer}{scores}"
             f"lr {record['lr']:.3g}, {record['clips_per_second']:.2f} clips/s, {record['seconds']:.0f} s, "
             f"{waiting:.0%} waiting for data"
         )

@@ -19,18 +19,18 @@ from slt_jax.data.augment import prepare as prepare_batch
 from slt_jax.data.schema import full_sizes, shapes
 from slt_jax.models.freeze import trained_paths
 from slt_jax.models.lora import bases
-from slt_jax.models.params import Params, Structure, describe, random_weights
+from slt_jax.models.params import Leaf, Params, Structure, describe
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import Layout
 from slt_jax.training.adapters import AdapterDropout
+from slt_jax.training.contrastive import CONTRASTIVE, SCALE, text_side
 from slt_jax.training.ema import Averaged
-from slt_jax.training.gloss_ctc import GLOSS_CTC, TranslationAndGlosses, add_gloss_head
-from slt_jax.training.objective import Inputs, Objective
-from slt_jax.training.optim import Optimizer, build_optimizer
+from slt_jax.training.joined import TRANSLATION, objective_of, weights_of, with_heads
+from slt_jax.training.objective import Inputs
+from slt_jax.training.optim import Optimizer, Part, build_optimizer
 from slt_jax.training.parts import translator_parts
 from slt_jax.training.program import Program, compiler_options, make_program
 from slt_jax.training.step import Arrays, StepFunctions
-from slt_jax.training.translation_loss import TokenCrossEntropy
 
 
 @dataclass(frozen=True)
@@ -65,22 +65,24 @@ def translation_program(
 
     `structure` is that of the plan in the configuration's precision, where the caller has it. `prepare` takes the
     place of the configuration's for batches that are model inputs already. `glosses` are the ids of the glosses that
-    are learned too (`Glosses.size`); without any, only translation is.
+    are learned too (`Glosses.size`); without any, none are.
     """
     dtype, lora = compute_dtype(config.data.precision), plan.lora
+    weights = weights_of(config, glosses)
     build: Callable[..., nnx.Module] = functools.partial(plan.build, adapters=True)
-    if glosses:
-        build = functools.partial(_with_gloss_head, build, config.model.d_model, glosses)
-    if lora is not None or glosses:
-        structure, _ = describe(lambda: build(dtype=dtype))
+    if weights.keys() != {TRANSLATION}:
+        build = functools.partial(with_heads, build, config.model.d_model, weights, glosses)
+    leaves: Sequence[Leaf] = ()
+    if lora is not None or weights.keys() != {TRANSLATION}:
+        structure, leaves = describe(lambda: build(dtype=dtype))
     elif structure is None:
         structure, _ = plan.structure(dtype=dtype)
     names = [name for name, *_ in structure.variables]
-    trained = trained_paths(config.model, names, structure.buffers)
-    objective: Objective = (tokens := TokenCrossEntropy(config.optim.label_smoothing))
-    if glosses:
-        weights = config.training.objectives
-        objective = TranslationAndGlosses(tokens, float(weights["translation"]), float(weights[GLOSS_CTC]))
+    trained = trained_paths(config.model, names, structure.buffers, text_encoder=CONTRASTIVE in weights)
+    if TRANSLATION not in weights:  # what only the decoder reads stands still
+        reached = text_side(leaves) if CONTRASTIVE in weights else set()
+        trained = [path for path in trained if not path.startswith("decoder.") or path in reached]
+    objective = objective_of(config, weights)
     if lora is not None:
         if lora.frozen_dtype == "bfloat16":
             structure = dataclasses.replace(structure, narrow=frozenset(bases(names)) - structure.buffers)
@@ -88,6 +90,9 @@ def translation_program(
             objective = AdapterDropout(objective)
     if config.training.ema is not None:
         objective = Averaged(objective, config.training.ema, tuple(trained))
+    optimizer = translation_optimizer(config.optim, lambda: [*plan.structure()[1], *AdapterTable.of(plan).adapters])
+    if CONTRASTIVE in weights:  # a temperature that decays is no longer learned
+        optimizer = dataclasses.replace(optimizer, parts=(*optimizer.parts, (SCALE, Part(decay=0.0))))
     return make_program(
         build,
         objective,
@@ -98,15 +103,9 @@ def translation_program(
         prepare=prepare or prepare_of(config.data),
         structure=structure,
         trained=trained,
-        optimizer=translation_optimizer(config.optim, lambda: [*plan.structure()[1], *AdapterTable.of(plan).adapters]),
+        optimizer=optimizer,
         mesh=mesh,
     )
-
-
-def _with_gloss_head(build: Callable[..., Any], width: int, glosses: int, **options: Any) -> nnx.Module:
-    model = build(**options)
-    add_gloss_head(model, width, glosses, random_weights(options.get("seed", 0)))
-    return model
 
 
 def translation_optimizer(optim: OptimConfig, entries: Callable[[], Sequence[Entry]]) -> Optimizer:

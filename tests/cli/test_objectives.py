@@ -79,3 +79,93 @@ def test_other_weights_of_the_head_than_none_are_used(signed, corpus, tmp_path):
     assert main(flags) == 0
     assert "gloss_state" not in read_pt(alone / "last.pt")
     assert "val_gloss_wer" not in json.loads((alone / "metrics.jsonl").read_text().splitlines()[0])
+
+
+ALONE = ("--set", 'training.objectives={"contrastive": 1}')
+ALIGNED = SIZES | {"batch_size": 4, "grad_accum_steps": 1, "epochs": 4, "lr": 3e-3}
+BESIDE = ("--set", 'training.objectives={"translation": 1, "contrastive": 0.5}')
+
+
+@pytest.fixture(scope="module")
+def aligned(corpus, tmp_path_factory):
+    """Pre-trained without glosses, in batches of four."""
+    work_dir = tmp_path_factory.mktemp("aligned") / "run"
+    flags = corpus.flags(work_dir, *ALONE, "--eval-bleu-every", "1", **ALIGNED)
+    assert main(flags) == 0
+    return work_dir
+
+
+def test_videos_are_brought_near_their_sentences(aligned):
+    records = metrics(aligned)
+    assert records[-1]["train_contrastive"] < records[0]["train_contrastive"]
+    assert records[0].keys() == {
+        "epoch", "train_loss", "train_contrastive", "train_contrastive_accuracy", "val_loss", "val_contrastive",
+        "val_contrastive_accuracy", "lr", "steps",
+    }  # fmt: skip
+    assert records[0]["val_loss"] == records[0]["val_contrastive"]
+    last = read_pt(aligned / "last.pt")
+    assert last["contrastive_state"]["contrastive_head.video.weight"].shape == (32, 32)
+    assert 0 < last["contrastive_state"]["contrastive_head.logit_scale"] <= np.log(100)
+    assert not any("contrastive" in key for key in last["model_state"])
+    states = open_checkpoint(aligned / "checkpoints")
+    assert states.state.keys() == last["model_state"].keys()
+
+
+def test_without_translation_only_the_decoder_stands_still(aligned, corpus, tmp_path):
+    """Not even weight decay moves it; what it shares with the text encoder learns."""
+    new = tmp_path / "new"
+    assert main(corpus.flags(new, *ALONE, **ALIGNED | {"epochs": 1, "lr": 0})) == 0
+    before, after = (read_pt(path / "last.pt")["model_state"] for path in (new, aligned))
+    still = {key for key, array in before.items() if np.array_equal(array, after[key])}
+    assert all(key.startswith("decoder.model.decoder.") or key.endswith("mask_token") for key in still), still
+    own = {key for key in before if key.startswith("decoder.model.decoder.") and "embed_tokens" not in key}
+    assert own <= still
+    assert not any("shared" in key or "embed_tokens" in key for key in still)
+
+
+def test_translation_begins_with_what_was_aligned(aligned, corpus, tmp_path):
+    """All weights are taken; beside translation the head goes on as well."""
+    work_dir = tmp_path / "run"
+    start = ("--init-checkpoint", str(aligned / "last.pt"))
+    assert main(corpus.flags(work_dir, *BESIDE, *start, lr=1e-12, epochs=1, **SIZES)) == 0
+    before, after = (read_pt(path / "last.pt") for path in (aligned, work_dir))
+    for part in ("model_state", "contrastive_state"):
+        for key, array in before[part].items():
+            np.testing.assert_allclose(after[part][key], array, atol=1e-6, err_msg=key)
+    record = metrics(work_dir)[0]
+    assert record["train_loss"] > record["train_contrastive"] > 0
+    assert {"val_contrastive", "val_translation_cer", "train_perplexity"} <= record.keys()
+    slt_jax.load(work_dir / "last.pt")
+
+
+def test_a_run_that_aligns_goes_on_exactly(aligned, corpus, tmp_path, monkeypatch):
+    work_dir = tmp_path / "run"
+    flags = corpus.flags(work_dir, *ALONE, **ALIGNED)
+    taken = run.Run.take_step
+
+    def stop_in_the_last_epoch(self, *arguments):
+        taken(self, *arguments)
+        if self.position.epoch == 3:
+            self.stop.number = 15
+
+    monkeypatch.setattr(run.Run, "take_step", stop_in_the_last_epoch)
+    assert main(flags) == 143
+    monkeypatch.undo()
+    assert main([*flags, "--resume"]) == 0
+    assert metrics(work_dir) == metrics(aligned)
+    a, b = (read_pt(path / "last.pt") for path in (work_dir, aligned))
+    for part in ("model_state", "contrastive_state"):
+        for key, array in b[part].items():
+            np.testing.assert_array_equal(a[part][key], array, err_msg=key)
+
+
+def test_a_file_goes_on_with_the_head_and_the_state_of_the_text_encoder(aligned, corpus, tmp_path):
+    """Only the head's optimiser begins anew."""
+    resumed = ("--resume", str(aligned / "last.pt"))
+    assert main(corpus.flags(tmp_path / "run", *ALONE, *resumed, **ALIGNED | {"epochs": 5, "lr": 1e-12})) == 0
+    (ours,), theirs = metrics(tmp_path / "run")[-1:], metrics(aligned)[-1]
+    assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-5)
+    assert ours["steps"] == 5 * theirs["steps"] / 4
+    a, b = (read_pt(path / "last.pt")["optimizer_state"]["state"] for path in (tmp_path / "run", aligned))
+    assert a.keys() == b.keys()
+    assert {float(slots["step"]) for slots in a.values()} == {ours["steps"]}

@@ -42,6 +42,7 @@ for arguments in json.load(sys.stdin):
 LAYOUTS = {"data": {}, "fsdp": {"sharding": "fsdp"}, "data x model": {"sharding": "fsdp", "model_parallel": 4}}
 COMMON = {"batch_size": 8, "grad_accum_steps": None, "optimizer": "sgd", "scheduler": None, "epochs": 1}
 SCORED = ("--eval-bleu-every", "1")
+COMPARED = ("--set", 'training.objectives={"contrastive": 1}')
 
 
 def on_eight_devices(arguments: list[list[str]]) -> list[dict[str, list[int]]]:
@@ -63,12 +64,14 @@ def one(corpus, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(corpus, tmp_path_factory) -> tuple[dict[str, Path], dict[str, dict]]:
-    """One epoch on eight devices in each layout: work-dirs, and what a device held."""
+    """One epoch on eight devices in each layout, and one that compares clips: work-dirs, and what a device held."""
     folder = tmp_path_factory.mktemp("eight")
     paths = {name: folder / name.replace(" ", "_") for name in LAYOUTS}
     flags = [corpus.flags(paths[name], *SCORED * (name != "data"), **COMMON | LAYOUTS[name]) for name in LAYOUTS]
+    paths["compared"] = folder / "compared"
+    flags.append(corpus.flags(paths["compared"], *COMPARED, **COMMON, sharding="fsdp"))
     held = on_eight_devices(flags)
-    return paths, dict(zip(LAYOUTS, held, strict=True))
+    return paths, dict(zip(paths, held, strict=True))
 
 
 def assert_same_losses(ours: list[dict], theirs: list[dict]) -> None:
@@ -89,6 +92,16 @@ def test_eight_devices_train_like_one(one, runs, layout):
     ours, reference = (read_pt(path / "last.pt")["model_state"] for path in (work_dir, runs[0]["data"]))
     for key, array in reference.items():
         np.testing.assert_allclose(ours[key], array, atol=1e-6, err_msg=key)
+
+
+def test_clips_of_all_devices_are_compared_with_each_other(corpus, runs, tmp_path):
+    """A device has one clip, which alone would have no loss."""
+    assert main(corpus.flags(tmp_path / "one", *COMPARED, **COMMON)) == 0
+    (ours,), (theirs,) = metrics(runs[0]["compared"]), metrics(tmp_path / "one")
+    assert theirs["train_contrastive"] > 1
+    assert_same_losses([ours], [theirs])
+    for key in ("train_contrastive", "val_contrastive", "val_contrastive_accuracy"):
+        assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key
 
 
 def test_a_device_holds_its_part_only(runs):

@@ -4,6 +4,7 @@ const PANELS = [
   ["CER (%)", [["val_translation_cer", "translations", false],
                ["val_teacher_forced_cer", "teacher forced", true]], 100],
   ["Glosses of validation clips (WER, %)", [["val_gloss_wer", "WER", false]], 100],
+  ["Videos and sentences that find each other (%)", [["val_contrastive_accuracy", "validation", false]], 100],
   ["Translations of validation clips", [["val_bleu", "BLEU", false], ["val_chrf", "chrF", true]], 1],
   ["Learning rate", [["lr", "lr", false]], 1],
 ];
