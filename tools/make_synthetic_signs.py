@@ -21,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _generate(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("out_dir", type=Path, help="directory to write; appears complete or not at all")
-    parser.add_argument("--level", default="full", choices=LEVELS, help="small: 12 glosses, short clips; full: all")
+    levels = "small: 12 glosses, short clips; full: 90; hard: 300, spelled names, paths, new signers in the test"
+    parser.add_argument("--level", default="full", choices=LEVELS, help=levels)
     parser.add_argument("--train", type=int, default=400, help="clips")
     parser.add_argument("--val", type=int, default=40, help="clips")
     parser.add_argument("--test", type=int, default=40, help="clips")

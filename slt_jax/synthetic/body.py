@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from slt_jax.synthetic.classifiers import along
 from slt_jax.synthetic.grammar import Sentence
-from slt_jax.synthetic.lexicon import FACES, ORIENTATIONS, PLACES, SHAPES, SIGNS, Sign
+from slt_jax.synthetic.hard_lexicon import articulated
+from slt_jax.synthetic.lexicon import FACES, ORIENTATIONS, PLACES, SHAPES, Sign
+from slt_jax.synthetic.signers import Signer
 
 # Columns of a hand track: flexion of thumb..pinky, spread, thumb off; roll, pitch, yaw in degrees; x, y in
 # shoulder widths from the middle of the shoulders, x towards the hand's own side, y down.
@@ -23,47 +26,6 @@ FACE = ("raise", "furrow", "eyes", "open", "width", "curve", "cheeks", "teeth", 
 
 REST = np.array([*SHAPES["round"], *ORIENTATIONS["down"], 0.55, 1.2])
 BASE_PLACE, BASE_ORIENTATION = (0.25, 0.6), (25, 0, 0)  # of a left hand on which the right one acts
-
-
-@dataclass(frozen=True)
-class Signer:
-    """Looks (RGB 0..255), proportions and habits of one person; lengths in frame widths or relative to the average."""
-
-    name: str
-    skin: tuple[int, int, int]
-    hair: tuple[int, int, int]
-    shirt: tuple[int, int, int]
-    wall: tuple[int, int, int]
-    long_hair: bool
-    shoulders: float  # their distance, in frame widths
-    arm: float
-    hand: float  # size in the crop
-    thickness: float  # of fingers
-    face: tuple[float, float]  # half width and half height, in crop widths
-    brows: float  # thickness
-    tempo: float  # larger is slower
-    jitter: float
-    left_handed: bool = False
-
-
-SIGNERS = (
-    Signer("ana", (224, 172, 138), (70, 42, 28), (40, 74, 120), (196, 192, 182), True, 0.27, 1.0, 1.0, 0.95,
-           (0.27, 0.36), 0.9, 1.0, 0.8),
-    Signer("bruno", (190, 132, 98), (28, 22, 20), (34, 36, 40), (214, 160, 98), False, 0.33, 1.05, 1.05, 1.12,
-           (0.29, 0.37), 1.4, 0.9, 1.0),
-    Signer("carla", (240, 200, 172), (178, 128, 62), (150, 44, 62), (120, 140, 128), True, 0.25, 0.95, 0.92, 0.9,
-           (0.25, 0.35), 0.8, 1.1, 1.1),
-    Signer("diego", (128, 84, 60), (20, 16, 16), (208, 200, 186), (84, 96, 122), False, 0.31, 1.08, 1.08, 1.05,
-           (0.28, 0.38), 1.3, 1.0, 0.9),
-    Signer("elena", (214, 158, 124), (120, 118, 116), (64, 110, 84), (226, 222, 214), True, 0.26, 0.97, 0.95, 1.0,
-           (0.28, 0.34), 1.0, 1.2, 1.3),
-    Signer("fabio", (232, 184, 154), (110, 66, 38), (222, 172, 60), (70, 62, 74), False, 0.30, 1.0, 1.0, 1.1,
-           (0.30, 0.36), 1.2, 0.95, 1.0),
-    Signer("gala", (164, 110, 80), (36, 26, 24), (122, 84, 140), (170, 196, 204), True, 0.28, 1.0, 0.97, 0.92,
-           (0.26, 0.36), 1.0, 0.85, 0.9, left_handed=True),
-    Signer("hugo", (206, 150, 118), (198, 194, 188), (88, 60, 44), (140, 170, 110), False, 0.29, 0.96, 1.04, 1.15,
-           (0.29, 0.35), 1.1, 1.15, 1.2),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,12 +65,13 @@ def _stroke(motion: str, phase: np.ndarray) -> np.ndarray:
             "wave": (0.24 * swing, zero, zero),
             "twist": (zero, zero, 38 * swing),
             "far": (0.4 * np.sin(turn / 2), -0.3 * np.sin(turn / 2), zero),
+            "slide": (0.12 * path, zero, zero),
         }[motion],
         axis=1,
     )
 
 
-def _hand_targets(sign: Sign, phase: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def _hand_targets(sign: Sign, phase: np.ndarray, left_handed: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """The dominant and the other hand over the frames, each (T, HAND_COLUMNS); None for an idle hand."""
     start, end = np.array(SHAPES[sign.right]), np.array(SHAPES[sign.right_end])
     right = np.empty((len(phase), HAND_COLUMNS))
@@ -117,6 +80,9 @@ def _hand_targets(sign: Sign, phase: np.ndarray) -> tuple[np.ndarray, np.ndarray
     right[:, ROLL:X] = ORIENTATIONS[sign.orientation]
     right[:, X:] = PLACES[sign.place]
     right[:, [X, Y, ROLL]] += _stroke(sign.motion, phase)
+    right[:, X] += sign.drift
+    if sign.path is not None:
+        right[:, X:] += along(sign.path, phase, left_handed)
     if sign.left is None:
         return right, None
     if sign.left == "mirror":
@@ -141,12 +107,20 @@ def _face_targets(sign: Sign, marks: frozenset[str], seconds: np.ndarray) -> np.
     if "wh" in marks:
         track[:, FACE.index("furrow")] += 1.0
         track[:, FACE.index("roll")] += 0.8
+    if "imp" in marks:
+        track[:, FACE.index("furrow")] += 0.5
+        track[:, FACE.index("eyes")] += 0.4
+        track[:, FACE.index("pitch")] += 0.8 * np.sin(np.pi * seconds)
     return track
 
 
-def _timeline(rng: np.random.Generator, frames: int, signs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """When each sign is on: weights (T, signs + 2) with rest at both ends, phases (T, signs), transition blur (T,)."""
-    lengths = np.concatenate([[0.3], rng.uniform(0.75, 1.3, signs), [0.3]])
+def _timeline(rng: np.random.Generator, frames: int, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """When each sign is on: weights (T, signs + 2) with rest at both ends, phases (T, signs), transition blur (T,).
+
+    `shares` (signs,) say how long each takes beside a usual one.
+    """
+    signs = len(shares)
+    lengths = np.concatenate([[0.3], shares * rng.uniform(0.75, 1.3, signs), [0.3]])
     edges = np.concatenate([[0], np.cumsum(lengths)]) * frames / lengths.sum()
     times = np.arange(frames) + 0.5
     spans = np.diff(edges)
@@ -165,19 +139,20 @@ def _timeline(rng: np.random.Generator, frames: int, signs: int) -> tuple[np.nda
 def tracks(sentence: Sentence, signer: Signer, frames: int, seed: tuple[int, ...], calm: bool = False) -> Tracks:
     """The movement of one clip. `calm` (the small level) halves the jitter and the number of lost hands."""
     timing, body, gaps = (np.random.default_rng([*seed, purpose]) for purpose in (1, 2, 3))
-    weights, phase, blur = _timeline(timing, frames, len(sentence.glosses))
+    signs = articulated(sentence.glosses)
+    weights, phase, blur = _timeline(timing, frames, np.array([sign.share for sign in signs]))
     seconds = (np.arange(frames) + timing.uniform(0, 4)) / 4
     amount = signer.jitter * (0.5 if calm else 1.0)
 
     dominant, other = (np.tile(REST, (frames, 1)) for _ in range(2))
     face = np.zeros((frames, len(FACE)))
-    for i, (gloss, marks) in enumerate(zip(sentence.glosses, sentence.marks, strict=True)):
+    for i, (sign, marks) in enumerate(zip(signs, sentence.marks, strict=True)):
         weight = weights[:, i + 1 : i + 2]
-        strong, weak = _hand_targets(SIGNS[gloss], phase[:, i])
+        strong, weak = _hand_targets(sign, phase[:, i], signer.left_handed)
         dominant += weight * (strong - REST)
         if weak is not None:
             other += weight * (weak - REST)
-        face += weight * _face_targets(SIGNS[gloss], marks, seconds)
+        face += weight * _face_targets(sign, marks, seconds)
 
     spread = np.array([0.04] * 7 + [5, 4, 6, 0.03, 0.03]) * amount
     habit = np.array([0] * 7 + [6, 4, 8, 0.06, 0.06]) * amount

@@ -15,8 +15,9 @@ from slt_jax.media.detect import Body, Box
 from slt_jax.media.finder import FACE_SCALE
 from slt_jax.media.hands import HAND_SCALE
 from slt_jax.synthetic import render
-from slt_jax.synthetic.body import SIGNERS, Tracks, rotation, tracks
+from slt_jax.synthetic.body import Tracks, rotation, tracks
 from slt_jax.synthetic.generator import ClipSpec
+from slt_jax.synthetic.signers import SIGNERS
 
 WIDTH, HEIGHT = 640, 480
 BLOCK, BITS, CHECK = 20, 16, 8  # pixels of a bit in the strip; bits of the number and of its check

@@ -1,7 +1,8 @@
 """A generated signing corpus in the format of docs/data.md: something to train on without any recording.
 
 `generate` writes a corpus, `render_clip` makes one clip in memory. Signs are in lexicon.py, sentences in grammar.py,
-movement in body.py, drawing in render.py; contact_sheet.py shows clips.
+movement in body.py, people in signers.py, drawing in render.py; contact_sheet.py shows clips. What only the hard level
+has is in the files whose names begin so, in spelling.py and in classifiers.py.
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ from slt_jax.base.places import check_folder
 from slt_jax.data.corpus_folder import SPLITS, folders_under
 from slt_jax.errors import UserError
 from slt_jax.synthetic import render
-from slt_jax.synthetic.body import SIGNERS, tracks
+from slt_jax.synthetic.body import tracks
 from slt_jax.synthetic.grammar import Sentence, sample_sentences
+from slt_jax.synthetic.hard_grammar import sample_hard
+from slt_jax.synthetic.hard_lexicon import time_of
+from slt_jax.synthetic.signers import SIGNERS
+from slt_jax.synthetic.spelling import names_in
 
 MARKER = "synthetic.json"  # marks a directory as generated, so that it may be overwritten
 JPEG_QUALITY = 90
@@ -35,15 +40,23 @@ _CHUNK = 8  # clips that a worker takes at once
 
 @dataclass(frozen=True)
 class Level:
-    """How hard a corpus is: usual clip lengths, signs per sentence at most, signers, reduced jitter."""
+    """How hard a corpus is: usual clip lengths, signs in the longest, signers, reduced jitter.
+
+    `unseen`: how many more signers there are, who sign in the test only, where the others do not.
+    """
 
     frames: tuple[int, int]
     signs: int
     signers: int
     calm: bool
+    unseen: int = 0
 
 
-LEVELS = {"small": Level((12, 16), 3, 3, True), "full": Level((20, 32), 6, len(SIGNERS), False)}
+LEVELS = {
+    "small": Level((12, 16), 3, 3, True),
+    "full": Level((20, 32), 6, 8, False),
+    "hard": Level((16, 48), 10, 8, False, unseen=4),
+}
 
 
 @dataclass(frozen=True)
@@ -139,9 +152,10 @@ def generate(
     """Write a corpus in the format of docs/data.md: crops, poses, meta.csv and index/{train,val,test}.csv.
 
     The same arguments give the same bytes, whatever `workers` is (None: one per core; 0: this process). Splits share
-    signers but no sentence. If the grammar has fewer sentences than there are clips, the clips of a split repeat its
-    sentences with other signers and movements. The directory appears complete or not at all. Raises UserError for an
-    argument out of range, and for a directory that is not empty.
+    signers but no sentence; the test of the level hard has signers and names of its own. If the grammar has fewer
+    sentences than there are clips, the clips of a split repeat its sentences with other signers and movements. The
+    directory appears complete or not at all. Raises UserError for an argument out of range, and for a directory that is
+    not empty.
     """
     out_dir = Path(out_dir)
     counts = dict(zip(SPLITS, (num_train, num_val, num_test), strict=True))
@@ -168,6 +182,8 @@ def generate(
         )
         # Only what follows from the arguments, so that two runs write equal files.
         facts = {k: v for k, v in asdict(summary).items() if k not in ("directory", "seconds")}
+        if LEVELS[level].unseen:
+            facts["test_only"] = _test_only(specs)
         (directory / MARKER).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return summary
 
@@ -178,21 +194,23 @@ def plan(
     """Decide what each clip shows: {video id: spec}, and the texts of each split."""
     kind = LEVELS[level]
     low, high = frames or kind.frames
-    pool = sample_sentences(np.random.default_rng([seed, 0]), sum(counts.values()), level)
-    shares = counts
-    if len(pool) < sum(counts.values()):  # a small grammar: most goes to training, the rest repeats its sentences
-        limit = len(pool) * 15 // 100 if counts["train"] else len(pool) // 2
-        shares = {split: min(counts[split], limit) for split in ("val", "test")}
-    cuts = (shares["val"], shares["val"] + shares["test"])
-    parts = {"val": pool[: cuts[0]], "test": pool[cuts[0] : cuts[1]], "train": pool[cuts[1] :]}
+    rng = np.random.default_rng([seed, 0])
+    parts = (
+        sample_hard(rng, counts)
+        if level == "hard"
+        else _parts(sample_sentences(rng, sum(counts.values()), level), counts)
+    )
     specs: dict[str, ClipSpec] = {}
     for number, split in enumerate(SPLITS):
         rng = np.random.default_rng([seed, 1, number])
+        people = (
+            range(kind.signers, kind.signers + kind.unseen) if kind.unseen and split == "test" else range(kind.signers)
+        )
         for i in range(counts[split]):
             sentence = parts[split][i % len(parts[split])]
-            signer = int(rng.integers(kind.signers))
+            signer = people[int(rng.integers(len(people)))]
             # Longer sentences and slower signers need more frames.
-            fill = (len(sentence.glosses) - 2) / (kind.signs - 2)
+            fill = (time_of(sentence.glosses) - 2) / (kind.signs - 2)
             length = (low + (high - low) * fill) * SIGNERS[signer].tempo * rng.uniform(0.9, 1.1)
             specs[f"{split}_{i:06d}"] = ClipSpec(
                 sentence, int(np.clip(round(length), low, high)), signer, (seed, number, i), kind.calm
@@ -201,6 +219,26 @@ def plan(
     for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
         assert not texts[a] & texts[b], f"{a} and {b} share sentences"
     return specs, texts
+
+
+def _parts(pool: list[Sentence], counts: dict[str, int]) -> dict[str, list[Sentence]]:
+    """A split's sentences, none of which is another's."""
+    shares = counts
+    if len(pool) < sum(counts.values()):  # a small grammar: most goes to training, the rest repeats its sentences
+        limit = len(pool) * 15 // 100 if counts["train"] else len(pool) // 2
+        shares = {split: min(counts[split], limit) for split in ("val", "test")}
+    cuts = (shares["val"], shares["val"] + shares["test"])
+    return {"val": pool[: cuts[0]], "test": pool[cuts[0] : cuts[1]], "train": pool[cuts[1] :]}
+
+
+def _test_only(specs: dict[str, ClipSpec]) -> dict[str, list[str]]:
+    """The signers and the spelled names of the test that no other split has."""
+    found: dict[bool, tuple[set[str], set[str]]] = {tested: (set(), set()) for tested in (True, False)}
+    for video_id, spec in specs.items():
+        signers, names = found[video_id.startswith("test")]
+        signers.add(SIGNERS[spec.signer].name)
+        names.update(names_in(spec.sentence.glosses))
+    return {what: sorted(found[True][i] - found[False][i]) for i, what in enumerate(("signers", "names"))}
 
 
 def _check(counts, level, frames, image_size, fps, workers, seed) -> None:

@@ -13,6 +13,9 @@ from functools import cache
 
 import numpy as np
 
+from slt_jax.synthetic.classifiers import CLASSIFIER
+from slt_jax.synthetic.spelling import LETTER
+
 PERSONS = {"YO": 0, "VOS": 1, "NOSOTROS": 3, "USTEDES": 4}  # index into a conjugation; 2 = third person singular
 TIMES = {"AYER": "past", "HOY": "present", "AHORA": "present", "SIEMPRE": "present", "MAÑANA": "future"}
 NUMERALS = {"DOS": "dos", "TRES": "tres", "CUATRO": "cuatro"}
@@ -117,8 +120,28 @@ _IRREGULAR = {
     "venir": {"present": "vengo venís viene venimos vienen", "past": "vine viniste vino vinimos vinieron"},
     "ser": {"present": "soy sos es somos son", "past": "era eras era éramos eran"},
     "estar": {"present": "estoy estás está estamos están"},
+    # Of the hard level.
+    "abrazar": {"past": "abracé abrazaste abrazó abrazamos abrazaron"},
+    "cerrar": {"present": "cierro cerrás cierra cerramos cierran"},
+    "conocer": {"present": "conozco conocés conoce conocemos conocen"},
+    "dar": {"present": "doy das da damos dan", "past": "di diste dio dimos dieron"},
+    "devolver": {"present": "devuelvo devolvés devuelve devolvemos devuelven"},
+    "dormir": {"present": "duermo dormís duerme dormimos duermen", "past": "dormí dormiste durmió dormimos durmieron"},
+    "encontrar": {"present": "encuentro encontrás encuentra encontramos encuentran"},
+    "jugar": {"present": "juego jugás juega jugamos juegan", "past": "jugué jugaste jugó jugamos jugaron"},
+    "llegar": {"past": "llegué llegaste llegó llegamos llegaron"},
+    "mostrar": {"present": "muestro mostrás muestra mostramos muestran"},
+    "pedir": {"present": "pido pedís pide pedimos piden", "past": "pedí pediste pidió pedimos pidieron"},
+    "preferir": {
+        "present": "prefiero preferís prefiere preferimos prefieren",
+        "past": "preferí preferiste prefirió preferimos prefirieron",
+    },
+    "probar": {"present": "pruebo probás prueba probamos prueban"},
+    "salir": {"present": "salgo salís sale salimos salen"},
+    "traer": {"present": "traigo traés trae traemos traen", "past": "traje trajiste trajo trajimos trajeron"},
+    "volver": {"present": "vuelvo volvés vuelve volvemos vuelven"},
 }
-_IMPERFECT = {"querer", "tener", "vivir", "estar"}  # states, whose past is the imperfect
+_IMPERFECT = {"querer", "tener", "vivir", "estar", "necesitar", "conocer"}  # states, whose past is the imperfect
 _ENDINGS = {
     ("present", "ar"): "o ás a amos an",
     ("present", "er"): "o és e emos en",
@@ -153,12 +176,19 @@ class Sentence:
 
     @property
     def gloss_text(self) -> str:
-        """One line for the metadata, such as `PAN QUERER^neg`."""
-        return " ".join("^".join((g, *sorted(m))) for g, m in zip(self.glosses, self.marks, strict=True))
+        """One line for the metadata, such as `PAN QUERER^neg`.
+
+        The letters of a name and the parts of a classifier are words of their own without marks, such as `#A #N #A
+        CL:PERSONA +SUBE +RÁPIDO`: one that reads them has few to learn, and new names and paths hold none that is new.
+        """
+        return " ".join(
+            gloss.replace("+", " +") if gloss.startswith((LETTER, CLASSIFIER)) else "^".join((gloss, *sorted(marks)))
+            for gloss, marks in zip(self.glosses, self.marks, strict=True)
+        )
 
 
 @dataclass(frozen=True)
-class _Phrase:
+class Phrase:
     """A noun phrase or pronoun: its glosses, its Spanish, and what verbs and adjectives agree with."""
 
     glosses: tuple[str, ...]
@@ -169,18 +199,19 @@ class _Phrase:
     kind: str = "person"
 
 
-def _agree(adjective: str, gender: str, plural: bool) -> str:
+def agree(adjective: str, gender: str, plural: bool) -> str:
+    """`agree("rojo", "f", True)` is "rojas"."""
     word = adjective[:-1] + "a" if adjective.endswith("o") and gender == "f" else adjective
-    return word + "s" if plural else word
+    return word + ("es" if word.endswith("l") else "s") if plural else word
 
 
-def noun_phrase(noun: str, role: str, owner: str = "", number: str = "", adjective: str = "") -> _Phrase:
+def noun_phrase(noun: str, role: str, owner: str = "", number: str = "", adjective: str = "") -> Phrase:
     """Signed (MI) PERRO (DOS) (GRANDE), Spanish "mis dos perros grandes". `role` is subject, object or place."""
     singular, plural_form, gender, kind = NOUNS[noun]
     plural = bool(number)
     if number == "MUCHO":
         plural = kind not in MASS
-        determiner = _agree("mucho", gender, plural)
+        determiner = agree("mucho", gender, plural)
     elif number:
         determiner = NUMERALS[number]
     elif owner or (role == "object" and kind in MASS):
@@ -190,16 +221,16 @@ def noun_phrase(noun: str, role: str, owner: str = "", number: str = "", adjecti
     else:
         determiner = "el" if gender == "m" or noun == "AGUA" else "la"
     possessive = {"MI": "mi", "TU": "tu", "": ""}[owner] + ("s" if owner and plural else "")
-    agreed = _agree(ADJECTIVES[adjective][0], gender, plural) if adjective else ""
+    agreed = agree(ADJECTIVES[adjective][0], gender, plural) if adjective else ""
     words = (possessive, determiner, plural_form if plural else singular, agreed)
     glosses = tuple(filter(None, (owner, noun, number, adjective)))
-    return _Phrase(glosses, " ".join(filter(None, words)), 4 if plural else 2, gender, plural, kind)
+    return Phrase(glosses, " ".join(filter(None, words)), 4 if plural else 2, gender, plural, kind)
 
 
-def pronoun(gloss: str) -> _Phrase:
+def pronoun(gloss: str) -> Phrase:
     """A pronoun. Spanish keeps only `ustedes`; the verb expresses the others."""
     person = PERSONS[gloss]
-    return _Phrase((gloss,), "ustedes" if gloss == "USTEDES" else "", person, plural=person > 2)
+    return Phrase((gloss,), "ustedes" if gloss == "USTEDES" else "", person, plural=person > 2)
 
 
 def _contract(preposition: str, phrase: str) -> str:
@@ -207,10 +238,10 @@ def _contract(preposition: str, phrase: str) -> str:
 
 
 def clause(
-    subject: _Phrase,
+    subject: Phrase,
     verb: str,
     *,
-    complement: _Phrase | None = None,
+    complement: Phrase | None = None,
     time: str = "",
     question: str = "",
     wh: str = "",
@@ -225,7 +256,7 @@ def clause(
     if verb in ADJECTIVES:
         adjective, copula = ADJECTIVES[verb]
         form = conjugate(copula, tense, subject.person)
-        rest = _agree(adjective, subject.gender, subject.plural)
+        rest = agree(adjective, subject.gender, subject.plural)
     elif verb in TRANSITIVE:
         form = conjugate(TRANSITIVE[verb][0], tense, subject.person)
         if complement and complement.kind == "person" and verb != "TENER":
@@ -250,7 +281,7 @@ def clause(
     return Sentence(f"¿{text}?" if question else text, glosses, tuple(map(frozenset, marks)))
 
 
-def _random_phrase(rng: np.random.Generator, role: str, kinds: tuple[str, ...], rich: bool = True) -> _Phrase:
+def _random_phrase(rng: np.random.Generator, role: str, kinds: tuple[str, ...], rich: bool = True) -> Phrase:
     noun = _pick(rng, [n for n, entry in NOUNS.items() if entry[3] in kinds])
     kind = NOUNS[noun][3]
     owner = _pick(rng, ["", "MI", "TU"]) if kind not in MASS and role != "place" and rng.random() < 0.7 else ""
@@ -294,7 +325,7 @@ def _random_full(rng: np.random.Generator) -> Sentence:
         return clause(subject, adjective, question=question, negated=negated)
     if draw < 0.87:
         verb = _pick(rng, list(TRANSITIVE))
-        someone = _Phrase((), "", 2)
+        someone = Phrase((), "", 2)
         complement = _random_phrase(rng, "object", TRANSITIVE[verb][1])
         return clause(someone, verb, complement=complement, time=time, question="wh", wh="QUIÉN")
     if draw < 0.92:

@@ -11,7 +11,8 @@ from functools import cache
 
 import numpy as np
 
-from slt_jax.synthetic.body import FACE, SHAPE, Signer, rotation
+from slt_jax.synthetic.body import FACE, SHAPE, rotation
+from slt_jax.synthetic.signers import Signer
 
 _DEGREE = np.pi / 180
 # Index, middle, ring, pinky in palm widths: knuckle (x to the thumb, y along the fingers), two bone lengths, radius.

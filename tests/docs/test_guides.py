@@ -90,9 +90,11 @@ def test_the_spanish_guides_have_the_same_commands(guide):
 
 @pytest.mark.slow
 def test_learning_guide_runs(folder):
-    corpus, _, short = commands("learning.md")  # the second takes hours
+    corpus, hard, _, short = commands("learning.md")  # the third takes hours
     run(corpus, folder)
     assert (folder / "signs.png").exists()
+    run(hard, folder)
+    assert (folder / "hard.png").exists()
     printed = run(short, folder)
     assert "| without face |" in printed
     assert (folder / "try" / "learning.png").exists()

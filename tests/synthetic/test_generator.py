@@ -15,7 +15,6 @@ import simplejpeg
 from PIL import Image
 
 from slt_jax.errors import UserError
-from slt_jax.synthetic.body import SIGNERS
 from slt_jax.synthetic.contact_sheet import contact_sheet, draw_text
 from slt_jax.synthetic.generator import ClipSpec, generate, isolated, plan, render_clip
 from slt_jax.synthetic.grammar import (
@@ -34,6 +33,7 @@ from slt_jax.synthetic.grammar import (
     small_sentences,
 )
 from slt_jax.synthetic.lexicon import SIGNS, minimal_pairs
+from slt_jax.synthetic.signers import SIGNERS
 
 STREAMS = ("face", "hand_l", "hand_r", "pose")
 TINY = {"num_train": 12, "num_val": 3, "num_test": 3, "level": "small", "image_size": 32, "progress": False}
