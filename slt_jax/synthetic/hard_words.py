@@ -1,7 +1,7 @@
 """The words that the hard level has beside those of the full one: 210 glosses with their Spanish.
 
-A table's row has the gloss, and what cannot be told from it. The Spanish of a gloss is the gloss in lower case, hyphens
-as spaces. Their forms are in hard_lexicon.py.
+A table's row has the gloss, and what cannot be told from it. The Spanish of a gloss is the gloss in lower case unless
+its table says another. Their forms are in hard_lexicon.py.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Path:
 
     start: tuple[float, float]
     end: tuple[float, float]
-    manner: str  # straight, zigzag, loops, hops
+    manner: str  # a key of MANNERS in classifiers.py
     flips: bool
 
 

@@ -1,6 +1,8 @@
 """The learning benchmark: what it takes away is away, and what it says follows from what it found."""
 
 import json
+import shutil
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from slt_jax.data.corpus_folder import folders_under
 from slt_jax.errors import UserError
 from slt_jax.synthetic.generator import generate
 from tools.benchmarks.ablations import blanked, needed, variants
-from tools.benchmarks.learning import plot, read_results, table
+from tools.benchmarks.learning import measure, plot, read_results, table
 
 RESULTS = {
     "complete, seed 1": {"bleu": 60.0, "chrf": 70.0, "seconds": 9},
@@ -75,3 +77,11 @@ def test_results_of_other_settings_are_refused(tmp_path):
     assert read_results(file, {"epochs": 1}) == RESULTS
     with pytest.raises(UserError, match="--output"):
         read_results(file, {"epochs": 2})
+
+
+def test_a_corpus_of_another_level_is_refused(corpus, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "runs"
+    shutil.copytree(corpus, folder / "corpus")
+    with pytest.raises(UserError, match="level full, asked is hard; choose another --output"):
+        measure(Namespace(output=str(folder), level="hard", train=2, test=1, epochs=None, only=(), seeds=1))

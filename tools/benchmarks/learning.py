@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
@@ -23,6 +24,7 @@ from tools.benchmarks.problem import positive
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/synthetic.yml"
 IMAGE_SIZE = 28
+OF_LEVEL = {"full": (), "hard": ("--model.sequence-length", "48")}  # what the longest clips of a level need
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -35,6 +37,7 @@ def add_flags(top: argparse.ArgumentParser) -> None:
     top.add_argument("--epochs", type=positive, default=None, metavar="N", help="default: the configuration's")
     top.add_argument("--train", type=positive, default=16000, metavar="N", help="training clips (default: 16000)")
     top.add_argument("--test", type=positive, default=400, metavar="N", help="test clips (default: 400)")
+    top.add_argument("--level", choices=OF_LEVEL, default="full", help="of the generated corpus (default: full)")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -43,6 +46,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UserError("the plot needs matplotlib: install slt-jax[plots]")
     folder = Path(arguments.output)
     settings = {"train": arguments.train, "test": arguments.test, "epochs": arguments.epochs}
+    if arguments.level != "full":  # results of before there were levels have none
+        settings["level"] = arguments.level
     file = folder / "results.json"
     results = read_results(file, settings)
     chosen = needed(arguments.only, variants(arguments.seeds))
@@ -51,11 +56,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"--only {' '.join(arguments.only)}: no variant begins so; known: {names}")
     corpus = folder / "corpus"
     if not (corpus / MARKER).is_file():
-        generate(corpus, num_train=arguments.train, num_val=200, num_test=arguments.test, image_size=IMAGE_SIZE)
+        generate(corpus, num_train=arguments.train, num_val=200, num_test=arguments.test, level=arguments.level,
+                 image_size=IMAGE_SIZE)  # fmt: skip
+    elif (level := json.loads((corpus / MARKER).read_text(encoding="utf-8"))["level"]) != arguments.level:
+        raise UserError(f"{corpus}: is of the level {level}, asked is {arguments.level}; choose another --output")
     for number, variant in enumerate(chosen, 1):
         if variant.name not in results:
             print(f"[{number}/{len(chosen)}] {variant.name}", flush=True)
-            results[variant.name] = learn(variant, corpus, folder, arguments.epochs)
+            flags = (*OF_LEVEL[arguments.level], *variant.flags)
+            results[variant.name] = learn(replace(variant, flags=flags), corpus, folder, arguments.epochs)
             write_json(file, {"settings": settings, "results": results})
     print(table(results))
     print(f"plot: {plot(results, folder / 'learning.png')}")
