@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from slt_jax.cli import train
 from slt_jax.data.clip_files import scan
 from slt_jax.data.clips import read_clip
 from slt_jax.data.corpus_folder import folders_under
 from slt_jax.errors import UserError
-from slt_jax.synthetic.generator import generate
+from slt_jax.synthetic.generator import LEVELS, generate
 from tools.benchmarks.ablations import blanked, needed, variants
-from tools.benchmarks.learning import measure, plot, read_results, table
+from tools.benchmarks.learning import CONFIG, OF_LEVEL, measure, plot, read_results, table
 
 RESULTS = {
     "complete, seed 1": {"bleu": 60.0, "chrf": 70.0, "seconds": 9},
@@ -85,3 +86,9 @@ def test_a_corpus_of_another_level_is_refused(corpus, tmp_path):
     shutil.copytree(corpus, folder / "corpus")
     with pytest.raises(UserError, match="level full, asked is hard; choose another --output"):
         measure(Namespace(output=str(folder), level="hard", train=2, test=1, epochs=None, only=(), seeds=1))
+
+
+def test_a_clip_of_the_hard_level_is_trained_on_as_a_whole():
+    words = ["--config", str(CONFIG), "--work-dir", "w", *OF_LEVEL["hard"]]
+    config, _ = train.configure(train.parse(words))
+    assert config.model.sequence_length == LEVELS["hard"].frames[1]
