@@ -21,8 +21,9 @@ from convert.checkpoint import Blueprint
 from slt_jax.config import ModelConfig
 from slt_jax.data.schema import CLIP_ARRAYS, BatchSizes
 from slt_jax.data.text import IGNORE, RowStarts, decode, end_token
-from slt_jax.decoding.generate import generate_tokens
-from slt_jax.decoding.search import Search
+from slt_jax.decoding.generate import beginnings, find_tokens, generate_tokens
+from slt_jax.decoding.search import ResolvedSearch, Search
+from slt_jax.decoding.token_rules import Beginnings
 from slt_jax.errors import UserError
 from slt_jax.models.params import Structure
 from slt_jax.streams import HANDS, chosen
@@ -91,10 +92,11 @@ class Engine:
         self.arrays = {a.name: a for a in CLIP_ARRAYS if a.stream in chosen(self.config.streams)}
         self.own_generate = hasattr(self._decoder, "generate")
         self._first, self._room = -1, 0
+        self._resolved: ResolvedSearch | None = None  # None where the decoder has a search of its own
         self._prompt: tuple[int, ...] = ()
         self._ends: tuple[int, ...] = (end_token(tokenizer),)
         if not self.own_generate:
-            resolved = search.resolved(getattr(self._decoder, "config", {}))
+            self._resolved = resolved = search.resolved(getattr(self._decoder, "config", {}))
             self._prompt = () if resolved.forced_bos is None else (resolved.forced_bos,)
             self._ends, self._room = resolved.eos, resolved.max_length - 1
         if start is not None:
@@ -165,18 +167,16 @@ class Engine:
             shown = window.features[:length]
             frames[row, : len(shown)], mask[row, : len(shown)] = shown, True
         encoded = _encode(self._structure, self._params, frames, mask)
-        starts = self._start
-        if not self.own_generate:
-            first, forced = np.full(len(rows), self._first, np.int32), np.full((len(rows), self._room), -1, np.int32)
-            for row, window in enumerate(rows):
-                said = (*self._prompt, *window.settled)[: self._room]
-                forced[row, : len(said)] = said
-            starts = RowStarts(first, forced)
-        tokens = generate_tokens(self._decoder, encoded, mask, self.search, starts)
-        if self.own_generate:
+        if self._resolved is None:
+            tokens = generate_tokens(self._decoder, encoded, mask, self.search, self._start)
             return tokens, np.ones((len(rows), tokens.shape[1] - 1), np.float32)
-        whole = np.pad(tokens, ((0, 0), (0, 1 + self._room - tokens.shape[1])))  # one shape; what follows is not read
-        return tokens, np.asarray(_probabilities(self._structure, self._params, encoded, mask, whole))
+        first, forced = np.full(len(rows), self._first, np.int32), np.full((len(rows), self._room), -1, np.int32)
+        for row, window in enumerate(rows):
+            said = (*self._prompt, *window.settled)[: self._room]
+            forced[row, : len(said)] = said
+        starts = beginnings(self._resolved, RowStarts(first, forced))
+        tokens, sure = _texts(self._structure, self._resolved, self._params, encoded, mask, starts)
+        return np.asarray(tokens), np.asarray(sure)
 
     def _bare(self, tokens: list[int], probabilities: list[float]) -> Tokens:
         """Without what comes before the text and after it. Probabilities begin with that of the second token."""
@@ -212,15 +212,18 @@ def _encode(
         return structure.merge(params).encoder.in_context(frames, pad_mask)
 
 
-@partial(jax.jit, static_argnums=0)
-def _probabilities(
+@partial(jax.jit, static_argnums=(0, 1))
+def _texts(
     structure: Structure,
+    search: ResolvedSearch,
     params: Mapping[str, Array],
     encoded: Float[Array, "b t d"],
     pad_mask: Bool[Array, "b t"],
-    tokens: Int[Array, "b s"],
-) -> Float[Array, "b s-1"]:
-    """Of each token but the first, after those before it."""
+    starts: Beginnings,
+) -> tuple[Int[Array, "b s"], Float[Array, "b s-1"]]:
+    """Tokens, and the probability of each but the first after those before it."""
     with jax.default_matmul_precision("highest"):
-        logits = structure.merge(params).decoder.model(encoded, pad_mask, tokens[:, :-1], None)
-        return jnp.take_along_axis(jax.nn.softmax(logits), tokens[:, 1:, None], axis=-1)[..., 0]
+        decoder = structure.merge(params).decoder.model
+        tokens, _ = find_tokens(decoder, search, encoded, pad_mask, starts)
+        logits = decoder(encoded, pad_mask, tokens[:, :-1], None)
+        return tokens, jnp.take_along_axis(jax.nn.softmax(logits), tokens[:, 1:, None], axis=-1)[..., 0]

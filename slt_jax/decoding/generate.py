@@ -57,8 +57,8 @@ def generate(
     """
     graph, state = nnx.split(model)
     resolved = search.resolved(getattr(model, "config", {}))
-    arrays = None if rows is None else (np.where(rows.first < 0, resolved.start, rows.first), rows.forced)
-    tokens, length = _generate(graph, resolved, state, encoded, encoder_mask, arrays)
+    starts = None if rows is None else beginnings(resolved, rows)
+    tokens, length = _generate(graph, resolved, state, encoded, encoder_mask, starts)
     return np.asarray(tokens)[:, : int(length)]
 
 
@@ -68,11 +68,22 @@ def _generate(
 ) -> tuple[Int32[Array, "b {search.max_length}"], Int32[Array, ""]]:
     """Tokens, and how many columns of them HuggingFace would return."""
     with jax.default_matmul_precision("highest"):
-        model = nnx.merge(graph, state)
-        # The last token is never fed back, so it needs no place in the cache.
-        step, cache = _stepper(model, encoded, encoder_mask, search.max_length - 1)
-        find = greedy_search if search.num_beams == 1 else beam_search
-        return find(step, cache, encoded.shape[0], search, rows)
+        return find_tokens(nnx.merge(graph, state), search, encoded, encoder_mask, rows)
+
+
+def find_tokens(
+    model: nnx.Module, search: ResolvedSearch, encoded: Frames, encoder_mask: FrameMask, rows: Beginnings = None
+) -> tuple[Int32[Array, "b {search.max_length}"], Int32[Array, ""]]:
+    """`generate` inside a compiled function: tokens, and how many columns of them HuggingFace would return."""
+    # The last token is never fed back, so it needs no place in the cache.
+    step, cache = _stepper(model, encoded, encoder_mask, search.max_length - 1)
+    find = greedy_search if search.num_beams == 1 else beam_search
+    return find(step, cache, encoded.shape[0], search, rows)
+
+
+def beginnings(search: ResolvedSearch, rows: RowStarts) -> Beginnings:
+    """How each of the rows begins, by the search's own start where it does not say."""
+    return np.where(rows.first < 0, search.start, rows.first), rows.forced
 
 
 def _stepper(model: nnx.Module, encoded: Frames, encoder_mask: FrameMask, length: int) -> tuple[DecodeStep, Cache]:

@@ -17,13 +17,12 @@ from slt_jax.decoding.results import Segment
 from slt_jax.decoding.stream import Stream, Update
 from slt_jax.errors import UserError
 from slt_jax.media.camera import Camera, Slot, Source
-from slt_jax.media.live import MOST_EVERY, LiveExtractor, LiveFrame, joined
+from slt_jax.media.live import LiveExtractor, LiveFrame, joined
 from slt_jax.media.settings import ExtractionSettings
+from slt_jax.serve.pace import Pacemaker
 from slt_jax.serve.translate_video import VideoTranslator
 
 TEXT_SECONDS = 1 / 3  # after which there is a new hypothesis
-PATIENCE = 2.0  # seconds of dropped pictures before the models look at fewer of them
-TOLERATED = 2  # pictures that may be dropped in that time
 RATE_SECONDS = 5.0  # over which frames a second are counted
 
 
@@ -159,7 +158,7 @@ def _later(update: Update, seconds: float) -> Update:
 def _extract(camera: Camera, extractor: LiveExtractor, frames: Slot[LiveFrame]) -> None:
     """Fill `frames` until the camera ends. If pictures are dropped, let the models look at fewer of them."""
     error: BaseException | None = None
-    since, dropped = time.monotonic(), None  # at first, everything is slow
+    pacemaker = Pacemaker(extractor)
     try:
         while not camera.shots.over:
             shot = camera.shots.get(0.2)
@@ -167,11 +166,7 @@ def _extract(camera: Camera, extractor: LiveExtractor, frames: Slot[LiveFrame]) 
                 continue
             for frame in extractor.frame(shot.image(), shot.time):
                 frames.put(frame)
-            now = time.monotonic()
-            if now - since >= PATIENCE:
-                slow = dropped is not None and camera.shots.dropped - dropped > TOLERATED
-                extractor.every = min(extractor.every + slow, MOST_EVERY)
-                since, dropped = now, camera.shots.dropped
+            pacemaker.tell(camera.shots.dropped)
     except BaseException as problem:  # raised where the frames are taken, after those that came before
         error = problem
     try:

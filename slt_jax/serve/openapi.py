@@ -36,14 +36,14 @@ MODEL = {
 STREAM = """Open a WebSocket. Send `{"type": "start"}` as text, with `token` if the service has one and `language` if
 the model has several. Wait for `{"type": "ready", "fps", "in_flight", "language"}`. Then send pictures as binary
 messages: 8 bytes of time (seconds, float64, little-endian; each later than the one before), then a JPEG. Keep at most
-`in_flight` of them unanswered. Send `{"type": "end"}` at last.
+`in_flight` of them unanswered, by the newest message that says so. Send `{"type": "end"}` at last.
 
-The service answers in JSON: `frame` (`done` and `dropped` pictures so far; the `time` of the frame looked at, `boxes`
-as left, top, right, bottom in pixels by stream, `points` as x, y, confidence), `text` (`time`; `settled`, which is
-never taken back, and `pending` of the sentence that is being signed; `ended` sentences with `start`, `end` and `text`)
-and `error` before a close that is not normal. Close codes: 1000 done, 1001 the service stops, 1003 no JPEG, 1007 bad
-data, 1009 too big, 1011 the service has failed, 1013 all places are taken or the model is not ready, 3000 token,
-3008 idle, too long, or nothing is read."""
+The service answers in JSON: `frame` (`done` and `dropped` pictures so far; `in_flight`; the `time` of the frame looked
+at, `boxes` as left, top, right, bottom in pixels by stream, `points` as x, y, confidence), `text` (`time`; `settled`,
+which is never taken back, and `pending` of the sentence that is being signed; `ended` sentences with `start`, `end` and
+`text`) and `error` before a close that is not normal. Close codes: 1000 done, 1001 the service stops, 1003 no JPEG,
+1007 bad data, 1009 too big, 1011 the service has failed, 1013 all places are taken or the model is not ready, 3000
+token, 3008 idle, too long, or nothing is read."""
 
 
 def document(bounds: Bounds, *, token: bool) -> dict[str, Any]:

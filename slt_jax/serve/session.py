@@ -25,10 +25,13 @@ from slt_jax.serve.access import client
 from slt_jax.serve.batching import Batcher, Member
 from slt_jax.serve.bounds import BAD_DATA, FAILED, TIMEOUT, Bounds, Closed, picture_of
 from slt_jax.serve.metrics import Metrics
+from slt_jax.serve.pace import Pacemaker
 
 LOG = logging.getLogger("slt_jax.serve")
 START_SECONDS, SEND_SECONDS = 10.0, 10.0
 IN_FLIGHT = 3  # pictures that a client should have under way at most
+SLOW_SECONDS = 0.2  # for one picture; then one is to be under way, so that it is fresh when its turn comes
+LATE_SECONDS = 0.3  # a picture that has waited for longer is dropped where a newer one waits too
 TOLD = 4  # messages about frames that wait for a slow reader; the newest count
 REMEMBERED = 10_000  # frames whose times are known: far more than a model looks at together
 TEXT_BYTES = 4096  # of a JSON message that comes up
@@ -49,6 +52,8 @@ class Session:
         self._arrived, self._something = asyncio.Event(), asyncio.Event()
         self._last = -1.0
         self._received = self._dropped = self._framed = 0
+        self._room = IN_FLIGHT  # pictures that may be under way
+        self._full = 0  # times when the client had to hold pictures back
         self._times: deque[float] = deque(maxlen=REMEMBERED)  # of the last frames, by the pictures' own clock
         self._told: deque[dict[str, Any]] = deque(maxlen=TOLD)
         self._text: dict[str, Any] | None = None  # what the reader does not know yet
@@ -165,9 +170,12 @@ class Session:
         self._pictures.append((time.monotonic(), at, jpeg))
         if len(self._pictures) > self._bounds.max_queue:
             self._pictures.popleft()
-            self._dropped += 1
-            self._metrics.frames.labels("dropped").inc()
+            self._count_dropped()
         self._arrived.set()
+
+    def _count_dropped(self) -> None:
+        self._dropped += 1
+        self._metrics.frames.labels("dropped").inc()
 
     def _end(self, closed: Closed) -> None:
         """Take nothing more; close when everything is said."""
@@ -188,11 +196,9 @@ class Session:
     async def _look(self) -> None:
         """Find the signer in one picture after another."""
         assert self._member is not None
+        pacemaker = Pacemaker(self._extractor)
         while True:
-            while not self._pictures:
-                self._arrived.clear()
-                await self._arrived.wait()
-            picture = self._pictures.popleft()
+            picture, began = await self._next(), time.monotonic()
             try:
                 if picture is END:
                     found = await self._run(self._extractor.flush)
@@ -203,6 +209,9 @@ class Session:
                 raise Closed(BAD_DATA, shortened(str(error), 120)) from None
             if picture is not END:
                 self._metrics.frames.labels("seen").inc()
+                self._full += len(self._pictures) >= self._room - 1
+                pacemaker.tell(self._full)
+                self._room = 1 if time.monotonic() - began > SLOW_SECONDS else IN_FLIGHT
             for frame in found:
                 self._times.append(frame.time)
                 self._framed += 1
@@ -212,9 +221,21 @@ class Session:
                 self._batcher.end(self._member)
                 return
 
+    async def _next(self) -> tuple[float, float, memoryview] | None:
+        """The next picture, without those that have become late; END after the last."""
+        while not self._pictures:
+            self._arrived.clear()
+            await self._arrived.wait()
+        late = time.monotonic() - LATE_SECONDS
+        while True:
+            picture, newer = self._pictures.popleft(), self._pictures[0] if self._pictures else END
+            if picture is END or newer is END or picture[0] >= late:
+                return picture
+            self._count_dropped()
+
     def _say_frame(self, frame: Any) -> None:
         said = {"type": "frame", "done": self._received - len([p for p in self._pictures if p]),
-                "dropped": self._dropped}  # fmt: skip
+                "dropped": self._dropped, "in_flight": self._room}  # fmt: skip
         if frame is not None:
             said |= {"time": frame.time, "boxes": drawn_boxes(frame.boxes), "points": drawn_points(frame.landmarks)}
         self._told.append(said)

@@ -27,6 +27,8 @@ WORD, SENTENCE = 2, 6  # frames
 class CountingExtractor:
     """Every picture is a frame."""
 
+    every = 1
+
     def __init__(self, model):
         self._model, self.closed = model, False
         model.extractors.append(self)

@@ -1,12 +1,20 @@
 """The Dockerfile, as far as it can be tested where no Docker runs: what it copies, installs and starts is there."""
 
 import json
+import os
 import re
+import shutil
+import signal
+import site
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from slt_jax.cli.serve import main, parse
+from tests.serve.service import ask, until
+from tests.serve.test_translate_video import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
 LINES = re.sub(r"\\\n\s*", " ", (ROOT / "Dockerfile").read_text(encoding="utf-8")).splitlines()
@@ -59,3 +67,43 @@ def test_mistakes_are_one_line(capsys, flags, named):
     error = capsys.readouterr().err
     assert named in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_its_steps_make_a_service_that_runs(tmp_path):
+    """What is copied is installed by the file's own command and started by its own, with a model of random weights.
+
+    Only downloads are left out: the packages are those that run this test, and `apt-get` and the demo are not run.
+    """
+    app, venv = tmp_path / "app", tmp_path / "venv"
+    stage = LINES[: LINES.index("# The demo's model is trained here, so that nothing has to be downloaded.")]
+    for words in (line.split()[1:] for line in stage if line.startswith("COPY ")):
+        for name in words[:-1]:
+            source, target = ROOT / name, app / words[-1] / ("" if (ROOT / name).is_dir() else name)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+    packages = {"PYTHONPATH": os.pathsep.join(site.getsitepackages()), "PIP_NO_DEPS": "1",
+                "PIP_NO_BUILD_ISOLATION": "0", "PIP_IGNORE_INSTALLED": "1", "ACCELERATOR": "cpu"}  # fmt: skip
+    install = next(line for line in stage if "pip install" in line).removeprefix("RUN ").replace("/venv", str(venv))
+    subprocess.run(install.replace("python -m venv", f"{sys.executable} -m venv"), shell=True, check=True, cwd=app,
+                   env=os.environ | packages, stdout=subprocess.DEVNULL)  # fmt: skip
+
+    save_model(tmp_path / "model", {"v9_hand_masks": False}).rename(tmp_path / "model" / "last.pt")
+    command = [*json.loads(the("ENTRYPOINT")[0]), *json.loads(the("CMD")[-1])]
+    command = [word.replace("/model/", f"{tmp_path}/model/").replace("8000", "0") for word in command]
+    environment = os.environ | packages | {"SLT_SERVE_TOKEN": "long enough", "PATH": f"{venv}/bin:/usr/bin:/bin"}
+    with subprocess.Popen([str(venv / "bin" / command[0]), *command[1:]], env=environment, cwd=tmp_path,
+                          stdout=subprocess.PIPE, text=True) as process:  # fmt: skip
+        try:
+            port = re.search(r":(\d+)/?#token", process.stdout.readline())[1]
+            until(lambda: ask(f"http://127.0.0.1:{port}/readyz")[0] == 200, 120)
+            assert b"page.js" in ask(f"http://127.0.0.1:{port}/")[2]
+            assert ask(f"http://127.0.0.1:{port}/v1/models")[0] == 401
+            check = json.loads(the("HEALTHCHECK")[0].partition("CMD ")[2])
+            subprocess.run([sys.executable, *(word.replace("8000", port) for word in check[1:])], check=True)
+        finally:
+            process.send_signal(getattr(signal, the("STOPSIGNAL")[0]))
+        assert process.wait(20) == 0

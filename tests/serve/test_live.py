@@ -96,7 +96,7 @@ class Slow(SquareDetector):
 
 def test_who_is_too_slow_drops_pictures_and_looks_at_fewer(place, monkeypatch, capsys):
     monkeypatch.setattr(extraction, "Detector", lambda min_confidence: Slow())
-    monkeypatch.setattr("slt_jax.serve.from_camera.PATIENCE", 0.4)
+    monkeypatch.setattr("slt_jax.serve.pace.PATIENCE", 0.4)
     began = time.monotonic()
     assert main(flags(place, "two.mp4", "--realtime")) == 0
     assert time.monotonic() - began > 4

@@ -19,12 +19,13 @@ FROZEN = tuple(flag_of(stream.freeze_key) for stream in IMAGES)
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train: further flags, the stream that shows nothing, and whose backbones it begins with."""
+    """One way to train: further flags, the stream that shows nothing, and whose backbones or weights it begins with."""
 
     name: str
     flags: tuple[str, ...] = ()
     blank: str | None = None
     backbones_of: str | None = None
+    begins_with: str | None = None
     seed: int = 1
 
 
@@ -79,7 +80,7 @@ def backbones_alone(checkpoint: Path, target: Path) -> Path:
 
 
 def needed(chosen: Sequence[str], every: Sequence[Variant]) -> list[Variant]:
-    """The variants that begin with one of `chosen` and those whose backbones they take; all where none is named."""
+    """The variants that begin with one of `chosen` and those whose weights they take; all where none is named."""
     asked = [v for v in every if not chosen or any(v.name.startswith(name) for name in chosen)]
-    sources = {v.backbones_of for v in asked}
+    sources = {name for v in asked for name in (v.backbones_of, v.begins_with)}
     return [v for v in every if v in asked or v.name in sources]

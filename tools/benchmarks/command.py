@@ -28,8 +28,10 @@ COMMANDS = (
     "compile",
     "attention",
     "learning",
+    "options",
     "pretraining",
     "live_camera",
+    "live_service",
     "live",
 )
 
@@ -45,7 +47,7 @@ def _benchmark(argv: Sequence[str] | None) -> int:
     if name in ("-h", "--help"):
         print("usage: benchmark COMMAND [--help]\n")
         for command in COMMANDS:
-            print(f"  {command:11s} {_purpose(_module(command))}")
+            print(f"  {command:12s} {_purpose(_module(command))}")
         return 0
     if name not in COMMANDS:
         raise UserError(f"unknown command {name}{nearest(name, COMMANDS)}")

@@ -29,19 +29,32 @@ Results = Mapping[str, Mapping[str, Any]]
 
 
 def add_flags(top: argparse.ArgumentParser) -> None:
-    top.add_argument("--output", metavar="DIR", default="runs/learning",
+    add_run_flags(top, "runs/learning", 3, "runs of the whole model", 16000)
+
+
+def add_run_flags(top: argparse.ArgumentParser, output: str, seeds: int, what: str, train: int) -> None:
+    """Flags of a benchmark that trains and scores one variant after the other."""
+    top.add_argument("--output", metavar="DIR", default=output,
                      help="the corpus, the runs, results.json and the plot; what is there is not done again "
-                          "(default: runs/learning)")  # fmt: skip
+                          f"(default: {output})")  # fmt: skip
     top.add_argument("--only", metavar="NAME", nargs="+", default=(), help="runs whose names begin so (default: all)")
-    top.add_argument("--seeds", type=positive, default=3, metavar="N", help="runs of the whole model (default: 3)")
+    top.add_argument("--seeds", type=positive, default=seeds, metavar="N", help=f"{what} (default: {seeds})")
     top.add_argument("--epochs", type=positive, default=None, metavar="N", help="default: the configuration's")
-    top.add_argument("--train", type=positive, default=16000, metavar="N", help="training clips (default: 16000)")
+    top.add_argument("--train", type=positive, default=train, metavar="N", help=f"training clips (default: {train})")
     top.add_argument("--test", type=positive, default=400, metavar="N", help="test clips (default: 400)")
     top.add_argument("--level", choices=OF_LEVEL, default="full", help="of the generated corpus (default: full)")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and score what has no result yet, one run after the other; the table and the plot show all there is."""
+    settings, results = measured(arguments, variants(arguments.seeds))
+    print(table(results))
+    print(f"plot: {plot(results, Path(arguments.output) / 'learning.png')}")
+    return {"settings": settings, "results": results}
+
+
+def measured(arguments: argparse.Namespace, known: Sequence[Variant]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings, and the results of the asked ones of the `known` variants, with all that were there before."""
     if not find_spec("matplotlib"):  # before hours of training, not after them
         raise UserError("the plot needs matplotlib: install slt-jax[plots]")
     folder = Path(arguments.output)
@@ -50,9 +63,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         settings["level"] = arguments.level
     file = folder / "results.json"
     results = read_results(file, settings)
-    chosen = needed(arguments.only, variants(arguments.seeds))
+    chosen = needed(arguments.only, known)
     if not chosen:
-        names = ", ".join(variant.name for variant in variants(arguments.seeds))
+        names = ", ".join(variant.name for variant in known)
         raise UserError(f"--only {' '.join(arguments.only)}: no variant begins so; known: {names}")
     corpus = folder / "corpus"
     if not (corpus / MARKER).is_file():
@@ -66,9 +79,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             flags = (*OF_LEVEL[arguments.level], *variant.flags)
             results[variant.name] = learn(replace(variant, flags=flags), corpus, folder, arguments.epochs)
             write_json(file, {"settings": settings, "results": results})
-    print(table(results))
-    print(f"plot: {plot(results, folder / 'learning.png')}")
-    return {"settings": settings, "results": results}
+    return settings, results
 
 
 def read_results(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,6 +103,8 @@ def learn(variant: Variant, corpus: Path, folder: Path, epochs: int | None) -> d
     if variant.backbones_of:
         source = work_dir(folder, variant.backbones_of) / "last.pt"
         start = ["--init-checkpoint", str(backbones_alone(source, folder / "backbones.pt"))]
+    if variant.begins_with:
+        start = ["--init-checkpoint", str(work_dir(folder, variant.begins_with) / "last.pt")]
     words = ["--seed", str(variant.seed), *variant.flags, *start, *(("--epochs", str(epochs)) if epochs else ())]
     scores = train_and_score(CONFIG, corpus, run, words, data)
     return {name: round(scores[name], 2) for name in ("bleu", "chrf")} | {"seconds": round(scores["seconds"])}

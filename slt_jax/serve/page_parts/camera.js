@@ -41,6 +41,7 @@ export class Session {
         this.taken.delete(this.done);
       }
       this.dropped = message.dropped;
+      this.room = message.in_flight;
       this.told.frame(message);
     } else if (message.type === "text") {
       this.told.text(message);

@@ -1,0 +1,99 @@
+"""What each option of training is worth: BLEU on sentences never seen, at equal epochs, over seeds."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from slt_jax.base.files import replacing
+from tools.benchmarks.ablations import Variant
+from tools.benchmarks.learning import add_run_flags, measured
+
+PLAIN = "as it is"
+AUGMENTATION = '{"speed": [0.75, 1.25], "drop_frames": 0.1, "drop_hands": 0.05, "jitter_pose": 0.01}'
+PICTURES = '{"crop_scale": [0.8, 1.0], "color": 0.3}'
+STEPS = ("--scheduler-unit", "step", "--warmup-steps", "200")
+GLOSSES = ("--objectives", '{"translation": 1, "gloss_ctc": 0.3}')
+EMA = ("--ema", "0.999")
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    PLAIN: (),
+    "cosine by step": ("--scheduler-unit", "step"),
+    "warm-up, cosine by step": STEPS,
+    "twice the rate, warm-up, cosine by step": (*STEPS, "--lr", "0.001"),
+    "averaged weights": EMA,
+    "glosses": GLOSSES,
+    "time, hands and poses at random": ("--augmentation", AUGMENTATION),
+    "pictures at random": ("--augmentation", PICTURES),
+    "warm-up, cosine by step, averaged weights, glosses": (*STEPS, *EMA, *GLOSSES),
+}
+
+
+def add_flags(top: argparse.ArgumentParser) -> None:
+    add_run_flags(top, "runs/options", 3, "runs of each option", 4000)
+    top.set_defaults(epochs=10)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """As the benchmark `learning`: what has a result is not trained again."""
+    settings, results = measured(arguments, variants(arguments.seeds))
+    print(table(results))
+    print(f"plot: {plot(results, Path(arguments.output) / 'options.png')}")
+    return {"settings": settings, "results": results}
+
+
+def variants(seeds: int) -> list[Variant]:
+    """All options with the first seed, then with the next."""
+    return [
+        Variant(f"{name}, seed {seed}", flags, seed=seed) for seed in range(1, seeds + 1)
+        for name, flags in OPTIONS.items()
+    ]  # fmt: skip
+
+
+def by_option(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The runs of each option that has some."""
+    found = {option: [row for name, row in results.items() if name.rpartition(",")[0] == option] for option in OPTIONS}
+    return {option: rows for option, rows in found.items() if rows}
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: the mean of each option, with the deviation of seeds where there are several, and what it gains."""
+    runs = by_option(results)
+    base = mean(row["bleu"] for row in runs[PLAIN]) if PLAIN in runs else None
+    lines = ["| option | BLEU-4 | chrF | BLEU gained | seeds | training, s |", "| --- | --- | --- | --- | --- | --- |"]
+    for option, rows in runs.items():
+        bleu, chrf = (_spread([row[key] for row in rows]) for key in ("bleu", "chrf"))
+        gain = "" if base is None or option == PLAIN else f"{mean(row['bleu'] for row in rows) - base:+.1f}"
+        seconds = round(mean(row["seconds"] for row in rows))
+        lines.append(f"| {option} | {bleu} | {chrf} | {gain} | {len(rows)} | {seconds} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """The mean of each option as a bar, its seeds as dots."""
+    from matplotlib.figure import Figure
+
+    runs = by_option(results)
+    figure = Figure(figsize=(7, 0.36 * len(runs) + 0.9), layout="constrained")
+    axis = figure.subplots()
+    for place, (option, rows) in enumerate(runs.items()):
+        values = [row["bleu"] for row in rows]
+        axis.barh(place, mean(values), color="C0" if option == PLAIN else "0.75", height=0.7)
+        axis.plot(values, [place] * len(values), "o", color="0.15", markersize=3.5)
+        axis.annotate(f"{mean(values):.1f}", (max(values), place), (5, 0), textcoords="offset points",
+                      va="center", fontsize=8)  # fmt: skip
+    if PLAIN in runs:
+        axis.axvline(mean(row["bleu"] for row in runs[PLAIN]), color="C0", linewidth=1, linestyle="--", zorder=0)
+    axis.set_yticks(range(len(runs)), list(runs))
+    axis.invert_yaxis()
+    axis.set_xlim(0, 105)
+    axis.set_xlabel("BLEU-4 on test sentences never seen in training", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+    return path
