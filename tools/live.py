@@ -7,7 +7,6 @@ import sys
 import tempfile
 import webbrowser
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,11 +25,12 @@ from slt_jax.synthetic.camera import GeneratedSigner
 from slt_jax.synthetic.generator import plan
 
 CHECKPOINT = "runs/demo/run/last.pt"
-FPS = 4  # the generated signs are made for so many frames a second
-SMOOTH = 3  # pictures for each of them
+FPS = 8  # slower, a sign that is held would be taken for a pause
+SMOOTH = 2  # pictures for each of the generated frames
 SENTENCES = 12
-FRAMES = 13  # of a sentence, so that the model, which looks at 16, sees it whole with the rest around it
-POLICY = LocalAgreement(n=3, hold=2)  # of sentences of 2 to 5 words
+REST = 10  # frames between sentences
+PAUSE = 0.75  # seconds
+POLICY = LocalAgreement(n=4, hold=2, sure=0.8)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def demo_signer(count: int = SENTENCES) -> GeneratedSigner:
     """The first signer of `make demo`, with sentences that its model has never seen."""
     specs, _ = plan({"train": 1000, "val": 40, "test": 40}, seed=0, level="small")
     unseen = [spec for video_id, spec in specs.items() if video_id.startswith("test") and spec.signer == 0]
-    return GeneratedSigner([replace(spec, frames=FRAMES) for spec in unseen[:count]], smooth=SMOOTH)
+    return GeneratedSigner(unseen[:count], pause=REST, smooth=SMOOTH)
 
 
 def write_video(path: str | Path, pictures: Sequence[np.ndarray], fps: int) -> None:
@@ -83,7 +83,7 @@ def _show(arguments: argparse.Namespace, token: str | None, listening: socket.so
     model, signer = open_translator(arguments.checkpoint, num_beams=1), demo_signer()
     settings = ExtractionSettings(**(model.defaults() | {"fps": FPS}))
     served = ServedModel(
-        model, settings, name="demo", sessions=4, chunk=2, policy=POLICY, make_detector=signer.detector
+        model, settings, name="demo", sessions=4, chunk=2, policy=POLICY, pause=PAUSE, make_detector=signer.detector
     )
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "signer.webm"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from slt_jax.data.landmarks import BY_NUMBER, WITH_HANDS, names
-from slt_jax.data.windows import STILL, pause_in, shoulder_widths, smoothed, smoothing, usual_width, wrist_steps
+from slt_jax.data.windows import STILL, pause_in, shoulder_widths, smoothed, usual_width, wrist_steps
 from slt_jax.decoding.engine import Engine, LiveFrames, Tokens, Window
 from slt_jax.decoding.live_frames import checked_frames
 from slt_jax.decoding.policies import LocalAgreement, Policy, Word, Words
@@ -131,17 +131,22 @@ class Stream:
         """
         cuts, first, total = [], 0, len(self._steps)
         even = self.policy.window is not None
-        margin = 0 if ends or even else smoothing(self.engine.fps) // 2
-        while total - first - margin > self._longest or (even and not fresh and total - first == self._longest):
+        live = not (ends or even or fresh)
+        while self._room_taken(first, live) > self._longest or (even and not fresh and total - first == self._longest):
             calm = smoothed(self._motion(first), self.engine.fps)
             end = self._longest if even else pause_in(calm, self._longest)
             first += end if even or fresh or ends else _last_sign(calm[:end])
             cuts.append(first)
         if total > first and ends:
             cuts.append(total)
-        elif not (ends or even or fresh or cuts) and self._rests():
+        elif live and not cuts and self._rests():
             cuts.append(self._last_sign())
         return _Plan(cuts, self._next_chunks(whole=bool(cuts) or large) if cuts or self._signs() else [], fresh)
+
+    def _room_taken(self, first: int, live: bool) -> int:
+        """The frames from `first` on that a window has to hold; while somebody signs, without the rest at their end."""
+        motion = self._motion(first)
+        return _last_sign(smoothed(motion, self.engine.fps)) if live and len(motion) else len(motion)
 
     def _next_chunks(self, *, whole: bool) -> list[LiveFrames]:
         """Take the frames that no backbone has seen yet, in chunks; what does not fill one only if `whole`."""

@@ -9,7 +9,6 @@ from slt_jax.data.landmarks import names
 from slt_jax.data.text import decode
 from slt_jax.data.windows import STILL, at_pauses, hand_motion
 from slt_jax.decoding import engine as programs
-from slt_jax.decoding import generate
 from slt_jax.decoding.engine import Engine
 from slt_jax.decoding.policies import FixedWindow, LocalAgreement, WaitK
 from slt_jax.decoding.search import Search
@@ -86,6 +85,17 @@ def test_sentences_end_at_pauses(translator, tokenizer):
     assert updates[-1].time == 4.0
 
 
+def test_a_sentence_that_fills_the_window_is_not_cut_by_the_rest_after_it(translator, tokenizer):
+    frames = signing(40, rests=(range(10), range(10 + LENGTH - 3, 40)))
+    stream = translator.stream(policy=LocalAgreement(9), fps=FPS, pause=1.0)
+    ended = [segment for n in range(40) for segment in stream.push(part(frames, n, n + 1)).ended]
+    (segment,) = [*ended, *stream.finish().ended]
+    span = part(frames, round(segment.start * FPS), round(segment.end * FPS))
+    assert segment.start <= 1.0
+    assert segment.end >= 1.0 + (LENGTH - 3) / FPS
+    assert segment.text == offline(translator, tokenizer, span)
+
+
 @pytest.mark.parametrize(("policy", "beams"), [(LocalAgreement(), 1), (WaitK(1), 3)])
 def test_what_is_settled_is_never_taken_back(translator, policy, beams):
     frames = signing(36, rests=(range(10, 18), range(28, 34)))
@@ -118,7 +128,7 @@ def test_streams_that_share_batches_say_what_they_say_alone(translator, tokenize
 
 
 def test_every_program_is_compiled_once_and_before_the_first_frame(translator, tokenizer):
-    functions = programs._frames, programs._encode, generate._generate, programs._probabilities
+    functions = programs._frames, programs._encode, programs._texts
     search = Search(max_length=7, num_beams=2)
     engine = Engine(translator, tokenizer, fps=FPS, search=search, batch_sizes=(1, 4), chunk=5)
     before = [function._cache_size() for function in functions]

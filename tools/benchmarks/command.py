@@ -65,7 +65,12 @@ def _benchmark(argv: Sequence[str] | None) -> int:
     arguments = flags.parse(top, argv[1:])
     check_file("--json", arguments.json)
     machine = description()
-    results = module.measure(arguments)
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[: arguments.threads])  # also of the processes that it starts
+    try:
+        results = module.measure(arguments)
+    finally:
+        os.sched_setaffinity(0, cores)
     if arguments.json:
         command = shlex.join(["python", "tools/benchmark.py", *argv])
         write_json(arguments.json, {"benchmark": name, "command": command, "machine": machine} | results)

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -34,13 +33,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         data=dataclasses.replace(config.data, feature_cache="auto"),
         model=dataclasses.replace(config.model, **frozen),
     )
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[: arguments.threads])
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            return _measure(Path(folder), config, arguments)
-    finally:
-        os.sched_setaffinity(0, cores)
+    with tempfile.TemporaryDirectory() as folder:
+        return _measure(Path(folder), config, arguments)
 
 
 def _measure(folder: Path, config: Config, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -38,13 +38,8 @@ def add_flags(top: argparse.ArgumentParser) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[: arguments.threads])  # as many threads decode
-    try:
-        with tempfile.TemporaryDirectory(dir=arguments.disk) as folder:
-            return _measure(Path(folder), arguments)
-    finally:
-        os.sched_setaffinity(0, cores)
+    with tempfile.TemporaryDirectory(dir=arguments.disk) as folder:
+        return _measure(Path(folder), arguments)
 
 
 def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
