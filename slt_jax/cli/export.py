@@ -143,7 +143,9 @@ def _export(argv: Sequence[str] | None) -> int:
     checkpoint = open_checkpoint(arguments.checkpoint, trust)
     plan = blueprint(checkpoint, model_settings(given, checkpoint.model_fields, checkpoint.path), trust=trust)
     request = ExportRequest(
-        **files,
+        onnx=files["onnx"],
+        stablehlo=files["stablehlo"],
+        metadata=files["metadata"],
         decoder=arguments.decoder,
         opset=arguments.opset,
         precision=arguments.precision,

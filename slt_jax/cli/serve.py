@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from slt_jax.base.output import without_news
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
+from slt_jax.cli.export import OPSETS
 from slt_jax.cli.extract import add_setting_flags, settings
 from slt_jax.cli.translate_video import notes
 from slt_jax.errors import UserError
@@ -24,6 +26,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
     top = flags.command_parser("slt-serve", "Serve a page and an API that translate signing into text.")
     top.add_argument("--checkpoint", metavar="RUN", help="a .pt, a work-dir or a folder of Orbax states")
+    top.add_argument(
+        "--static", type=Path, metavar="DIR", help="write the page as a folder for any web server; the model runs in "
+        "the browser, and nothing is sent anywhere"
+    )  # fmt: skip
     top.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen at (default: 127.0.0.1)")
     top.add_argument("--port", type=int, default=8000, metavar="PORT", help="its port (default: 8000; 0: any)")
     top.add_argument(
@@ -50,11 +56,32 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 the model cannot be made ready, 2 a mistake in the input."""
+    """Exit codes: 0 ended by SIGTERM or Ctrl-C, or written, 1 the model cannot be ready, 2 a mistake in the input."""
     return run("slt-serve", _serve, argv)
 
 
 def _serve(argv: Sequence[str] | None) -> int:
+    arguments = parse(argv)
+    given = vars(arguments)
+    if "checkpoint" not in given:
+        raise UserError("--checkpoint is not given")
+    settings(arguments)  # so that a mistake in them is told before a model is loaded
+    if "static" in given:
+        return _write_page(arguments)
+    _check_packages()
+    from slt_jax.serve.access import check_token
+    from slt_jax.serve.bounds import Bounds
+
+    token = given.get("token", os.environ.get(TOKEN) or None)
+    check_token(arguments.host, token)
+    bounds = Bounds(**{field.name: given[field.name] for field in dataclasses.fields(Bounds)})
+    from slt_jax.serve.server import address, listen, serve
+
+    with listen(arguments.host, arguments.port) as listening, without_news():
+        return serve(_service(arguments, token, bounds, address(listening)), listening)
+
+
+def _check_packages() -> None:
     try:
         import prometheus_client  # noqa: F401
         import python_multipart  # noqa: F401
@@ -63,21 +90,54 @@ def _serve(argv: Sequence[str] | None) -> int:
         import websockets  # noqa: F401
     except ImportError as error:
         raise UserError(f'serving needs {error.name}: pip install "slt-jax[serve]"') from None
-    from slt_jax.serve.access import check_token
-    from slt_jax.serve.bounds import Bounds
 
-    arguments = parse(argv)
+
+def _write_page(arguments: argparse.Namespace) -> int:
+    """Write the folder of --static."""
     given = vars(arguments)
-    if "checkpoint" not in given:
-        raise UserError("--checkpoint is not given")
-    token = given.get("token", os.environ.get(TOKEN) or None)
-    check_token(arguments.host, token)
-    bounds = Bounds(**{field.name: given[field.name] for field in dataclasses.fields(Bounds)})
-    settings(arguments)  # so that a mistake in them is told before a model is loaded
-    from slt_jax.serve.server import address, listen, serve
+    usual = vars(parse([]))
+    kept = ("device", "trust_classes")
+    own = [name for name in ("token", "face_blur", "signer_box", *usual) if name not in kept]
+    if unused := [name for name in own if name in given and given[name] != usual.get(name)]:
+        flag = f"--{unused[0].replace('_', '-')}"
+        raise UserError(
+            f"{flag}: the page of --static, which runs in the browser alone, has no such thing; leave it out"
+        )
+    from slt_jax.serve.static_page import check_target, write_static_page
 
-    with listen(arguments.host, arguments.port) as listening, without_news():
-        return serve(_service(arguments, token, bounds, address(listening)), listening)
+    check_target(arguments.static)
+    choose_device(arguments.device)
+    keep_compiled_programs()
+    from slt_jax.serve.translate_video import open_translator
+
+    languages = given.get("target_lang", [])
+    model = open_translator(
+        arguments.checkpoint, num_beams=1, tokenizer=given.get("tokenizer"),
+        target_lang=next(iter(languages), None), trust_classes=arguments.trust_classes,
+    )  # fmt: skip
+    wished = settings(arguments, **model.defaults())
+    for note in notes(model, wished, arguments.checkpoint):
+        print(f"slt-serve: note: {note}", file=sys.stderr)
+    write_static_page(
+        arguments.static, model, wished, name=Path(arguments.checkpoint).absolute().name, languages=languages,
+        checkpoint=arguments.checkpoint, export=partial(_export, arguments),
+    )  # fmt: skip
+    return 0
+
+
+def _export(arguments: argparse.Namespace, onnx: Path) -> None:
+    """Write the graphs of the page's model, in int8, beside `onnx`."""
+    from convert.checkpoint import blueprint
+    from slt_jax.export.job import ExportRequest
+    from slt_jax.export.job import run as run_job
+    from slt_jax.training.state_store import open_checkpoint
+
+    checkpoint = open_checkpoint(arguments.checkpoint, arguments.trust_classes)
+    request = ExportRequest(
+        onnx=onnx, stablehlo=None, metadata=None, decoder=True, opset=OPSETS[0], precision="fp32", quantize=True,
+        version="page", halves=True,
+    )  # fmt: skip
+    run_job(checkpoint, blueprint(checkpoint, trust=arguments.trust_classes), request)
 
 
 def _service(arguments: argparse.Namespace, token: str | None, bounds: Any, where: str) -> Any:

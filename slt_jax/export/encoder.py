@@ -54,14 +54,8 @@ def encoder_graph(plan: Blueprint, state: Mapping[str, np.ndarray], *, opset: in
     for name, (dtype, shape) in encoder_inputs(plan).items():
         g.input(name, dtype, shape)
     batch_time = g.op("Shape", "pad_mask")
-    heads = {stream.head: _project(g, stream, _features(g, stream, plan)) for stream in STREAMS}
-    pairs = {stream.pair: stream.hiding_masks for stream in STREAMS if stream.pair}
-    hidden = {pair: reduce(partial(g.op, "Or"), masks) for pair, masks in pairs.items()}
-    shown = [
-        _zero_where(g, hidden[stream.pair], heads[stream.head]) if stream.pair else heads[stream.head]
-        for stream in STREAMS
-    ]
-    encoded = _temporal(g, _fuse(g, shown, batch_time), batch_time, plan)
+    heads, hidden, fused = _frames(g, plan)
+    encoded = _temporal(g, _placed(g, fused, batch_time), batch_time, plan)
 
     shapes = encoder_outputs(plan)
     values = {"encoded": encoded} | heads
@@ -72,6 +66,50 @@ def encoder_graph(plan: Blueprint, state: Mapping[str, np.ndarray], *, opset: in
     for name, shape in shapes.items():
         g.output(name, values[name], shape)
     return g
+
+
+def encoder_halves(plan: Blueprint, state: Mapping[str, np.ndarray], *, opset: int, half: bool) -> tuple[Graph, Graph]:
+    """The encoder as two graphs, so that a window that slides looks at each frame once.
+
+    frames    the encoder's inputs but `pad_mask`   -> features (B, T, d_model), of each frame by itself
+    context   features, pad_mask                    -> encoded
+
+    Raises UserError as `encoder_graph`.
+    """
+    shape: FrameShape = ("B", "T", plan.config.d_model)
+    frames = Graph("slt_frames", state, opset=opset, half=half)
+    names = [name for name in encoder_inputs(plan) if name != PAD_MASK]
+    for name in names:
+        frames.input(name, *encoder_inputs(plan)[name])
+    _, _, fused = _frames(frames, plan)
+    batch_time = frames.op("Shape", names[-1])  # of a mask
+    frames.output("features", _by_clip(frames, fused, batch_time, plan), shape)
+
+    context = Graph("slt_context", state, opset=opset, half=half)
+    rows = context.op(
+        "Reshape", context.input("features", np.float32, shape), context.integers(-1, plan.config.d_model)
+    )
+    batch_time = context.op("Shape", context.input(PAD_MASK, np.bool_, ("B", "T")))
+    encoded = _temporal(context, _placed(context, rows, batch_time), batch_time, plan)
+    context.output("encoded", _by_clip(context, encoded, batch_time, plan), shape)
+    return frames, context
+
+
+def _by_clip(g: Graph, rows: str, batch_time: str, plan: Blueprint) -> str:
+    """Rows (B * T, d_model) as (B, T, d_model)."""
+    return g.op("Reshape", rows, g.op("Concat", batch_time, g.integers(plan.config.d_model), axis=0))
+
+
+def _frames(g: Graph, plan: Blueprint) -> tuple[dict[str, str], dict[str, str], str]:
+    """The heads, what hides each pair (B, T), and the fused streams, all but the masks as rows of frames."""
+    heads = {stream.head: _project(g, stream, _features(g, stream, plan)) for stream in STREAMS}
+    pairs = {stream.pair: stream.hiding_masks for stream in STREAMS if stream.pair}
+    hidden = {pair: reduce(partial(g.op, "Or"), masks) for pair, masks in pairs.items()}
+    shown = [
+        _zero_where(g, hidden[stream.pair], heads[stream.head]) if stream.pair else heads[stream.head]
+        for stream in STREAMS
+    ]
+    return heads, hidden, _fuse(g, shown)
 
 
 def _features(g: Graph, stream: Stream, plan: Blueprint) -> str:
@@ -108,10 +146,14 @@ def _project(g: Graph, stream: Stream, features: str) -> str:
     return g.raised(linear(g, hidden, f"{key}.{last}"))
 
 
-def _fuse(g: Graph, streams: Sequence[str], batch_time: str) -> str:
-    """Frames (B * T, d_model) with their positions."""
+def _fuse(g: Graph, streams: Sequence[str]) -> str:
+    """Rows (B * T, d_model) of frames."""
     normed = layer_norm(g, g.op("Concat", *streams, axis=-1), "encoder.fusion.norm", 1e-5)
-    rows = g.raised(linear(g, g.lowered(normed), "encoder.fusion.proj"))
+    return g.raised(linear(g, g.lowered(normed), "encoder.fusion.proj"))
+
+
+def _placed(g: Graph, rows: str, batch_time: str) -> str:
+    """Rows of frames with their positions in the clip."""
     # GatherND checks its indices. onnxruntime makes a slice of a plain Gather, which ends with the table, and one
     # position would then be broadcast to any T.
     numbers = g.op("Range", g.integer(0), g.op("Gather", batch_time, g.integer(1)), g.integer(1))

@@ -22,7 +22,7 @@ from slt_jax.decoding.inference import Translator
 from slt_jax.errors import UserError
 from slt_jax.export import metadata, verify
 from slt_jax.export.decoder import decoder_graphs
-from slt_jax.export.encoder import encoder_graph
+from slt_jax.export.encoder import encoder_graph, encoder_halves
 from slt_jax.export.graph import Graph, import_onnx
 from slt_jax.export.quantize import quantize_file
 from slt_jax.export.stablehlo import encoder_artefact
@@ -42,9 +42,13 @@ class ExportRequest:
     precision: str  # fp32 or fp16
     quantize: bool  # int8
     version: str
+    halves: bool = False  # the encoder as its two halves, frames.onnx and context.onnx beside `onnx`
 
 
-def decoder_path(onnx: Path, part: str) -> Path:
+HALVES = ("frames", "context")
+
+
+def part_path(onnx: Path, part: str) -> Path:
     """`decoder_first.onnx` beside `encoder.onnx`."""
     name = onnx.name
     return onnx.with_name(name.replace("encoder", part) if "encoder" in name else f"{part}_{name}")
@@ -68,7 +72,7 @@ def run(checkpoint: Checkpoint, plan: Blueprint, request: ExportRequest) -> None
         if plan.decoder is None:
             raise UserError(f"--decoder: {checkpoint.path} holds an encoder without a decoder; leave the flag out")
         decoder = translator.structure.merge(translator.params).decoder.model.config
-    record = metadata.describe(checkpoint, plan, decoder)
+    record = metadata.describe(checkpoint, plan, decoder) if request.metadata else {}
     artefact = _checked_artefact(translator) if request.stablehlo else None
     differences = {}
     if request.onnx:
@@ -131,14 +135,18 @@ def _write_graphs(
     """Write and check the graphs as files; {what: file name}."""
     started = time.monotonic()
     options: dict[str, Any] = {"opset": request.opset, "half": request.precision == "fp16"}
-    graphs = {onnx.name: encoder_graph(plan, state, **options)}
+    names, graphs = {"encoder": onnx.name}, {}
+    if request.halves:
+        names = {half: part_path(onnx, half).name for half in HALVES}
+        graphs = dict(zip(names.values(), encoder_halves(plan, state, **options), strict=True))
+    else:
+        graphs[onnx.name] = encoder_graph(plan, state, **options)
     save_graphs(graphs, folder)
-    names = {"encoder": onnx.name}
     if request.decoder and plan.decoder is not None:
-        names |= {part: decoder_path(onnx, part).name for part in ("decoder_first", "decoder_step")}
+        names |= {part: part_path(onnx, part).name for part in ("decoder_first", "decoder_step")}
         pair = decoder_graphs(plan.decoder, state, **options)
         decoders = dict(zip([names["decoder_first"], names["decoder_step"]], pair, strict=True))
-        save_graphs(decoders, folder, shared=f"{decoder_path(onnx, 'decoder').name}.data")
+        save_graphs(decoders, folder, shared=f"{part_path(onnx, 'decoder').name}.data")
         graphs |= decoders
     for name, graph in graphs.items():
         import_onnx().checker.check_model(str(folder / name))
@@ -154,8 +162,15 @@ def _megabytes(graph: Graph) -> float:
 def _differences(
     translator: Translator, names: Mapping[str, str], folder: Path
 ) -> Iterator[tuple[str, Iterator[verify.OutputDifference]]]:
-    session = verify.open_session(folder / names["encoder"])
-    yield "encoder", verify.encoder_differences(lambda batch: verify.run_session(session, batch), translator)
+    sessions = [verify.open_session(folder / name) for what, name in names.items() if not what.startswith("decoder")]
+
+    def encode(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs: dict[str, np.ndarray] = {}
+        for session in sessions:  # of two halves, the second goes on from the first
+            outputs = verify.run_session(session, {**batch, **outputs})
+        return outputs
+
+    yield "encoder", verify.encoder_differences(encode, translator, whole=len(sessions) == 1)
     if "decoder_first" in names:
         first, step = folder / names["decoder_first"], folder / names["decoder_step"]
         yield "decoder", verify.decoder_differences(first, step, translator)
@@ -165,7 +180,7 @@ def _how(request: ExportRequest, folder: Path, differences: Mapping[str, float])
     """The part of the metadata about this export; paths as seen from `folder`, where the metadata file is."""
     files = {"onnx": request.onnx, "torchscript": None, "stablehlo": request.stablehlo}
     if request.decoder and request.onnx:
-        files |= {part: decoder_path(request.onnx, part) for part in ("decoder_first", "decoder_step")}
+        files |= {part: part_path(request.onnx, part) for part in ("decoder_first", "decoder_step")}
     return {
         "artifact_version": request.version,
         "backends": {name: path and os.path.relpath(path, folder) for name, path in files.items()},

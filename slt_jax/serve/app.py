@@ -31,7 +31,7 @@ from slt_jax.serve.uploads import Uploads
 LOG = logging.getLogger("slt_jax.serve")
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 PARTS = {"/": "page.html", "/docs": "docs.html"} | {f"/{name}": name for name in (
-    "page.css", "page.js", "camera.js", "draw.js", "texts.js", "docs.js", "icon.svg")}  # fmt: skip
+    "page.css", "page.js", "service.js", "camera.js", "draw.js", "texts.js", "docs.js", "icon.svg")}  # fmt: skip
 
 
 class Service:

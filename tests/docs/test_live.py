@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from slt_jax.cli import serve
 from slt_jax.decoding.results import Segment
 from slt_jax.decoding.stream import Update
 from slt_jax.synthetic.generator import generate
@@ -37,6 +38,15 @@ def test_the_commands_are_understood(guide):
     assert measured
     for arguments in measured:
         top.parse_args(arguments)
+
+
+@pytest.mark.parametrize("guide", ["live.md", "es/live.md"])
+def test_the_services_commands_are_understood(guide):
+    lines = [shlex.split(line) for block in commands(guide) for line in block.splitlines() if "slt-serve" in line]
+    assert len(lines) == 2
+    for program, *arguments in lines:
+        assert program == "slt-serve"
+        assert serve.parse(arguments).checkpoint == "runs/mine"
 
 
 def test_the_log_counts_what_is_taken_back():

@@ -45,8 +45,15 @@ def corpus(tmp_path_factory) -> Path:
     return root
 
 
-def exported(folder: Path, *, v9_hand_masks: bool = False, **changes) -> slt_jax.Translator:
-    """A model with random weights, strong enough that its words differ, and its files in `folder`."""
+def exported(folder: Path, **changes) -> slt_jax.Translator:
+    """`loud_model` and its files in `folder`."""
+    loud_model(folder, **changes)
+    assert main(["--checkpoint", str(folder / "model.pt"), "--onnx", str(folder / "encoder.onnx"), "--decoder"]) == 0
+    return slt_jax.load(folder / "model.pt")
+
+
+def loud_model(folder: Path, *, v9_hand_masks: bool = False, **changes) -> None:
+    """Write a model with random weights, strong enough that its words differ, as `model.pt` in `folder`."""
     changes = STEPS | changes
     plan, state = tiny(**changes)
     assert isinstance(plan, Blueprint)
@@ -57,8 +64,6 @@ def exported(folder: Path, *, v9_hand_masks: bool = False, **changes) -> slt_jax
         loud[key] = rng.standard_normal(state[key].shape, np.float32) * 3
     config = {"data": {"v9_hand_masks": v9_hand_masks, "max_target_length": 12}, "model": settings(**changes)}
     write_pt(folder / "model.pt", {"epoch": 1, "model_state": loud, "config": config})
-    assert main(["--checkpoint", str(folder / "model.pt"), "--onnx", str(folder / "encoder.onnx"), "--decoder"]) == 0
-    return slt_jax.load(folder / "model.pt")
 
 
 def clip_batch(corpus: Path, video_id: str, **options) -> dict[str, np.ndarray]:

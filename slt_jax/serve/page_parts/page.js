@@ -1,5 +1,5 @@
-import { Session } from "./camera.js";
 import { draw, wipe } from "./draw.js";
+import { Session, describe, isReady } from "./service.js";
 import { LANGUAGE, nameOf, translate, words } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
@@ -21,27 +21,27 @@ let hasSample = false;
 async function meet() {
   let answer;
   try {
-    answer = await fetch("v1/models", { headers: token ? { Authorization: `Bearer ${token}` } : {} });
+    answer = await describe(token);
   } catch {
     trouble(words.unreachable);
     return setTimeout(meet, 3000);
   }
-  if (answer.status === 401) {
+  const { status, error, model, sample } = answer;
+  if (status === 401) {
     $("key").hidden = false;
     if (token) trouble(words.badToken);
     return say("");
   }
-  if (!answer.ok) return trouble((await answer.json()).error);
+  if (error) return trouble(error);
   if (token) sessionStorage.setItem("token", token);
   history.replaceState(null, "", location.pathname + location.search);
   $("key").hidden = true;
   trouble("");
-  const { models: [model], sample } = await answer.json();
   $("model").textContent = model.name;
   hasSample = sample;
   $("sample").hidden = !sample;
   offerLanguages(model);
-  await ready();
+  if (!await ready()) return;
   const play = new URLSearchParams(location.search).get("play");
   if (play === "sample" && sample) playSample();
   if (play === "camera") playCamera();
@@ -49,12 +49,18 @@ async function meet() {
 
 async function ready() {
   for (;;) {
-    const answer = await fetch("readyz").catch(() => null);
-    if (answer?.ok) break;
+    try {
+      if (await isReady()) break;
+    } catch (error) {
+      say("");
+      trouble(error.message);
+      return false;
+    }
     say(words.waking, "wait");
     await new Promise((done) => setTimeout(done, 1000));
   }
   say(words.ready);
+  return true;
 }
 
 function offerLanguages(model) {
@@ -169,7 +175,7 @@ function closed(which, code, reason) {
     $("token").focus();
   }
   if (which.then) which.then();
-  else if (code !== 1000) trouble([words.closed[code] ?? words.gone, code === 1007 || code === 1009 ? reason : ""].join(" "));
+  else if (code !== 1000) trouble([words.closed[code] ?? words.gone, [1007, 1009, 4000].includes(code) ? reason : ""].join(" "));
 }
 
 // --- what comes down ---------------------------------------------------------------------------------------------

@@ -8,6 +8,9 @@ const WORDS = {
     nothing: "What is signed appears here. Dark words are settled; grey ones may still change.",
     privacy: "Your pictures go to this service and nowhere else. It keeps them in memory while it reads them, writes "
       + "none to a disk, and forgets them and the text when you leave.",
+    privacyHere: "Your pictures never leave this device: the model runs in this browser, and no picture is sent or "
+      + "stored anywhere.",
+    noModel: "The model cannot be loaded.", noDetector: "MediaPipe's models are missing in this folder:",
     wrong: "The text is a machine's and may be wrong: don't rely on it where it matters.", api: "For programs: the API",
     starting: "Getting ready", ready: "Ready", live: "Live", ending: "Last words", waking: "The model is loading",
     noCamera: "The camera cannot be used. Allow it in the browser, or choose a video file.",
@@ -17,6 +20,7 @@ const WORDS = {
     closed: {
       1001: "The service stops. Try again in a minute.", 1013: "All places are taken, or the model is loading. Try again soon.",
       3000: "This token is not the right one.", 3008: "The session was too long or idle, so it ended.",
+      4000: "Reading signs has failed in this browser:",
     },
   },
   es: {
@@ -27,6 +31,9 @@ const WORDS = {
     nothing: "Lo que se diga en señas aparece aquí. Las palabras oscuras ya están fijas; las grises aún pueden cambiar.",
     privacy: "Sus imágenes van a este servicio y a ningún otro lugar. Las guarda en memoria mientras las lee, no escribe "
       + "ninguna en disco y las olvida, igual que el texto, cuando usted se va.",
+    privacyHere: "Sus imágenes nunca salen de este dispositivo: el modelo corre en este navegador, y ninguna imagen se "
+      + "envía ni se guarda en ningún lugar.",
+    noModel: "No se puede cargar el modelo.", noDetector: "Faltan los modelos de MediaPipe en esta carpeta:",
     wrong: "El texto lo escribe una máquina y puede tener errores: no confíe en él para lo importante.",
     api: "Para programas: la API", starting: "Preparando", ready: "Listo", live: "En vivo", ending: "Últimas palabras",
     waking: "El modelo se está cargando",
@@ -39,6 +46,7 @@ const WORDS = {
       1001: "El servicio se detiene. Intente de nuevo en un minuto.",
       1013: "No quedan lugares o el modelo se está cargando. Intente de nuevo pronto.",
       3000: "Esa clave no es la correcta.", 3008: "La sesión terminó por larga o por inactiva.",
+      4000: "Falló la lectura de las señas en este navegador:",
     },
   },
 };
