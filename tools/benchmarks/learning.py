@@ -24,7 +24,11 @@ from tools.benchmarks.problem import positive
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/synthetic.yml"
 IMAGE_SIZE = 28
-OF_LEVEL = {"full": (), "hard": ("--sequence-length", "48")}  # what the longest clips of a level need
+OF_LEVEL = {
+    "small": ("--sequence-length", "16"),
+    "full": (),
+    "hard": ("--sequence-length", "48"),
+}  # what the longest clips of a level need
 Results = Mapping[str, Mapping[str, Any]]
 
 

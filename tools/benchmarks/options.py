@@ -15,7 +15,8 @@ AUGMENTATION = '{"speed": [0.75, 1.25], "drop_frames": 0.1, "drop_hands": 0.05, 
 PICTURES = '{"crop_scale": [0.8, 1.0], "color": 0.3}'
 STEPS = ("--scheduler-unit", "step", "--warmup-steps", "200")
 GLOSSES = ("--objectives", '{"translation": 1, "gloss_ctc": 0.3}')
-EMA = ("--ema", "0.999")
+EMA = ("--ema", "0.99")
+ALIGNMENT, ALIGNED = "alignment alone", "aligned before"
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     PLAIN: (),
     "cosine by step": ("--scheduler-unit", "step"),
@@ -23,6 +24,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "twice the rate, warm-up, cosine by step": (*STEPS, "--lr", "0.001"),
     "averaged weights": EMA,
     "glosses": GLOSSES,
+    "aligned beside": ("--objectives", '{"translation": 1, "contrastive": 0.1}'),
+    ALIGNED: (),  # begins with the weights of ALIGNMENT
     "time, hands and poses at random": ("--augmentation", AUGMENTATION),
     "pictures at random": ("--augmentation", PICTURES),
     "warm-up, cosine by step, averaged weights, glosses": (*STEPS, *EMA, *GLOSSES),
@@ -44,10 +47,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def variants(seeds: int) -> list[Variant]:
     """All options with the first seed, then with the next."""
-    return [
-        Variant(f"{name}, seed {seed}", flags, seed=seed) for seed in range(1, seeds + 1)
-        for name, flags in OPTIONS.items()
-    ]  # fmt: skip
+    found = []
+    for seed in range(1, seeds + 1):
+        before = Variant(f"{ALIGNMENT}, seed {seed}", ("--objectives", '{"contrastive": 1}'), seed=seed)
+        for name, flags in OPTIONS.items():
+            start = before.name if name == ALIGNED else None
+            found += [
+                *([before] if start else []),
+                Variant(f"{name}, seed {seed}", flags, begins_with=start, seed=seed),
+            ]
+    return found
 
 
 def by_option(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
