@@ -15,7 +15,6 @@ import numpy as np
 
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
-from slt_jax.decoding.policies import LocalAgreement
 from slt_jax.errors import UserError
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.serve.app import Service
@@ -30,7 +29,6 @@ SMOOTH = 2  # pictures for each of the generated frames
 SENTENCES = 12
 REST = 10  # frames between sentences
 PAUSE = 0.75  # seconds
-POLICY = LocalAgreement(n=4, hold=2, sure=0.8)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,9 +80,7 @@ def _show(arguments: argparse.Namespace, token: str | None, listening: socket.so
 
     model, signer = open_translator(arguments.checkpoint, num_beams=1), demo_signer()
     settings = ExtractionSettings(**(model.defaults() | {"fps": FPS}))
-    served = ServedModel(
-        model, settings, name="demo", sessions=4, chunk=2, policy=POLICY, pause=PAUSE, make_detector=signer.detector
-    )
+    served = ServedModel(model, settings, name="demo", sessions=4, chunk=2, pause=PAUSE, make_detector=signer.detector)
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "signer.webm"
         write_video(video, signer.pictures, FPS * SMOOTH)

@@ -25,6 +25,8 @@ from slt_jax.streams import POSE
 
 PAUSE = 0.5  # seconds that the hands rest at the end of a sentence
 LEAD = 0.2  # seconds of rest that are kept before a sentence
+TRAIL = 0.25  # seconds that a sentence may be longer than the model takes: while hands go down, they say nothing
+SURE = 0.8  # the probability from which on words are settled, where no policy says otherwise
 REMEMBERED = 1500  # frames of which the width of the shoulders is known
 # Words: what stands between spaces, and each letter of a script that has none.
 UNSPACED = "".join(pattern.pattern[1:-1] for pattern in (HAN, KANA, THAI_TO_KHMER))
@@ -60,7 +62,7 @@ class Stream:
 
         Raises UserError for settings out of range, and for a policy that the model's decoder cannot follow.
         """
-        self.engine, self.policy = engine, policy or LocalAgreement()
+        self.engine, self.policy = engine, policy or LocalAgreement(sure=SURE)
         if not 0 < pause < float("inf"):
             raise UserError(f"pause {pause:g}: must be above 0 seconds")
         if self.policy.window is None and engine.own_generate:
@@ -145,8 +147,8 @@ class Stream:
 
     def _room_taken(self, first: int, live: bool) -> int:
         """The frames from `first` on that a window has to hold; while somebody signs, without the rest at their end."""
-        motion = self._motion(first)
-        return _last_sign(smoothed(motion, self.engine.fps)) if live and len(motion) else len(motion)
+        motion, fps = self._motion(first), self.engine.fps
+        return _last_sign(smoothed(motion, fps)) - round(TRAIL * fps) if live and len(motion) else len(motion)
 
     def _next_chunks(self, *, whole: bool) -> list[LiveFrames]:
         """Take the frames that no backbone has seen yet, in chunks; what does not fill one only if `whole`."""

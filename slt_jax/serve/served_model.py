@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from slt_jax.decoding.engine import Engine
-from slt_jax.decoding.policies import Policy
 from slt_jax.decoding.results import Segment
 from slt_jax.decoding.stream import PAUSE, Stream, Update, push_many
 from slt_jax.errors import UserError
@@ -27,9 +26,8 @@ from slt_jax.streams import streams_of
 class ServedModel:
     """A checkpoint's translations: live for several signers at once, and of whole videos.
 
-    `languages` are those to choose from, the first is the usual; none where the model has one. `every`, `chunk`,
-    `policy` and `pause` are as in LiveExtractor, Engine and Stream. Raises UserError for settings that do not fit the
-    model.
+    `languages` are those to choose from, the first is the usual; none where the model has one. `every`, `chunk` and
+    `pause` are as in LiveExtractor, Engine and Stream. Raises UserError for settings that do not fit the model.
     """
 
     def __init__(
@@ -42,13 +40,12 @@ class ServedModel:
         sessions: int = 8,
         every: int = 1,
         chunk: int = 8,
-        policy: Policy | None = None,
         pause: float = PAUSE,
         make_detector: Callable[[], Any] | None = None,
     ):
         self.name, self.settings, self.fps = name, settings, settings.rate(None)
         self.languages, self.language = tuple(languages), next(iter(languages), None)
-        self._every, self._policy, self._pause = every, policy, pause
+        self._every, self._pause = every, pause
         self._make_detector = make_detector or partial(Detector, settings.min_confidence)
         spoken = {None: model} | {language: in_language(model, language) for language in languages}
         if languages:
@@ -61,7 +58,7 @@ class ServedModel:
                 chunk=chunk, v9_hand_masks=one.v9_hand_masks,
             ) for language, one in spoken.items()
         }  # fmt: skip
-        Stream(self._engines[None], policy, pause=pause)  # so that what does not fit is told before anybody comes
+        Stream(self._engines[None], pause=pause)  # so that what does not fit is told before anybody comes
 
     @property
     def config(self) -> Any:
@@ -92,7 +89,7 @@ class ServedModel:
 
     def open_stream(self, language: str | None) -> "SignerStream":
         """The stream of one session."""
-        return SignerStream(self._engines[language], self._policy, self._pause)
+        return SignerStream(self._engines[language], self._pause)
 
     def push(self, pushes: Sequence[tuple["SignerStream", Sequence[LiveFrame]]]) -> list[Update]:
         """Take the next frames of several sessions; those of one language share batches.
@@ -148,14 +145,13 @@ class SignerStream:
     """The stream of one signer; it begins with the first frame, which tells how poses are measured."""
 
     engine: Engine
-    policy: Policy | None
     pause: float
     stream: Stream | None = None
 
     def begun(self, frame: LiveFrame) -> Stream:
         """The stream, which begins with `frame` if it has not begun."""
         if self.stream is None:
-            self.stream = Stream(self.engine, self.policy, pause=self.pause, space_unit=frame.space_unit)
+            self.stream = Stream(self.engine, pause=self.pause, space_unit=frame.space_unit)
         return self.stream
 
 
