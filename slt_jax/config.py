@@ -198,6 +198,9 @@ class TrainingConfig:
         "what is learned, by weights: {translation: 1, gloss_ctc: 0.5, contrastive: 0.1}; glosses by the column "
         "`gloss` of the metadata; contrastive, alone too, brings videos near their texts (default: translation alone)",
     )
+    teacher: str | None = option(
+        None, "checkpoint whose expectations are learned (.pt, Orbax folder or work-dir), by objectives.distillation"
+    )
     ema: float | None = option(
         None, "keep a moving average of the weights, of so much at each step: 0.999; validation and best.pt use it"
     )

@@ -45,7 +45,8 @@ AUGMENTATION = {
     "drop_hands": (0.0, 1.0, False),  # probability of hiding one hand of a clip
     "jitter_pose": (0.0, 1.0, False),  # deviation of landmarks, in the unit of the poses
 }
-OBJECTIVES = ("translation", "gloss_ctc", "contrastive")
+OBJECTIVES = ("translation", "gloss_ctc", "contrastive", "distillation")
+DECODED = ("translation", "distillation")  # those that train the decoder
 PROJECTORS = ("auto", "mlp", "identity")
 AT_LEAST_ONE = {
     "data": ("batch_size", "val_batch_size", "max_target_length"),
@@ -86,7 +87,7 @@ PATHS = {
     "data": (*(stream.folder_key for stream in STREAMS), "packs", "metadata_csv", "train_index", "val_index",
              "work_dir", "tensorboard", "tokenizer", "feature_cache"),
     "model": ("decoder_model", "decoder_config"),
-    "training": ("init_checkpoint",),
+    "training": ("init_checkpoint", "teacher"),
 }  # fmt: skip
 
 
@@ -199,16 +200,28 @@ def _check_objectives(given: Mapping[str, Any]) -> None:
             raise UserError(f"training.objectives: unknown objective {shown(key)}{nearest(str(key), OBJECTIVES)}")
         if type(value) not in (int, float) or not 0 <= value <= 1000:
             raise UserError(f"training.objectives.{key} must be a weight between 0 and 1000, not {shown(value)}")
-    if given and not given.get("translation") and not given.get("contrastive"):
+    if given and not any(given.get(name) for name in (*DECODED, "contrastive")):
         raise UserError("training.objectives: translation has no weight; give it one, as {translation: 1, ...}")
+
+
+def trains_decoder(objectives: Mapping[str, Any]) -> bool:
+    """Whether `training.objectives` train the decoder."""
+    return not objectives or any(objectives.get(name) for name in DECODED)
 
 
 def check_objectives_fit(data: Any, training: Any) -> None:
     """Raise UserError for batches of one clip where clips are compared, and for scores of what is not learned."""
-    if training.best_metric != "loss" and training.objectives and not training.objectives.get("translation"):
+    if training.best_metric != "loss" and not trains_decoder(training.objectives):
         raise UserError(
             f"--best-metric {training.best_metric} needs translations to score, and training.objectives gives "
             f"translation no weight; use --best-metric loss"
+        )
+    if training.objectives.get("distillation") and not training.teacher:
+        raise UserError("training.objectives.distillation needs a teacher: name a checkpoint with training.teacher")
+    if training.teacher and not training.objectives.get("distillation"):
+        raise UserError(
+            f"training.teacher {shown(training.teacher)}: teaches nothing without a weight; add distillation to "
+            f"training.objectives, as {{translation: 1, distillation: 1}}"
         )
     if not training.objectives.get("contrastive"):
         return

@@ -137,7 +137,8 @@ class MultiStreamEncoder(nnx.Module):
             stream.name: self._projected(stream, features[stream.name], stream_key)
             for stream, stream_key in zip(self.streams, stream_keys, strict=True)
         }
-        shown = [zero_where(hidden(stream, batch), projected[stream.name]) for stream in self.streams]
+        own = {name: array for name, array in batch.items() if name in {stream.mask for stream in self.streams}}
+        shown = [zero_where(hidden(stream, own), projected[stream.name]) for stream in self.streams]
         with jax.named_scope("fusion"):
             fused = self.fusion(shown, key=fusion_key)
         backbone = {stream.name: features[stream.name] for stream in self.streams if stream.images}

@@ -17,7 +17,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from slt_jax.base.console import Progress, say
-from slt_jax.config import Config, DataConfig
+from slt_jax.config import Config
 from slt_jax.data.clip_augment import PIXELS
 from slt_jax.data.clip_files import BadClip, ClipFiles
 from slt_jax.data.feature_cache import Features, Stale, fingerprint, open_folder
@@ -52,7 +52,7 @@ def read_from_cache(
     asked, skip = config.data.feature_cache, config.data.skip_bad_clips
     if asked == "none":
         return
-    if reason := _obstacle(config.data, structure, state):
+    if reason := _obstacle(config, structure, state):
         if asked != "auto":
             raise UserError(f"--feature-cache {asked}: {reason}")
         return
@@ -82,12 +82,14 @@ def read_from_cache(
 
 def features_are_read(config: Config, structure: Structure, state: TrainState) -> bool:
     """Whether training sees features of frozen backbones instead of images."""
-    return config.data.feature_cache != "none" and _obstacle(config.data, structure, state) is None
+    return config.data.feature_cache != "none" and _obstacle(config, structure, state) is None
 
 
-def _obstacle(data: DataConfig, structure: Structure, state: TrainState) -> str | None:
+def _obstacle(config: Config, structure: Structure, state: TrainState) -> str | None:
     """Why features cannot be computed once and for all; None if they can."""
-    if changed := [key for key in PIXELS if data.augmentation.get(key)]:
+    if config.training.teacher:
+        return "the teacher (training.teacher) sees the pictures; leave out the cache"
+    if changed := [key for key in PIXELS if config.data.augmentation.get(key)]:
         return f"data.augmentation.{changed[0]} changes the pictures, so their features change; leave out the cache"
     if jax.process_count() > 1:
         return f"features are kept by runs of one process, and here are {jax.process_count()}; leave out the cache"

@@ -10,11 +10,13 @@ from jax import Array
 from jaxtyping import Float
 
 from slt_jax.config import Config
+from slt_jax.config_rules import trains_decoder
 from slt_jax.data.glosses import BLANK, Glosses
 from slt_jax.models.layers import split
 from slt_jax.models.params import random_weights
 from slt_jax.training import contrastive, gloss_ctc
 from slt_jax.training.contrastive import ACCURACY, CONTRASTIVE, LARGEST_SCALE, SCALE
+from slt_jax.training.distillation import DISTILLATION, Teacher, distillation_loss
 from slt_jax.training.gloss_ctc import GLOSS_CTC, PREDICTED
 from slt_jax.training.objective import Inputs, Loss, Objective
 from slt_jax.training.state import TrainState
@@ -25,10 +27,14 @@ Weights = Mapping[str, float]  # of the objectives that have one
 
 
 class Seen(NamedTuple):
-    """What one pass of the model gives to every objective. `key` feeds further dropout, None without."""
+    """What one pass of the model gives to every objective. `key` feeds further dropout, None without.
+
+    Without an objective that trains the decoder there are no `logits`.
+    """
 
     model: Any
     inputs: Inputs
+    logits: Float[Array, "b s vocab"] | None
     encoded: Float[Array, "b t d"]
     key: Array | None
 
@@ -55,20 +61,26 @@ TERMS: dict[str, Callable[[Seen], Loss]] = {GLOSS_CTC: glosses_of, CONTRASTIVE: 
 class Joined(Objective):
     """The weighted sum of the means of several objectives. `weights` are (name, weight) of those that have one.
 
-    Without translation among them the decoder is not computed, and what counts are clips instead of label tokens.
+    Where none of them trains the decoder it is not computed, and what counts are clips instead of label tokens.
+    `distilled` is the teacher of distillation.
     """
 
     tokens: TokenCrossEntropy
     weights: tuple[tuple[str, float], ...]
+    distilled: Teacher | None = None
 
-    def loss(self, model: Any, inputs: Inputs, key: Array, teacher: None) -> Loss:
+    def loss(self, model: Any, inputs: Inputs, key: Array, teacher: Any) -> Loss:
         """A sum over label tokens (or clips), into which the other means are put with their weights."""
         weights = dict(self.weights)
-        logits, seen = self._seen(model, inputs, key)
+        seen = self._seen(model, inputs, key)
         means, metrics = self._terms(seen)
-        if logits is not None:
-            loss = self.tokens.of_logits(logits, inputs)
-            total, weight = weights[TRANSLATION] * loss.total, loss.weight
+        if self.distilled is not None and seen.logits is not None:
+            expected = self.distilled.logits(teacher, inputs)
+            total, tokens = distillation_loss(seen.logits, expected, inputs["labels"], self.tokens.label_smoothing)
+            means[DISTILLATION] = metrics[DISTILLATION] = total / jnp.maximum(tokens, 1)
+        if seen.logits is not None:
+            loss = self.tokens.of_logits(seen.logits, inputs)
+            total, weight = weights.get(TRANSLATION, 0.0) * loss.total, loss.weight
             metrics = {**loss.metrics, **metrics}
         else:
             total, weight = jnp.float32(0), clips_of(inputs)
@@ -78,16 +90,20 @@ class Joined(Objective):
 
     def evaluate(self, model: Any, inputs: Inputs) -> dict[str, Array]:
         """What translation tells, the path of glosses, and the loss of videos beside their sentences."""
-        logits, seen = self._seen(model, inputs, None)
+        seen = self._seen(model, inputs, None)
         results: dict[str, Array] = {}
         if GLOSS_CTC in dict(self.weights):
             path = gloss_ctc.head_of(model, seen.encoded).argmax(-1)
             results[PREDICTED] = jnp.where(inputs["pad_mask"], path, BLANK)
         means, metrics = self._terms(seen, without=GLOSS_CTC)
-        if logits is not None:
-            return {**metrics, **results, **self.tokens.judged(logits, inputs)}
+        if seen.logits is not None:
+            return {**metrics, **results, **self.tokens.judged(seen.logits, inputs)}
         loss = sum((weight * means[name] for name, weight in self.weights if name in means), jnp.float32(0))
         return {**metrics, **results, "loss": loss, "weight": clips_of(inputs)}
+
+    def teacher(self, params: Mapping[str, Any]) -> Any:
+        """The arrays of the teacher of distillation, which never change."""
+        return None if self.distilled is None else dict(self.distilled.params)
 
     def after_update(self, state: TrainState, metrics: Mapping[str, Array]) -> TrainState:
         """CLIP's bound of the temperature."""
@@ -95,15 +111,15 @@ class Joined(Objective):
             return state
         return state.replace(trained={**state.trained, SCALE: jnp.clip(state.trained[SCALE], 0.0, LARGEST_SCALE)})
 
-    def _seen(self, model: Any, inputs: Inputs, key: Array | None) -> tuple[Array | None, Seen]:
+    def _seen(self, model: Any, inputs: Inputs, key: Array | None) -> Seen:
         own = None
         if CONTRASTIVE in dict(self.weights):
             key, own = split(key, 2)
-        if TRANSLATION in dict(self.weights):
+        if trains_decoder(dict(self.weights)):
             logits, encoded = model.joint(inputs, key=key)
         else:
             logits, encoded = None, model.encoder(inputs, key=key)
-        return logits, Seen(model, inputs, encoded, own)
+        return Seen(model, inputs, logits, encoded, own)
 
     def _terms(self, seen: Seen, without: str = "") -> tuple[dict[str, Array], dict[str, Array]]:
         """The means of the objectives beside translation, and what is told: these and more."""
@@ -129,14 +145,13 @@ def weights_of(config: Config, glosses: int) -> Weights:
 
 def translates(config: Config) -> bool:
     """Whether a run trains the decoder."""
-    objectives = config.training.objectives
-    return not objectives or bool(objectives.get(TRANSLATION))
+    return trains_decoder(config.training.objectives)
 
 
-def objective_of(config: Config, weights: Weights) -> Objective:
-    """What a run minimises."""
+def objective_of(config: Config, weights: Weights, teacher: Teacher | None) -> Objective:
+    """What a run minimises. Without its teacher, as in a plan, nothing is distilled."""
     tokens = TokenCrossEntropy(config.optim.label_smoothing)
-    return tokens if weights.keys() == {TRANSLATION} else Joined(tokens, tuple(weights.items()))
+    return tokens if weights.keys() == {TRANSLATION} else Joined(tokens, tuple(weights.items()), teacher)
 
 
 # --- the heads, which stand beside the translator ------------------------------------------------------------------

@@ -63,6 +63,7 @@ from slt_jax.training.start import (
 from slt_jax.training.state import TrainState
 from slt_jax.training.state_store import Exporter, exporter_of, is_sound
 from slt_jax.training.task import Evaluation, Task
+from slt_jax.training.teaching import Teaching
 from slt_jax.training.tracking import check_tensorboard
 from slt_jax.training.translation_program import abstract_batch, encode, translation_program
 from slt_jax.training.validation import as_table, choose_scores, is_scored, text_scores, validate
@@ -117,11 +118,14 @@ def _train(
     origin = source or config.training.init_checkpoint
     earlier = Earlier.open(origin, states=source is not None and source.is_dir(), trust=trust) if origin else None
     config = with_hand_masks(config, earlier)
+    teaching = Teaching.open(config.training.teacher, trust) if config.training.teacher else None
     with tempfile.TemporaryDirectory() as scratch:  # for the other processes' tokenizers, which are the same
         tokenizer = workdir.tokenizer if hosts.primary() else Path(scratch, "tokenizer")
         beside, known = tokenizer_beside(origin), earlier.glosses if earlier else None
+        if teaching and not config.model.decoder_model:
+            beside = beside or teaching.tokenizer_folder
         part = {"shard_index": jax.process_index(), "shard_count": hosts.count()}
-        splits = open_splits(config, tokenizer, beside, known, **part)
+        splits = open_splits(teaching.joining(config) if teaching else config, tokenizer, beside, known, **part)
     try:
         scoring = choose_scores(config, splits)
         config = with_tokenizer(config, splits.tokenizer)
@@ -131,9 +135,12 @@ def _train(
         check_target_length(plan, config.data.max_target_length)
         if config.training.objectives.get(CONTRASTIVE):
             check_text_encoder(plan, (clip.text for clip in splits.train.clips))
+        if teaching:
+            teaching.check(config, plan, splits.tokenizer)
         structure, entries = plan.structure(dtype=compute_dtype(config.data.precision))
-        signs = splits.glosses
-        program = translation_program(config, plan, structure, mesh=mesh, glosses=signs.size if signs else 0)
+        signs, teacher = splits.glosses, teaching.teacher(config) if teaching else None
+        size = signs.size if signs else 0
+        program = translation_program(config, plan, structure, mesh=mesh, glosses=size, teacher=teacher)
 
         # --- the state: new, from given weights, or where an earlier run stopped ------------------------------------
         state, position = begin(config, plan, entries, program, splits, earlier, resuming=source is not None)
@@ -149,7 +156,8 @@ def _train(
             say(f"note: {note}")
         # Without images there is little to keep, and no step with images to be compiled and measured.
         if config.training.remat != "auto" or not features_are_read(config, program.structure, state):
-            batch = abstract_batch(config, program.layout, config.data.batch_size)
+            loaded = teaching.joining(config) if teaching else config
+            batch = abstract_batch(loaded, program.layout, config.data.batch_size)
             program = with_memory_rule(program, config.training, batch, state)
 
         # --- epochs -------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from convert.adapters import AdapterTable
 from convert.checkpoint import Blueprint
 from convert.state_dict import Entry
 from slt_jax.config import Config, DataConfig, OptimConfig
+from slt_jax.config_rules import trains_decoder
 from slt_jax.data.augment import prepare as prepare_batch
 from slt_jax.data.schema import full_sizes, shapes
 from slt_jax.models.freeze import trained_paths
@@ -24,6 +25,7 @@ from slt_jax.runtime.precision import compute_dtype
 from slt_jax.runtime.sharding import Layout
 from slt_jax.training.adapters import AdapterDropout
 from slt_jax.training.contrastive import CONTRASTIVE, SCALE, text_side
+from slt_jax.training.distillation import Teacher
 from slt_jax.training.ema import Averaged
 from slt_jax.training.joined import TRANSLATION, objective_of, weights_of, with_heads
 from slt_jax.training.objective import Inputs
@@ -60,12 +62,13 @@ def translation_program(
     prepare: Callable[[Arrays, Array | None], Inputs] | None = None,
     mesh: Mesh | None = None,
     glosses: int = 0,
+    teacher: Teacher | None = None,
 ) -> Program:
     """The program that trains the model of `plan` as `config` says.
 
     `structure` is that of the plan in the configuration's precision, where the caller has it. `prepare` takes the
     place of the configuration's for batches that are model inputs already. `glosses` are the ids of the glosses that
-    are learned too (`Glosses.size`); without any, none are.
+    are learned too (`Glosses.size`); without any, none are. `teacher` is that of a distillation.
     """
     dtype, lora = compute_dtype(config.data.precision), plan.lora
     weights = weights_of(config, glosses)
@@ -79,10 +82,10 @@ def translation_program(
         structure, _ = plan.structure(dtype=dtype)
     names = [name for name, *_ in structure.variables]
     trained = trained_paths(config.model, names, structure.buffers, text_encoder=CONTRASTIVE in weights)
-    if TRANSLATION not in weights:  # what only the decoder reads stands still
+    if not trains_decoder(weights):  # what only the decoder reads stands still
         reached = text_side(leaves) if CONTRASTIVE in weights else set()
         trained = [path for path in trained if not path.startswith("decoder.") or path in reached]
-    objective = objective_of(config, weights)
+    objective = objective_of(config, weights, teacher)
     if lora is not None:
         if lora.frozen_dtype == "bfloat16":
             structure = dataclasses.replace(structure, narrow=frozenset(bases(names)) - structure.buffers)

@@ -169,3 +169,58 @@ def test_a_file_goes_on_with_the_head_and_the_state_of_the_text_encoder(aligned,
     a, b = (read_pt(path / "last.pt")["optimizer_state"]["state"] for path in (tmp_path / "run", aligned))
     assert a.keys() == b.keys()
     assert {float(slots["step"]) for slots in a.values()} == {ours["steps"]}
+
+
+SMALLER = {"d_model": 16, "temporal_nhead": 2, "decoder_heads": 2, "streams": "face,pose", "mix_stream": None,
+           "grad_accum_steps": 1, "lr": 5e-3}  # fmt: skip
+
+
+def taught(corpus, teacher, work_dir, *more, weights='{"translation": 1, "distillation": 2}', **changed):
+    given = ("--teacher", str(teacher), "--set", f"training.objectives={weights}")
+    return corpus.flags(work_dir, *given, *more, **changed)
+
+
+@pytest.fixture(scope="module")
+def distilled(corpus, finished, tmp_path_factory):
+    """A student of other streams and another width than its teacher's."""
+    work_dir = tmp_path_factory.mktemp("distilled") / "run"
+    assert main(taught(corpus, finished, work_dir, **SMALLER)) == 0
+    return work_dir
+
+
+def test_a_smaller_student_learns_what_its_teacher_expects(distilled):
+    records = metrics(distilled)
+    assert records[1]["train_distillation"] < records[0]["train_distillation"]
+    assert records[0]["train_loss"] > 2 * records[0]["train_distillation"]
+    assert {"val_loss", "val_translation_cer", "train_perplexity"} <= records[0].keys()
+    last = read_pt(distilled / "last.pt")
+    assert not any("hand" in key for key in last["model_state"])
+    assert slt_jax.load(distilled / "last.pt").config.d_model == 16
+
+
+def test_a_run_with_a_teacher_goes_on_exactly(distilled, corpus, finished, tmp_path, monkeypatch):
+    flags, taken = taught(corpus, finished, tmp_path / "run", **SMALLER), run.Run.take_step
+
+    def stop_in_the_second_epoch(self, *arguments):
+        taken(self, *arguments)
+        if self.position.epoch == 1:
+            self.stop.number = 15
+
+    monkeypatch.setattr(run.Run, "take_step", stop_in_the_second_epoch)
+    assert main(flags) == 143
+    monkeypatch.undo()
+    assert main([*flags, "--resume"]) == 0
+    assert metrics(tmp_path / "run") == metrics(distilled)
+    a, b = (read_pt(path / "last.pt")["model_state"] for path in (tmp_path / "run", distilled))
+    for key, array in b.items():
+        np.testing.assert_array_equal(a[key], array, err_msg=key)
+
+
+def test_a_model_is_its_own_perfect_teacher(corpus, finished, tmp_path):
+    """Without dropout and smoothing, from its weights: teacher and student see the same frames and tokens."""
+    still = dict.fromkeys(("fusion_dropout", "temporal_dropout", "decoder_dropout"), 0) | {"projector_dropout": 1e-9}
+    same = {"lr": 1e-12, "epochs": 1, "label_smoothing": 0, "init_checkpoint": finished}
+    assert main(taught(corpus, finished, tmp_path / "run", weights='{"distillation": 1}', **still, **same)) == 0
+    record = metrics(tmp_path / "run")[0]
+    assert record["train_distillation"] == record["train_loss"] == pytest.approx(0, abs=1e-6)
+    assert record["val_loss"] > 1
