@@ -14,6 +14,7 @@ from slt_jax.data.clips import read_clip
 from slt_jax.data.corpus_folder import folders_under
 from slt_jax.errors import UserError
 from slt_jax.synthetic.generator import LEVELS, generate
+from tools.benchmarks import options
 from tools.benchmarks.ablations import blanked, needed, variants
 from tools.benchmarks.learning import CONFIG, OF_LEVEL, measure, plot, read_results, table
 
@@ -92,3 +93,16 @@ def test_a_clip_of_the_hard_level_is_trained_on_as_a_whole():
     words = ["--config", str(CONFIG), "--work-dir", "w", *OF_LEVEL["hard"]]
     config, _ = train.configure(train.parse(words))
     assert config.model.sequence_length == LEVELS["hard"].frames[1]
+
+
+def test_options_are_flags_of_training_and_their_means_are_told(tmp_path):
+    pytest.importorskip("matplotlib")
+    for variant in options.variants(1):
+        words = ["--config", str(CONFIG), "--work-dir", "w", *variant.flags]
+        train.configure(train.parse(words))
+    aligned = needed([options.ALIGNED], options.variants(2))
+    assert [v.begins_with for v in aligned] == [None, aligned[0].name, None, aligned[2].name]
+    found = {f"{name}, seed {seed}": {"bleu": bleu + seed, "chrf": bleu, "seconds": 9}
+             for name, bleu in ((options.PLAIN, 60.0), ("glosses", 70.0)) for seed in (1, 2)}  # fmt: skip
+    assert "| glosses | 71.5 ± 0.7 | 70.0 ± 0.0 | +10.0 | 2 | 9 |" in options.table(found)
+    assert options.plot(found, tmp_path / "options.png").read_bytes().startswith(b"\x89PNG")

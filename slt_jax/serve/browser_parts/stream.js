@@ -4,6 +4,7 @@ import { strip } from "./token_text.js";
 
 const PAUSE = 0.5; // seconds that the hands rest at the end of a sentence
 const LEAD = 0.2; // seconds of rest that are kept before a sentence
+const TRAIL = 0.25; // seconds that a sentence may be longer than the model takes
 const milliseconds = (seconds) => Math.round(1000 * seconds) / 1000;
 const moves = (motion) => motion.some((speed) => speed > STILL);
 
@@ -61,7 +62,7 @@ export class Stream {
   // The frames from `first` on that a window has to hold; while somebody signs, without the rest at their end.
   roomTaken(first, live) {
     const motion = this.motion(first);
-    return live ? lastSign(smoothed(motion, this.fps)) : motion.length;
+    return live && motion.length ? lastSign(smoothed(motion, this.fps)) - round(TRAIL * this.fps) : motion.length;
   }
 
   nextChunks(whole) {
