@@ -1,11 +1,11 @@
-"""The detectors: the only file that knows mediapipe. All points and boxes are in pixels of the given image.
+"""The detectors; this file and holistic.py know mediapipe. All points and boxes are in pixels of the given image.
 
 Tests replace `Detector` by an object with the same methods.
 """
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,7 @@ from slt_jax.data.landmarks import WRIST
 from slt_jax.errors import UserError
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-
-_HOLISTIC = "mediapipe/modules/holistic_landmark/holistic_landmark_cpu.binarypb"
-# The nodes of Holistic's graph that decide whether it looks at a hand; one for each hand.
-_HAND_THRESHOLD = "handlandmarksleftandrightcpu__handlandmarksfromposecpu_{}__handlandmarkcpu__ThresholdingCalculator"
+PARTS = ("face", "hand_l", "hand_r")
 # Hands are accepted from these fractions of the requested confidence on: the pose's wrist vouches for each of them, and
 # the models' own 0.5 loses most blurred hands (docs/video.md has the rates).
 HOLISTIC_HAND_SHARE, HAND_SHARE = 0.1, 0.4
@@ -27,7 +24,7 @@ HOLISTIC_HAND_SHARE, HAND_SHARE = 0.1, 0.4
 
 @dataclass(frozen=True)
 class Body:
-    """One person: `pose` (33, 3) with x, y, confidence; `face` (N, 2) and hands (21, 2), or None if not found.
+    """One person: `pose` (33, 3) with x, y, confidence; `face` (N, 2) and hands (21, 2), or None if not seen.
 
     The first point of a hand is its wrist.
     """
@@ -38,6 +35,9 @@ class Body:
     hand_r: np.ndarray | None
 
 
+Wanted = Callable[[np.ndarray], Collection[str]]  # the parts to look for, of a pose (33, 3)
+
+
 class Detector:
     """mediapipe's models. `body` remembers the last image until `reset`. Close it after use.
 
@@ -46,26 +46,11 @@ class Detector:
 
     def __init__(self, min_confidence: float):
         mp = _mediapipe()
-        from mediapipe.python.solution_base import SolutionBase
+        from slt_jax.media.holistic import Holistic
 
         self._min_confidence = min_confidence
         solutions = mp.solutions
-        # The public class cannot set the threshold for hands.
-        params = {f"{_HAND_THRESHOLD.format(n)}.threshold": HOLISTIC_HAND_SHARE * min_confidence for n in (1, 2)}
-        params |= {
-            "poselandmarkcpu__posedetectioncpu__TensorsToDetectionsCalculator.min_score_thresh": min_confidence,
-            "poselandmarkcpu__poselandmarkbyroicpu__tensorstoposelandmarksandsegmentation__ThresholdingCalculator"
-            ".threshold": min_confidence,
-        }
-        self._holistic = SolutionBase(
-            binary_graph_path=_HOLISTIC,
-            side_inputs={
-                "model_complexity": 1, "smooth_landmarks": True, "enable_segmentation": False,
-                "smooth_segmentation": False, "refine_face_landmarks": False, "use_prev_landmarks": True,
-            },
-            calculator_params=params,
-            outputs=["pose_landmarks", "left_hand_landmarks", "right_hand_landmarks", "face_landmarks"],
-        )  # fmt: skip
+        self._holistic = Holistic(min_confidence, HOLISTIC_HAND_SHARE * min_confidence)
         # The small models take half the time, and only the position of a hand is used.
         self._hands = solutions.hands.Hands(
             static_image_mode=True,
@@ -77,17 +62,18 @@ class Detector:
         self._faces = solutions.face_detection.FaceDetection(model_selection=1, min_detection_confidence=min_confidence)
         self._pose: Any = None  # made once there are several people to choose from
 
-    def body(self, image: np.ndarray) -> Body | None:
-        """The most prominent person, searched for near its place in the last image."""
+    def body(self, image: np.ndarray, wanted: Wanted = lambda _: PARTS) -> Body | None:
+        """The most prominent person, searched for near its place in the last image.
+
+        Only those parts are looked for that `wanted` names for the pose; the others are None.
+        """
         with _quiet():
-            result = self._holistic.process({"image": image})
-        if result.pose_landmarks is None:
+            landmarks = self._holistic.pose(image)
+            pose = None if landmarks is None else _points(landmarks, image)
+            found = self._holistic.parts(() if pose is None else wanted(pose))
+        if pose is None:
             return None
-        face, left, right = (
-            None if points is None else _points(points, image)[:, :2]
-            for points in (result.face_landmarks, result.left_hand_landmarks, result.right_hand_landmarks)
-        )
-        return Body(_points(result.pose_landmarks, image), face, left, right)
+        return Body(pose, **{name: _points(found[name], image)[:, :2] if name in found else None for name in PARTS})
 
     def poses(self, images: Iterable[np.ndarray]) -> list[np.ndarray | None]:
         """The poses (33, 3) of one person followed through `images`; takes less than half the time of `body`."""

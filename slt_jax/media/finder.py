@@ -8,7 +8,7 @@ import numpy as np
 from slt_jax.data import landmarks
 from slt_jax.media.crops import LOOKAHEAD, Square, blurred, cut, smoothed
 from slt_jax.media.detect import Body
-from slt_jax.media.hands import HandFinder, shoulder_width
+from slt_jax.media.hands import HandFinder, Track, shoulder_width
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.signer import Choice, Follower
 from slt_jax.streams import IMAGES, Crop
@@ -17,6 +17,7 @@ FACE_SCALE = 1.5  # a crop's side relative to the widest extent of the face's po
 HEAD_SCALE = 2.2  # the same for the pose's points of the head, which reach only to the ears
 BLUR_SCALE = 1.2  # the blurred square relative to the crop
 FACE_HOLD_SECONDS = 1.0
+FACE_TRACK_SECONDS = 0.19  # less than this after a model saw the face, its box may follow the pose instead
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Finder:
         self._min_confidence = settings.min_confidence
         self._follower = Follower()
         self._face: tuple[float, Square] | None = None
+        self._face_track: Track | None = None
+        self._face_tracked: Square | None = None  # of the picture that is looked at
 
     def look(self, image: np.ndarray, time: float) -> Found:
         """What is in `image`, uint8 (H, W, 3), which is shown at `time` in seconds."""
@@ -62,12 +65,13 @@ class Finder:
     def _body(self, image: np.ndarray, time: float) -> Body | None:
         """The signer in pixels of the whole picture."""
         left, top, right, bottom = self._region
-        body = self._detector.body(np.ascontiguousarray(image[top:bottom, left:right]))
+        corner = np.array([left, top, 0], np.float32)
+        self._face_tracked = None
+        seen = np.ascontiguousarray(image[top:bottom, left:right])
+        body = self._detector.body(seen, lambda pose: self._wanted(image, pose + corner, time))
         if body is None:
             return None
-        corner = np.array([left, top], np.float32)
-        pose = body.pose.copy()
-        pose[:, :2] += corner
+        pose, corner = body.pose + corner, corner[:2]
         others = (None if points is None else points + corner for points in (body.face, body.hand_l, body.hand_r))
         body = Body(pose, *others)
         if not self._follower.accepts(body, time):
@@ -75,10 +79,19 @@ class Finder:
             return None
         return body
 
+    def _wanted(self, image: np.ndarray, pose: np.ndarray, time: float) -> list[str]:
+        """The parts that a model must look at."""
+        if self._face_track:
+            self._face_tracked = self._face_track.follow(_head(pose), time, FACE_TRACK_SECONDS)
+        return self._hands.wanted(image, pose, time) + ([] if self._face_tracked else ["face"])
+
     def _face_square(self, body: Body | None, time: float) -> tuple[Square, str] | None:
         crop: tuple[Square, str] | None = None
         if body is not None and body.face is not None:
             crop = Square.around(body.face, FACE_SCALE), "holistic"
+            self._face_track = Track(time, _head(body.pose), crop[0])
+        elif body is not None and self._face_tracked:
+            crop = self._face_tracked, "tracked"
         elif body is not None and body.pose[landmarks.NOSE, 2] >= self._min_confidence:
             head = Square.around(body.pose[list(landmarks.HEAD)], HEAD_SCALE)
             crop = Square(head.x, head.y, max(head.side, 0.6 * shoulder_width(body.pose))), "pose"
@@ -95,6 +108,10 @@ class Finder:
         points = body.pose[[landmarks.BLAZEPOSE.index(name) for name in crop.around]]
         points = points[points[:, 2] >= self._min_confidence]
         return (Square.around(points, crop.scale), "pose") if len(points) > 1 else None
+
+
+def _head(pose: np.ndarray) -> np.ndarray:
+    return pose[list(landmarks.HEAD), :2]
 
 
 class Cropper:

@@ -13,7 +13,7 @@ DEFAULT_FPS = 25.0
 POSES = ("signing", "raw")
 IMAGE_FORMATS = ("jpg", "png")
 # The version of what is written; a new one makes `--resume` extract again.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from slt_jax.streams import STREAMS, Stream
 MISSING = (235, 235, 235)
 # Colours that can be told apart without seeing red and green. The more a crop can be trusted, the cooler.
 SOURCES = {
-    "holistic": (0, 114, 178), "hands": (86, 180, 233), "retry": (0, 158, 115), "pose": (240, 190, 40),
-    "hold": (213, 94, 0), "none": MISSING,
+    "holistic": (0, 114, 178), "tracked": (20, 40, 110), "hands": (86, 180, 233), "retry": (0, 158, 115),
+    "pose": (240, 190, 40), "hold": (213, 94, 0), "none": MISSING,
 }  # fmt: skip
 _OTHERS = ((204, 121, 167), (120, 94, 240), (90, 90, 90), (150, 120, 60))
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from slt_jax.data.landmarks import WRIST
-from slt_jax.media.detect import Body, Box
+from slt_jax.media.detect import Body, Box, Wanted
 from slt_jax.media.finder import FACE_SCALE
 from slt_jax.media.hands import HAND_SCALE
 from slt_jax.synthetic import render
@@ -71,8 +71,8 @@ class ReadingDetector:
     def __init__(self, drawn: Sequence[_Drawn]):
         self._drawn = drawn
 
-    def body(self, image: np.ndarray) -> Body | None:
-        """The signer, if the picture is one of those that are known."""
+    def body(self, image: np.ndarray, wanted: Wanted | None = None) -> Body | None:
+        """The signer with all parts, wanted or not, if the picture is one of those that are known."""
         drawn = self._known(image)
         if drawn is None:
             return None

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from slt_jax.media.detect import Body
+from slt_jax.media.detect import PARTS, Body, Wanted
 
 RED, GREEN, BLUE = 0, 1, 2
 BRIGHT, DIM, DIMMEST = 220, 160, 110
@@ -114,7 +114,7 @@ class SquareDetector:
     def __init__(self):
         self.asked = {"hands": 0}
 
-    def body(self, image: np.ndarray) -> Body | None:
+    def body(self, image: np.ndarray, wanted: Wanted = lambda _: PARTS) -> Body | None:
         faces = blobs(image, RED, 150)
         if not faces:
             return None
@@ -133,8 +133,9 @@ class SquareDetector:
                 pose[list(points), :2] = (near[:2] + near[2:]) / 2
             bright = self._nearest(blobs(image, channel, 190), nose, 5 * width)
             found[f"hand_{side}"] = None if bright is None else hand_points(bright)
-        corners = np.array([face[:2], face[2:]], np.float32)
-        return Body(pose, corners, **found)
+        found["face"] = np.array([face[:2], face[2:]], np.float32)
+        asked = wanted(pose)
+        return Body(pose, **{part: points if part in asked else None for part, points in found.items()})
 
     @staticmethod
     def _nearest(boxes: list[np.ndarray], nose: np.ndarray, reach: float) -> np.ndarray | None:

@@ -1,5 +1,6 @@
 """Videos in, streams out: what the loader reads, what a second run leaves alone, what a bad video leaves behind."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -122,10 +123,10 @@ def test_the_number_of_workers_changes_nothing(videos, tmp_path):
 class Fatal(SquareDetector):
     """Takes its process with it when it sees a dim hand."""
 
-    def body(self, image):
+    def body(self, image, *wanted):
         if 70 < image[60, 62, 1] < 150:
             os._exit(3)
-        return super().body(image)
+        return super().body(image, *wanted)
 
 
 def test_a_worker_that_dies_fails_its_video_alone(videos, tmp_path):
@@ -143,8 +144,8 @@ def test_sources_and_validity_are_stored(tmp_path):
     right = (34, 60)
     lefts = [(62, 60), (62, 60, DIMMEST), (62, 60, 80), None, (62, 60)]
     images = [picture(96, 96, {"face": (48, 24), "right": right} | ({"left": x} if x else {})) for x in lefts]
-    write_video(tmp_path / "videos" / "a.mp4", images)
-    extract(tmp_path / "videos", tmp_path / "out")
+    write_video(tmp_path / "videos" / "a.mp4", images, rate=5)  # too slow for anything to be tracked
+    extract(tmp_path / "videos", tmp_path / "out", dataclasses.replace(SETTINGS, fps=5))
     with np.load(tmp_path / "out" / "pose" / "a.npz") as archive:
         data = dict(archive)
     assert data["source_hand_l"].tolist() == ["holistic", "retry", "pose", "", "holistic"]
@@ -152,13 +153,26 @@ def test_sources_and_validity_are_stored(tmp_path):
     assert data["wrist_in_hand_l"].tolist() == [True, True, True, False, True]
     assert data["source_face"].tolist() == ["holistic"] * 5
     assert data["landmarks"][:3].tolist() == ["nose", "left_shoulder", "right_shoulder"]
-    assert (str(data["landmark_set"]), str(data["pose_space"]), float(data["fps"])) == ("upper13", "signing", 25.0)
+    assert (str(data["landmark_set"]), str(data["pose_space"]), float(data["fps"])) == ("upper13", "signing", 5.0)
     assert str(data["pose_norm"]).strip()  # whatever text later v9 finds here, it takes the pose for normalised
     assert np.isnan(data["box_hand_l"][3]).all()
     wrist = data["pose"].reshape(5, 13, 3)[0, 5, :2] * data["space_unit"] + data["space_origin"]
     np.testing.assert_allclose(wrist, (62, 60), atol=1.5)
     clip = loaded(tmp_path / "out", "a", 5)
     assert clip["miss_mask_hl"].tolist() == data["miss_hand_l"].tolist()
+
+
+def test_what_rests_is_tracked_and_its_crops_are_there(tmp_path):
+    images = [picture(96, 96, {"face": (48, 24), "left": (62, 60), "right": (34, 60)})] * 7
+    write_video(tmp_path / "videos" / "a.mp4", images)
+    record = extract(tmp_path / "videos", tmp_path / "out")["a"]
+    with np.load(tmp_path / "out" / "pose" / "a.npz") as archive:
+        data = dict(archive)
+    for side in ("hand_l", "hand_r"):
+        assert data[f"source_{side}"].tolist() == ["holistic", "tracked", "tracked"] * 2 + ["holistic"]
+        np.testing.assert_allclose(data[f"box_{side}"], np.tile(data[f"box_{side}"][0], (7, 1)), atol=0.5)
+    assert data["source_face"].tolist() == ["holistic"] + ["tracked"] * 4 + ["holistic", "tracked"]
+    assert record["files"] == {"face": 7, "hand_l": 7, "hand_r": 7, "pose": 1}
 
 
 def test_resuming(videos, tmp_path, monkeypatch):
@@ -203,11 +217,11 @@ def test_a_stopped_run_leaves_no_half_clip(videos, tmp_path):
     class Stopping(SquareDetector):
         calls = 0
 
-        def body(self, image):
+        def body(self, image, *wanted):
             Stopping.calls += 1
             if Stopping.calls == 15:
                 raise KeyboardInterrupt
-            return super().body(image)
+            return super().body(image, *wanted)
 
     with pytest.raises(KeyboardInterrupt):
         extract(videos, tmp_path, make_detector=Stopping)

@@ -103,3 +103,43 @@ def test_folded_hands_have_a_crop_each(look):
     hand[1:], hand[2] = (20, 60), LEFT
     found = look(signer(), Body(body.pose, body.face, hand, body.hand_r))
     assert found["hand_l"][1] >= (LEFT[0] + RIGHT[0]) / 2
+
+
+@pytest.fixture
+def track():
+    """Sources and middles of the hands where models look at what `wanted` names only, and what that was."""
+    detector = SquareDetector()
+    finder = HandFinder(detector, 0.5)
+
+    def track(image: np.ndarray, time: float) -> tuple[dict[str, tuple[str, int, int]], list[str]]:
+        asked: list[str] = []
+        body = detector.body(image, lambda pose: asked.extend(finder.wanted(image, pose, time)) or asked)
+        found = finder.find(image, body, time)
+        return {side: (hand.source, round(hand.square.x), round(hand.square.y)) for side, hand in found.items()}, asked
+
+    return track
+
+
+def test_a_hand_that_hardly_moves_is_not_looked_at_for_a_moment(track):
+    both = ["hand_l", "hand_r"]
+    assert track(signer(), 0.0) == ({"hand_l": ("holistic", *LEFT), "hand_r": ("holistic", *RIGHT)}, both)
+    # One pixel is less than a tenth of the crop, four are more: the box goes along, or a model looks again.
+    moved = signer(left=(63, 60), right=(30, 60))
+    assert track(moved, 0.04) == ({"hand_l": ("tracked", 63, 60), "hand_r": ("holistic", 30, 60)}, ["hand_r"])
+    assert track(moved, 0.08) == ({"hand_l": ("tracked", 63, 60), "hand_r": ("tracked", 30, 60)}, [])
+    # Not for longer than a tenth of a second, however still it is.
+    assert track(moved, 0.12) == ({"hand_l": ("holistic", 63, 60), "hand_r": ("tracked", 30, 60)}, ["hand_l"])
+    assert track(moved, 0.32) == ({"hand_l": ("holistic", 63, 60), "hand_r": ("holistic", 30, 60)}, both)
+
+
+def test_a_slow_video_is_looked_at_frame_by_frame(track):
+    for frame in range(4):
+        assert track(signer(), frame / 10)[1] == ["hand_l", "hand_r"]
+
+
+def test_a_hand_that_no_model_saw_is_not_tracked(track):
+    hidden = signer(left=(*LEFT, 80))
+    for frame in range(3):
+        found, asked = track(hidden, frame / 25)
+        assert found["hand_l"] == ("pose", *LEFT)
+        assert "hand_l" in asked

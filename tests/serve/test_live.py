@@ -89,9 +89,9 @@ def test_a_file_becomes_lines_and_subtitles(place, squares, tmp_path, capsys):
 class Slow(SquareDetector):
     """Takes longer than a picture is shown."""
 
-    def body(self, image):
+    def body(self, image, *wanted):
         time.sleep(0.07)
-        return super().body(image)
+        return super().body(image, *wanted)
 
 
 def test_who_is_too_slow_drops_pictures_and_looks_at_fewer(place, monkeypatch, capsys):
