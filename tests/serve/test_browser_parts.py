@@ -222,7 +222,7 @@ class Scripted:
     def faces(self, image):
         return []
 
-    def body(self, image):
+    def body(self, image, _=None):  # all parts, whichever are wanted, as in the browser
         found = self._script[image[0, 0, 0]]
         if found is None:
             return None
