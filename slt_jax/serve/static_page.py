@@ -84,7 +84,8 @@ def write_static_page(
     with replacing_folder(folder) as partial:
         say("bringing the packages of the page by npm")
         bring_packages(partial / "vendor")
-        bring_detectors(partial / DETECTORS, folder / DETECTORS)
+        # MediaPipe's JavaScript misreads the face mesh of the Python package; faces are then found by the pose's head.
+        facts["face_mesh"] = not bring_detectors(partial / DETECTORS, folder / DETECTORS)
         export(partial / "model" / "encoder.onnx")
         for part, content in parts().items():
             (partial / part).write_bytes(content)
@@ -158,12 +159,14 @@ def _start(model: VideoTranslator, decoder: Mapping[str, Any]) -> dict[str, Any]
     return {"first": first, "prompt": prompt}
 
 
-def bring_detectors(folder: Path, shown: Path) -> None:
-    """Put MediaPipe's models into `folder`, or tell that they belong into `shown`."""
+def bring_detectors(folder: Path, shown: Path) -> bool:
+    """Put MediaPipe's models into `folder`, or tell that they belong into `shown`; whether they are there."""
     try:
         write_bundles(folder)
+        return True
     except UserError as reason:
         say(f"note: put {' and '.join(BUNDLES)} into {shown}; the page needs them ({reason})")
+        return False
 
 
 def bring_packages(folder: Path) -> None:

@@ -6,7 +6,7 @@ const FACE_POINTS = 468;
 export const MODELS = ["mediapipe/holistic_landmarker.task", "mediapipe/hand_landmarker.task"];
 
 export class Detector {
-  static async open({ min_confidence: confidence }) {
+  static async open({ min_confidence: confidence, face_mesh: faceMesh }) {
     const detector = new Detector(), base = new URL(".", import.meta.url);
     const files = { wasmLoaderPath: new URL("vendor/vision_wasm_internal.js", base).href, wasmBinaryPath: new URL("vendor/vision_wasm_internal.wasm", base).href };
     const [holistic, hands] = MODELS.map((model) => ({ modelAssetPath: new URL(model, base).href, delegate: "CPU" }));
@@ -18,7 +18,7 @@ export class Detector {
       baseOptions: hands, runningMode: "IMAGE", numHands: 4, minHandDetectionConfidence: HAND_SHARE * confidence,
       minHandPresenceConfidence: HAND_SHARE * confidence,
     });
-    detector.base = detector.clock = 0;
+    Object.assign(detector, { base: 0, clock: 0, faceMesh });
     return detector;
   }
 
@@ -35,7 +35,7 @@ export class Detector {
     // Of the face, the points that the Python package has too: without those of the irises.
     const points = (part) => (part?.length ? part.map(({ x, y }) => [x * picture.width, y * picture.height]) : null);
     const sure = pose.map(({ x, y, visibility }) => [x * picture.width, y * picture.height, visibility]);
-    return { pose: sure, face: points(face?.slice(0, FACE_POINTS)), hand_l: points(left), hand_r: points(right) };
+    return { pose: sure, face: this.faceMesh ? points(face?.slice(0, FACE_POINTS)) : null, hand_l: points(left), hand_r: points(right) };
   }
 
   // All hands, 21 points each, in a square of `size` * `size` pixels of 3 bytes.

@@ -43,13 +43,12 @@ export class LocalSession {
     if (this.over || this.ending || this.video.readyState < 2) return;
     const time = this.video.srcObject ? (performance.now() - this.began) / 1000 : (mediaTime ?? this.video.currentTime);
     if (this.last >= 0 && time - this.last < 0.75 / this.fps) return;
-    if (this.waiting >= ROOM) {
-      this.skipped += 1;
-      return;
-    }
+    if (this.waiting >= ROOM) return;
+    if (this.last >= 0) this.skipped += Math.max(Math.round((time - this.last) * this.fps) - 1, 0); // that were due meanwhile
     this.last = time;
+    const taken = performance.now();
     try {
-      this.give(this.extractor.frame(this.picture(time), time), performance.now());
+      this.give(this.extractor.frame(this.picture(time), time), taken);
     } catch (error) {
       this.close(FAILED, error.message);
     }
