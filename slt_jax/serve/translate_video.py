@@ -33,7 +33,7 @@ from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.streams import MASKED, POSE
 from slt_jax.training.memory import suit_heap
-from slt_jax.training.start import trained_with_v9_masks
+from slt_jax.training.start import learned_to_translate, trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
 from slt_jax.training.text_side import data_of, text_side_of
 
@@ -157,6 +157,11 @@ def open_translator(
     plan = blueprint(checkpoint, trust=trust_classes)
     if plan.decoder is None:
         raise UserError(f"--checkpoint {path}: holds an encoder without a decoder, which cannot translate")
+    if not learned_to_translate(checkpoint.config):
+        raise UserError(
+            f"--checkpoint {path}: was trained to align videos with texts, not to translate; train that from it "
+            f"(slt-train --init-checkpoint)"
+        )
     _, entries = plan.structure()
     data = data_of(checkpoint.config)
     side = text_side_of(path, checkpoint.config, plan, tokenizer, target_lang)

@@ -17,6 +17,7 @@ from convert.pretrained import pretrained_params
 from convert.state_dict import Entry, to_params
 from slt_jax.base.console import say
 from slt_jax.config import Config
+from slt_jax.config_rules import trains_decoder
 from slt_jax.data.target_language import generation_starts
 from slt_jax.data.text import end_token, vocabulary_size
 from slt_jax.errors import UserError
@@ -204,3 +205,10 @@ def trained_with_v9_masks(saved: Mapping[str, Any]) -> bool:
     """Whether weights saved with this configuration know v9's hand masks. v9 itself has no key for them."""
     data = saved.get("data")
     return bool(data.get("v9_hand_masks", True)) if isinstance(data, Mapping) else True
+
+
+def learned_to_translate(saved: Mapping[str, Any]) -> bool:
+    """Whether weights saved with this configuration were trained to write texts."""
+    training = saved.get("training")
+    objectives = training.get("objectives") if isinstance(training, Mapping) else None
+    return trains_decoder(objectives) if isinstance(objectives, Mapping) else True

@@ -31,10 +31,10 @@ MODEL = {
 }  # fmt: skip
 
 
-def save_model(folder: Path, data: dict) -> Path:
+def save_model(folder: Path, data: dict, **sections) -> Path:
     """A checkpoint of random weights, with its tokenizer beside it."""
     tokenizer = train_tokenizer(["uno dos tres", "¿qué está mal?"], folder / "tokenizer")
-    config = build_config({"model": MODEL | {"vocab_size": tokenizer.vocab_size}, "data": data})
+    config = build_config({"model": MODEL | {"vocab_size": tokenizer.vocab_size}, "data": data} | sections)
     plan = plan_model(config.model)
     _, entries = plan.structure()
     # With wider weights the text depends on the frames, if their numbers do not outshine them.
@@ -155,3 +155,11 @@ def test_mistakes_are_one_line(place, squares, tmp_path, capsys):
 def test_subtitles():
     said = [Segment(0.0, 1.5, "uno"), Segment(1.5, 2.0, ""), Segment(3661.25, 3662.0, "¿dos?")]
     assert srt(said) == "1\n00:00:00,000 --> 00:00:01,500\nuno\n\n2\n01:01:01,250 --> 01:01:02,000\n¿dos?\n"
+
+
+def test_a_model_that_learned_only_to_align_does_not_translate(place, tmp_path, capsys):
+    aligned = save_model(tmp_path / "aligned", {}, training={"objectives": {"contrastive": 1}})
+    assert main([str(place / "video.mp4"), "--checkpoint", str(aligned), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "was trained to align videos with texts, not to translate" in error
+    assert error.count("\n") == 1
