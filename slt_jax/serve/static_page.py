@@ -19,7 +19,7 @@ from slt_jax.base.places import naming
 from slt_jax.data.clips import MIN_CONFIDENCE
 from slt_jax.data.landmarks import SETS, names
 from slt_jax.data.token_table import token_table
-from slt_jax.decoding.stream import UNSPACED
+from slt_jax.decoding.stream import SURE, UNSPACED
 from slt_jax.errors import UserError
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.task_bundles import BUNDLES, write_bundles
@@ -142,6 +142,7 @@ def facts_of(
         "points": points,
         "landmarks": SETS[settings.landmarks],
         "sure": MIN_CONFIDENCE,
+        "sure_words": SURE,
         "unspaced": UNSPACED,
         "pose": settings.pose, "crop_size": settings.crop_size, "min_confidence": settings.min_confidence,
         "face_blur": settings.face_blur, "mirrored": settings.mirrored, "signer_box": settings.signer_box,

@@ -4,8 +4,6 @@ import { Model } from "./model.js";
 import { LocalAgreement } from "./policies.js";
 import { Stream } from "./stream.js";
 
-const SURE = 0.8; // the probability from which on words are settled
-
 // One thread: more need headers (cross-origin isolation) that not every web server sends.
 ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmPaths = {
@@ -44,7 +42,7 @@ const TASKS = {
     }
     for (const part of parts) {
       if (part[0].begins && stream) updates.push(await stream.finish());
-      stream ??= new Stream(model, new LocalAgreement({ sure: SURE }), { unit: part[0].unit, language });
+      stream ??= new Stream(model, new LocalAgreement({ sure: model.facts.sure_words }), { unit: part[0].unit, language });
       updates.push(await stream.push(part));
     }
     return { ...updates.at(-1), ended: updates.flatMap(({ ended }) => ended) };
