@@ -92,6 +92,28 @@ def _check_packages() -> None:
         raise UserError(f'serving needs {error.name}: pip install "slt-jax[serve]"') from None
 
 
+def _open(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """The model on its device, and how it wants to be shown what is extracted; what there is to note is told."""
+    choose_device(arguments.device)
+    keep_compiled_programs()
+    from slt_jax.serve.translate_video import open_translator
+
+    given = vars(arguments)
+    model = open_translator(
+        arguments.checkpoint, num_beams=arguments.num_beams, tokenizer=given.get("tokenizer"),
+        target_lang=next(iter(given.get("target_lang", [])), None), trust_classes=arguments.trust_classes,
+    )  # fmt: skip
+    wished = settings(arguments, **model.defaults())
+    for note in notes(model, wished, arguments.checkpoint):
+        print(f"slt-serve: note: {note}", file=sys.stderr)
+    return model, wished
+
+
+def _name(arguments: argparse.Namespace) -> str:
+    """What the model is called on the page."""
+    return Path(arguments.checkpoint).absolute().name
+
+
 def _write_page(arguments: argparse.Namespace) -> int:
     """Write the folder of --static."""
     given = vars(arguments)
@@ -106,20 +128,9 @@ def _write_page(arguments: argparse.Namespace) -> int:
     from slt_jax.serve.static_page import check_target, write_static_page
 
     check_target(arguments.static)
-    choose_device(arguments.device)
-    keep_compiled_programs()
-    from slt_jax.serve.translate_video import open_translator
-
-    languages = given.get("target_lang", [])
-    model = open_translator(
-        arguments.checkpoint, num_beams=1, tokenizer=given.get("tokenizer"),
-        target_lang=next(iter(languages), None), trust_classes=arguments.trust_classes,
-    )  # fmt: skip
-    wished = settings(arguments, **model.defaults())
-    for note in notes(model, wished, arguments.checkpoint):
-        print(f"slt-serve: note: {note}", file=sys.stderr)
+    model, wished = _open(arguments)
     write_static_page(
-        arguments.static, model, wished, name=Path(arguments.checkpoint).absolute().name, languages=languages,
+        arguments.static, model, wished, name=_name(arguments), languages=given.get("target_lang", []),
         checkpoint=arguments.checkpoint, export=partial(_export, arguments),
     )  # fmt: skip
     return 0
@@ -142,24 +153,13 @@ def _export(arguments: argparse.Namespace, onnx: Path) -> None:
 
 def _service(arguments: argparse.Namespace, token: str | None, bounds: Any, where: str) -> Any:
     """The service with its model, which is not compiled yet; `where` is printed."""
-    given = vars(arguments)
-    choose_device(arguments.device)
-    keep_compiled_programs()
+    model, wished = _open(arguments)
     from slt_jax.serve.app import Service
     from slt_jax.serve.served_model import ServedModel
     from slt_jax.serve.server import show_log
-    from slt_jax.serve.translate_video import open_translator
 
-    languages = given.get("target_lang", [])
-    model = open_translator(
-        arguments.checkpoint, num_beams=arguments.num_beams, tokenizer=given.get("tokenizer"),
-        target_lang=next(iter(languages), None), trust_classes=arguments.trust_classes,
-    )  # fmt: skip
-    wished = settings(arguments, **model.defaults())
-    for note in notes(model, wished, arguments.checkpoint):
-        print(f"slt-serve: note: {note}", file=sys.stderr)
     served = ServedModel(
-        model, wished, name=Path(arguments.checkpoint).absolute().name, languages=languages,
+        model, wished, name=_name(arguments), languages=vars(arguments).get("target_lang", []),
         sessions=bounds.max_sessions, every=arguments.every,
     )  # fmt: skip
     show_log()

@@ -178,6 +178,11 @@ def plot(results: Results, path: Path) -> Path:
         axis.axvline(mean(row["bleu"] for row in whole), color="C0", linewidth=1, linestyle="--", zorder=0)
     readable = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # where the line runs through a number
     axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8, bbox=readable)
+    return finished(figure, axis, path)
+
+
+def finished(figure: Any, axis: Any, path: Path) -> Path:
+    """Write a figure of bars of BLEU, the first at the top."""
     axis.invert_yaxis()
     axis.set_xlim(0, 105)
     axis.set_xlabel("BLEU-4 on test sentences never seen in training", fontsize=9)

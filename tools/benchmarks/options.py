@@ -6,9 +6,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from slt_jax.base.files import replacing
 from tools.benchmarks.ablations import Variant
-from tools.benchmarks.learning import add_run_flags, measured
+from tools.benchmarks.learning import add_run_flags, finished, measured
 
 PLAIN = "as it is"
 AUGMENTATION = '{"speed": [0.75, 1.25], "drop_frames": 0.1, "drop_hands": 0.05, "jitter_pose": 0.01}'
@@ -98,11 +97,4 @@ def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     if PLAIN in runs:
         axis.axvline(mean(row["bleu"] for row in runs[PLAIN]), color="C0", linewidth=1, linestyle="--", zorder=0)
     axis.set_yticks(range(len(runs)), list(runs))
-    axis.invert_yaxis()
-    axis.set_xlim(0, 105)
-    axis.set_xlabel("BLEU-4 on test sentences never seen in training", fontsize=9)
-    axis.tick_params(labelsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=150)
-    return path
+    return finished(figure, axis, path)
