@@ -76,10 +76,11 @@ def _show(arguments: argparse.Namespace, token: str | None, listening: socket.so
     choose_device("cpu")
     keep_compiled_programs()
     from slt_jax.serve.served_model import ServedModel
-    from slt_jax.serve.translate_video import open_translator
+    from slt_jax.serve.translate_video import read_model
 
-    model, signer = open_translator(arguments.checkpoint, num_beams=1), demo_signer()
-    settings = ExtractionSettings(**(model.defaults() | {"fps": FPS}))
+    file, signer = read_model(arguments.checkpoint), demo_signer()
+    settings = ExtractionSettings(**(file.defaults() | {"fps": FPS}))
+    model = file.open(num_beams=1)
     served = ServedModel(model, settings, name="demo", sessions=4, chunk=2, pause=PAUSE, make_detector=signer.detector)
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "signer.webm"

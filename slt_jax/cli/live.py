@@ -12,7 +12,7 @@ from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.cli.extract import add_setting_flags, settings
 from slt_jax.cli.subtitles import Files, Screen, nth
-from slt_jax.cli.translate_video import add_model_flags, check_written, notes, open_model
+from slt_jax.cli.translate_video import add_model_flags, check_written, open_model, read_model
 from slt_jax.errors import UserError
 from slt_jax.media.camera import source_of
 
@@ -52,15 +52,15 @@ def _live(argv: Sequence[str] | None) -> int:
     settings(arguments)  # so that errors in it and in the source are reported before a model is loaded
     source = source_of(given["source"], realtime="realtime" in given)
     source.facts  # noqa: B018 - which opens it
-    model = open_model(arguments)
+    file = read_model(arguments)
     from slt_jax.runtime.signals import StopSignal
     from slt_jax.serve.from_camera import LiveTranslation
     from slt_jax.serve.translate_video import srt, vtt
 
-    wished = settings(arguments, **model.defaults())
-    for note in notes(model, wished, given["checkpoint"]):
+    wished = settings(arguments, **file.defaults())
+    for note in file.check(wished):
         _say(f"note: {note}")
-    live = LiveTranslation(model, source, wished)
+    live = LiveTranslation(open_model(arguments, file), source, wished)
     if sys.stderr.isatty():
         _say("ready; Ctrl-C ends it")
     written = {places[name]: made for name, made in (("srt", srt), ("vtt", vtt)) if name in places}

@@ -15,7 +15,6 @@ from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.cli.export import OPSETS
 from slt_jax.cli.extract import add_setting_flags, settings
-from slt_jax.cli.translate_video import notes
 from slt_jax.errors import UserError
 
 TOKEN = "SLT_SERVE_TOKEN"
@@ -96,16 +95,15 @@ def _open(arguments: argparse.Namespace) -> tuple[Any, Any]:
     """The model on its device, and how it wants to be shown what is extracted; what there is to note is told."""
     choose_device(arguments.device)
     keep_compiled_programs()
-    from slt_jax.serve.translate_video import open_translator
+    from slt_jax.serve.translate_video import read_model
 
     given = vars(arguments)
-    model = open_translator(
-        arguments.checkpoint, num_beams=arguments.num_beams, tokenizer=given.get("tokenizer"),
-        target_lang=next(iter(given.get("target_lang", [])), None), trust_classes=arguments.trust_classes,
-    )  # fmt: skip
-    wished = settings(arguments, **model.defaults())
-    for note in notes(model, wished, arguments.checkpoint):
+    file = read_model(arguments.checkpoint, trust_classes=arguments.trust_classes)
+    wished = settings(arguments, **file.defaults())
+    for note in file.check(wished):
         print(f"slt-serve: note: {note}", file=sys.stderr)
+    language = next(iter(given.get("target_lang", [])), None)
+    model = file.open(num_beams=arguments.num_beams, tokenizer=given.get("tokenizer"), target_lang=language)
     return model, wished
 
 

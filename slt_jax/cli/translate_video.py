@@ -5,7 +5,8 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from slt_jax.base.files import replacing
@@ -13,8 +14,10 @@ from slt_jax.base.places import check_file
 from slt_jax.cli import flags
 from slt_jax.cli.command import choose_device, keep_compiled_programs, run
 from slt_jax.cli.extract import add_setting_flags, settings
+from slt_jax.decoding.results import Segment
 from slt_jax.errors import UserError
-from slt_jax.media.settings import ExtractionSettings
+from slt_jax.media.detect import Detector
+from slt_jax.media.pool import Worker, started
 from slt_jax.media.video import facts
 
 
@@ -48,19 +51,21 @@ def add_model_flags(top: argparse.ArgumentParser) -> None:
     flags.add_trust_flag(top)
 
 
-def open_model(arguments: argparse.Namespace):
-    """The model that the flags of `add_model_flags` name, on the device that they choose."""
+def read_model(arguments: argparse.Namespace):
+    """The model that the flags of `add_model_flags` name, for the device that they choose."""
     given = vars(arguments)
     choose_device(given.get("device", "auto"))
     keep_compiled_programs()
-    from slt_jax.serve.translate_video import open_translator
+    from slt_jax.serve import translate_video
 
-    return open_translator(
-        given["checkpoint"],
-        num_beams=given.get("num_beams", 4),
-        tokenizer=given.get("tokenizer"),
-        target_lang=given.get("target_lang"),
-        trust_classes=arguments.trust_classes,
+    return translate_video.read_model(given["checkpoint"], trust_classes=arguments.trust_classes)
+
+
+def open_model(arguments: argparse.Namespace, file):
+    """The model of `read_model` with its weights and its tokenizer, as the same flags say."""
+    given = vars(arguments)
+    return file.open(
+        num_beams=given.get("num_beams", 4), tokenizer=given.get("tokenizer"), target_lang=given.get("target_lang")
     )
 
 
@@ -69,14 +74,6 @@ def check_written(flag: str, place: Path) -> None:
     check_file(flag, place)
     if not place.absolute().parent.is_dir():
         raise UserError(f"{flag} {place}: its folder does not exist")
-
-
-def notes(model, wished: ExtractionSettings, checkpoint: str) -> list[str]:
-    """What a user should know before a model translates what is extracted as `wished`."""
-    found = model.check(wished)
-    if model.v9_hand_masks:
-        found.append(f"{checkpoint} was trained with v9's hand masks, so it is shown no hands")
-    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,19 +92,15 @@ def _translate(argv: Sequence[str] | None) -> int:
     subtitles = Path(given["srt"]) if "srt" in given else None
     if subtitles is not None:
         check_written("--srt", subtitles)
-    settings(arguments)  # so that errors in it and in the video are reported before a model is loaded
+    known = settings(arguments)  # so that errors in it and in the video are reported before a model is loaded
     facts(given["video"])
-    model = open_model(arguments)
-    wished = settings(arguments, **model.defaults())
-    for note in notes(model, wished, given["checkpoint"]):
-        print(f"slt-translate: note: {note}", file=sys.stderr)
-
     segments = []
     try:
-        for segment in model.translate(given["video"], wished, window=window, progress=sys.stderr.isatty()):
-            segments.append(segment)
-            if "json" not in given and segment.text:
-                print(segment.text, flush=True)
+        with started(partial(Detector, known.min_confidence)) as worker:  # its imports take as long as JAX's
+            for segment in _segments(arguments, window, worker):
+                segments.append(segment)
+                if "json" not in given and segment.text:
+                    print(segment.text, flush=True)
     except KeyboardInterrupt:
         print("slt-translate: stopped", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -121,6 +114,20 @@ def _translate(argv: Sequence[str] | None) -> int:
         with replacing(subtitles) as file:
             file.write(srt(segments).encode())
     return 0
+
+
+def _segments(arguments: argparse.Namespace, window: float | None, worker: Worker) -> Iterator[Segment]:
+    """The segments of the video. The model is loaded, and its programs are compiled, beside the extraction."""
+    file = read_model(arguments)
+    from slt_jax.serve.translate_video import extraction
+
+    wished = settings(arguments, **file.defaults())
+    for note in file.check(wished):
+        print(f"slt-translate: note: {note}", file=sys.stderr)
+    with extraction(arguments.video, wished, worker, progress=sys.stderr.isatty()) as streams:
+        model = open_model(arguments, file)
+        model.compile()
+        yield from model.segments(*streams(), window=window)
 
 
 if __name__ == "__main__":

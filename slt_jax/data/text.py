@@ -51,10 +51,12 @@ def load_tokenizer(path: str | Path, *, local_files_only: bool = False):
 def _open(name: str, models: list[Path], *, local_files_only: bool):
     import transformers  # takes seconds to import
 
+    # `AutoTokenizer` imports torch where it is installed, which takes seconds, and chooses this class by its name too.
+    plain = _class_of(Path(name)) == "PreTrainedTokenizerFast"
+    kind = transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
+
     def automatic():
-        return transformers.AutoTokenizer.from_pretrained(
-            name, local_files_only=local_files_only, trust_remote_code=False
-        )
+        return kind.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
 
     if not models:
         return automatic()
@@ -68,6 +70,14 @@ def _open(name: str, models: list[Path], *, local_files_only: bool):
         transformers.logging.set_verbosity(level)
     sentencepiece_model.agree(tokenizer, Path(name), models)
     return tokenizer
+
+
+def _class_of(folder: Path) -> str | None:
+    """The class that the folder of a tokenizer names."""
+    try:
+        return json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def train_tokenizer(texts: Iterable[str], directory: str | Path, vocab_size: int = VOCABULARY):

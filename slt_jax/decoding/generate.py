@@ -55,11 +55,26 @@ def generate(
     must offer. Without `decode_step`, the whole prefix is run again for every token.
     Raises ValueError as `Search.resolved` does.
     """
+    tokens, length = _generate(*_arguments(model, encoded, encoder_mask, search, rows))
+    return np.asarray(tokens)[:, : int(length)]
+
+
+def compile_search(
+    model: nnx.Module,
+    encoded: jax.ShapeDtypeStruct,
+    encoder_mask: jax.ShapeDtypeStruct | None,
+    search: Search,
+    rows: RowStarts | None = None,
+) -> None:
+    """Compile what `generate` runs for arrays of these shapes."""
+    _generate.lower(*_arguments(model, encoded, encoder_mask, search, rows)).compile()
+
+
+def _arguments(model: nnx.Module, encoded, encoder_mask, search: Search, rows: RowStarts | None) -> tuple:
     graph, state = nnx.split(model)
     resolved = search.resolved(getattr(model, "config", {}))
     starts = None if rows is None else beginnings(resolved, rows)
-    tokens, length = _generate(graph, resolved, state, encoded, encoder_mask, starts)
-    return np.asarray(tokens)[:, : int(length)]
+    return graph, resolved, state, encoded, encoder_mask, starts
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -17,7 +17,7 @@ from slt_jax.config import ModelConfig
 from slt_jax.data.schema import CLIP_ARRAYS
 from slt_jax.data.text import RowStarts
 from slt_jax.decoding.engine import Engine
-from slt_jax.decoding.generate import generate
+from slt_jax.decoding.generate import compile_search, generate
 from slt_jax.decoding.policies import Policy
 from slt_jax.decoding.search import Search
 from slt_jax.decoding.stream import PAUSE, Stream
@@ -96,6 +96,20 @@ class Translator:
             rows = row_starts(options, len(encoded), getattr(decoder, "config", {}))
             tokens = generate(decoder, encoded, mask, Search(**options), rows)
         return np.asarray(tokens, dtype=np.int32)
+
+    def compile(self, batch: Mapping[str, jax.ShapeDtypeStruct], **options) -> None:
+        """Compile what `generate` needs for batches of these shapes and types, with the same options.
+
+        Nothing is computed. A decoder with a `generate` of its own compiles when it is called.
+        """
+        inputs = jax.eval_shape(model_inputs, dict(batch))
+        encoding = _encode.lower(self.structure, self.params, inputs)
+        encoding.compile()
+        decoder = self.structure.merge(self.params).decoder.model
+        if not hasattr(decoder, "generate"):
+            encoded = encoding.out_info
+            rows = row_starts(options, encoded.shape[0], getattr(decoder, "config", {}))
+            compile_search(decoder, encoded, inputs.get("pad_mask"), Search(**options), rows)
 
     def stream(
         self,

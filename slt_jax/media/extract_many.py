@@ -26,7 +26,7 @@ from slt_jax.media.detect import Detector
 from slt_jax.media.extract import extract
 from slt_jax.media.jobs import ExtractionRecord, Job, check_jobs, files_on_disk, is_done, printable
 from slt_jax.media.machines import Part, check_parts, own_jobs
-from slt_jax.media.pool import run_jobs
+from slt_jax.media.pool import Worker, run_jobs
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.streams import HANDS, IMAGES, POSE, STREAMS
 
@@ -46,6 +46,7 @@ def extract_videos(
     part: Part | None = None,
     progress: bool = True,
     make_detector: Callable[[], Any] | None = None,
+    first: Worker | None = None,
 ) -> list[dict[str, Any]]:
     """Extract `jobs` to a folder of `out_root` for each stream, and return their records in the order of the jobs.
 
@@ -57,6 +58,7 @@ def extract_videos(
     and their records are returned. With `overwrite`, all are made again. With neither, clips on disk are a UserError.
     Of several machines, each makes a `part` of the jobs and keeps its own record (`machines.merge_records`).
     `workers` processes are spawned, so the caller's module needs `if __name__ == "__main__"`; 0 works in this process.
+    `first` is one that is there already (`pool.started`).
     """
     settings, out_root, jobs = settings or ExtractionSettings(), Path(out_root), own_jobs(check_jobs(jobs), part)
     if workers < 0:
@@ -76,7 +78,8 @@ def extract_videos(
         if workers > 1:  # the longest first, so that no worker is left alone with a long one at the end
             todo.sort(key=_size, reverse=True)
         with _Progress(todo, len(jobs), progress) as shown:
-            _make(todo, out_root, settings, workers, record, files, shown, make_detector, keep_empty=part is not None)
+            _make(todo, out_root, settings, workers, record, files, shown, make_detector, first,
+                  keep_empty=part is not None)  # fmt: skip
     return [(known | record.clips)[printable(job.video_id)] for job in jobs]
 
 
@@ -111,6 +114,7 @@ def _make(
     files: dict[str, dict[str, list[str]]],
     shown: "_Progress",
     make_detector: Callable[[], Any] | None,
+    first: Worker | None,
     *,
     keep_empty: bool,
 ) -> None:
@@ -123,7 +127,7 @@ def _make(
         with contextlib.nullcontext() if workers else without_news():
             unnamed = [(job, {"status": "failed", "reason": job.problem}) for job in todo if job.problem]
             named = [job for job in todo if not job.problem]
-            for job, outcome in chain(unnamed, run_jobs(named, make_detector, work, workers, shown.frames)):
+            for job, outcome in chain(unnamed, run_jobs(named, make_detector, work, workers, shown.frames, first)):
                 # A clip is complete on disk before its record says so; until then, another run would make it again.
                 if refused := outcome.get(REFUSED):
                     raise OSError(refused, outcome["reason"], str(out_root))

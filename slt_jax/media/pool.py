@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -26,10 +27,12 @@ def run_jobs(
     work: Work,
     workers: int,
     on_frames: Callable[[Job, int, int], None] = lambda *_: None,
+    first: "Worker | None" = None,
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Yield (job, `work(detector, job, progress)`) as jobs are done; `on_frames(job, done, expected)` reports frames.
 
     `workers` processes are spawned, so `make_detector` and `work` must be importable by name; 0 works in this process.
+    `first`, made by `started`, is the first of them, which saves the time that it takes to begin.
     If a process dies, its job's result is {"status": "failed", "reason": ...}. UserErrors of `make_detector` are
     raised.
     """
@@ -38,10 +41,10 @@ def run_jobs(
         return
     context, waiting = multiprocessing.get_context("spawn"), list(reversed(jobs))
     count = min(workers, len(jobs))
-    running: dict[object, _Worker] = {}  # by the pipe to each
+    running: dict[object, Worker] = {}  # by the pipe to each
     try:
         for number in range(count):
-            worker = _Worker(context, make_detector, work, number, count)
+            worker = first if first and not number else Worker(context, make_detector, number, count)
             running[worker.pipe] = worker
         while running:
             for pipe in wait([worker.pipe for worker in running.values()]):
@@ -56,7 +59,7 @@ def run_jobs(
                     elif not worker.ready:
                         raise UserError(f"a worker could not start: {worker.cause_of_death()}") from None
                     if waiting:
-                        worker = _Worker(context, make_detector, work, worker.number, count)
+                        worker = Worker(context, make_detector, worker.number, count)
                         running[worker.pipe] = worker
                     continue
                 if kind == "error":
@@ -69,7 +72,7 @@ def run_jobs(
                 worker.ready, worker.job = True, None
                 if waiting:
                     worker.job = waiting.pop()
-                    worker.pipe.send(worker.job)
+                    worker.pipe.send((work, worker.job))
                 else:
                     worker.stop()
                     del running[pipe]
@@ -88,26 +91,44 @@ def _run_here(jobs: Sequence[Job], make_detector, work: Work, on_frames) -> Iter
         detector.close()
 
 
-class _Worker:
-    def __init__(self, context, make_detector, work: Work, number: int, count: int):
+@contextmanager
+def started(make_detector: Callable[[], Any]) -> Iterator["Worker"]:
+    """A worker for `run_jobs` with one, which makes its detector beside what is done in the context."""
+    worker = Worker(multiprocessing.get_context("spawn"), make_detector, 0, 1)
+    try:
+        yield worker
+    finally:
+        worker.stop()
+
+
+class Worker:
+    """One process, until `stop`."""
+
+    def __init__(self, context, make_detector, number: int, count: int):
         self.number, self.ready = number, False
         self.job: Job | None = None
         self.pipe: Connection
         self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make_detector, work, number, count), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, make_detector, number, count), daemon=True)
         self._process.start()
         theirs.close()
 
+    def end(self) -> None:
+        """End its work; whoever waits for that is told so."""
+        self._process.terminate()
+
     def stop(self) -> None:
+        """End the process, in the middle of its work if need be, and wait for its end."""
         self.pipe.close()
         if self.job is not None or not self.ready:
-            self._process.terminate()  # in the middle of work that nobody wants any longer
+            self._process.terminate()
         self._process.join(10)
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()
 
     def cause_of_death(self) -> str:
+        """Why it ended, in words."""
         code = self._process.exitcode
         if code is not None and code < 0:
             name = signal.Signals(-code).name
@@ -115,7 +136,7 @@ class _Worker:
         return f"its worker ended with exit code {code}"
 
 
-def _serve(pipe: Connection, make_detector, work: Work, number: int, count: int) -> None:
+def _serve(pipe: Connection, make_detector, number: int, count: int) -> None:
     """Run a worker process: make a detector, then do job after job until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which ends this process
     _own_cores(number, count)
@@ -131,7 +152,7 @@ def _serve(pipe: Connection, make_detector, work: Work, number: int, count: int)
             return
         pipe.send(("ready", None))
         while True:
-            job = pipe.recv()
+            work, job = pipe.recv()
             reported = time.monotonic()
 
             def progress(done: int, expected: int) -> None:

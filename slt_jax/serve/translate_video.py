@@ -5,6 +5,8 @@ import html
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.checkpoint import blueprint, load_params
+from convert.checkpoint import Blueprint, Checkpoint, blueprint, load_params
 from slt_jax.data.clip_files import ClipFiles, Frames, scan
 from slt_jax.data.clips import read_clip
 from slt_jax.data.corpus_folder import folders_under
@@ -22,6 +24,7 @@ from slt_jax.data.landmarks import BY_NUMBER, SETS
 from slt_jax.data.npz import NPZ_ERRORS, NUMBERS, TEXTS, read_arrays
 from slt_jax.data.packs import open_pack
 from slt_jax.data.regular import open_regular
+from slt_jax.data.schema import CLIP_ARRAYS, BatchSizes, shapes
 from slt_jax.data.text import RowStarts, decode
 from slt_jax.data.windows import STILL, at_pauses, even, hand_motion
 from slt_jax.decoding.inference import TextSide, Translator
@@ -30,6 +33,7 @@ from slt_jax.decoding.search import Search
 from slt_jax.decoding.translate import without_prompt
 from slt_jax.errors import UserError
 from slt_jax.media.extract_many import Job, extract_videos
+from slt_jax.media.pool import Worker
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.streams import MASKED, POSE
 from slt_jax.training.memory import suit_heap
@@ -48,27 +52,27 @@ class TrainingStreams:
 
 
 @dataclass(frozen=True)
-class VideoTranslator:
-    """A checkpoint ready to translate videos."""
+class ModelFile:
+    """A checkpoint that translates, before its weights and its tokenizer are loaded."""
 
-    translator: Translator
-    tokenizer: Any
-    search: Search
-    v9_hand_masks: bool
+    path: str | Path
+    checkpoint: Checkpoint
+    plan: Blueprint
     streams: TrainingStreams
-    start: RowStarts | None = None  # of the one row, where the decoder's configuration does not say it
-    text_side: Callable[[str], TextSide] | None = None  # in another language
 
     def defaults(self) -> dict[str, Any]:
         """The extraction settings that this model was trained on, as far as they are known."""
-        landmarks = self.streams.landmarks or BY_NUMBER.get(str(self.translator.config.pose_landmarks))
+        landmarks = self.streams.landmarks or BY_NUMBER.get(str(self.plan.config.pose_landmarks))
         known = {"landmarks": landmarks, "pose": self.streams.pose, "fps": self.streams.fps or DEFAULT_FPS,
-                 "crop_size": max(self.translator.config.image_size, 224)}  # fmt: skip
+                 "crop_size": max(self.plan.config.image_size, 224)}  # fmt: skip
         return {name: value for name, value in known.items() if value is not None}
 
     def check(self, settings: ExtractionSettings) -> list[str]:
-        """How `settings` differ from the training data, in lines. Raises UserError if the model cannot read that."""
-        wanted, given = self.translator.config.pose_landmarks, len(SETS[settings.landmarks])
+        """What to know before it translates what is extracted with `settings`, in lines.
+
+        Raises UserError if it cannot read that.
+        """
+        wanted, given = self.plan.config.pose_landmarks, len(SETS[settings.landmarks])
         if wanted != given:
             known = ", ".join(name for name, points in SETS.items() if len(points) == wanted) or "none"
             raise UserError(
@@ -77,36 +81,56 @@ class VideoTranslator:
             )
         pairs = (("--landmarks", settings.landmarks, self.streams.landmarks), ("--pose", settings.pose,
                  self.streams.pose))  # fmt: skip
-        return [
+        found = [
             f"{flag} {given}: the model was trained on {trained} poses; expect worse text"
             for flag, given, trained in pairs if trained is not None and trained != given
         ]  # fmt: skip
+        if trained_with_v9_masks(self.checkpoint.config):
+            found.append(f"{self.path} was trained with v9's hand masks, so it is shown no hands")
+        return found
 
-    def translate(
-        self,
-        video: str | Path,
-        settings: ExtractionSettings,
-        *,
-        window: float | None = None,
-        workers: int = 1,
-        progress: bool = False,
-        make_detector: Callable[[], Any] | None = None,
-    ) -> Iterator[Segment]:
-        """Yield the segments of `video` one after another, of `window` seconds each, or cut at pauses if None.
+    def open(
+        self, *, num_beams: int = 4, tokenizer: str | None = None, target_lang: str | None = None
+    ) -> "VideoTranslator":
+        """The model with its tokenizer. It translates into `target_lang`, else into that of most of its training texts.
 
-        A video that fits the model is one segment. Raises UserError if it cannot be read or shows nobody.
+        Raises UserError if either cannot be read or they do not fit.
         """
-        with tempfile.TemporaryDirectory(prefix="slt-translate-") as folder:
-            job = Job(video, "video")
-            (record,) = extract_videos([job], folder, settings, workers, progress=progress, make_detector=make_detector)
-            if record["status"] != "ok":
-                raise UserError(record["reason"])
-            yield from self.segments(folder, record["frames"], record["fps"], window=window)
+        if num_beams < 1:
+            raise UserError(f"--num-beams {num_beams}: must be at least 1")
+        config = self.checkpoint.config
+        _, entries = self.plan.structure()
+        side = text_side_of(self.path, config, self.plan, tokenizer, target_lang)
+        suit_heap(self.plan.config, 1)
+        translator = Translator(self.plan, jax.tree.map(jnp.asarray, load_params(self.checkpoint, entries)))
+        search = dataclasses.replace(side.search, num_beams=num_beams)
+        said = partial(text_side_of, self.path, config, self.plan, side.tokenizer)
+        return VideoTranslator(self, translator, side.tokenizer, search, side.start, said)
+
+
+@dataclass(frozen=True)
+class VideoTranslator:
+    """A checkpoint ready to translate videos."""
+
+    file: ModelFile
+    translator: Translator
+    tokenizer: Any
+    search: Search
+    start: RowStarts | None = None  # of the one row, where the decoder's configuration does not say it
+    text_side: Callable[[str], TextSide] | None = None  # in another language
+
+    @property
+    def v9_hand_masks(self) -> bool:
+        """Whether it was trained with v9's hand masks."""
+        return trained_with_v9_masks(self.file.checkpoint.config)
 
     def segments(
         self, folder: str | Path, frames: int, fps: float, *, window: float | None = None
     ) -> Iterator[Segment]:
-        """Yield the segments of the streams of one video, called `video`, in `folder`, as `translate` does."""
+        """Yield the segments of a video, whose streams are called `video` in `folder`, one after another.
+
+        They are `window` seconds each, or cut at pauses if None. A video that fits the model is one segment.
+        """
         files = scan(folders_under(folder), ["video"])["video"]
         with np.load(str(files.pose)) as archive:
             arrays = dict(archive)
@@ -126,33 +150,35 @@ class VideoTranslator:
                          num_landmarks=config.pose_landmarks, v9_inputs=self.v9_hand_masks,
                          streams=config.streams)  # fmt: skip
 
-    def _text(self, clip: Mapping[str, np.ndarray]) -> str:
-        batch = {name: array[None] for name, array in clip.items()}
+    def compile(self) -> None:
+        """Compile what every window needs, so that none waits for it."""
+        config = self.translator.config
+        streams = tuple(config.streams) if config.streams else None
+        sizes = BatchSizes(1, config.sequence_length, config.image_size, config.pose_landmarks, streams=streams)
+        batch = {name: jax.ShapeDtypeStruct(*described) for name, described in shapes(sizes, CLIP_ARRAYS).items()}
+        self.translator.compile(batch, **self._options())
+
+    def _options(self) -> dict[str, Any]:
         options = self.search.options()
         if self.start is not None:
             options["forced_bos_token_id"] = self.start.forced
             options |= {"decoder_start_token_id": self.start.first} if (self.start.first >= 0).all() else {}
-        tokens = self.translator.generate(batch, **options)
+        return options
+
+    def _text(self, clip: Mapping[str, np.ndarray]) -> str:
+        batch = {name: array[None] for name, array in clip.items()}
+        tokens = self.translator.generate(batch, **self._options())
         if self.start is not None:
             tokens = without_prompt(tokens, self.start)
         return decode(self.tokenizer, tokens)[0]
 
 
-def open_translator(
-    path: str | Path,
-    *,
-    num_beams: int = 4,
-    tokenizer: str | None = None,
-    target_lang: str | None = None,
-    trust_classes: bool = False,
-) -> VideoTranslator:
-    """Open the model of a `.pt`, a work-dir or a folder of Orbax states, with its tokenizer.
+def read_model(path: str | Path, *, trust_classes: bool = False) -> ModelFile:
+    """The model of a `.pt`, a work-dir or a folder of Orbax states.
 
-    It translates into `target_lang`, else into the language of most of its training texts. Raises UserError if either
-    cannot be read or they do not fit, and if the file names classes of one's own, unless `trust_classes`.
+    Raises UserError if it cannot be read or does not translate, and if it names classes of one's own, unless
+    `trust_classes`.
     """
-    if num_beams < 1:
-        raise UserError(f"--num-beams {num_beams}: must be at least 1")
     checkpoint = open_checkpoint(path, trust_classes)
     plan = blueprint(checkpoint, trust=trust_classes)
     if plan.decoder is None:
@@ -162,18 +188,37 @@ def open_translator(
             f"--checkpoint {path}: was trained to align videos with texts, not to translate; train that from it "
             f"(slt-train --init-checkpoint)"
         )
-    _, entries = plan.structure()
     data = data_of(checkpoint.config)
-    side = text_side_of(path, checkpoint.config, plan, tokenizer, target_lang)
     streams = training_streams(data.get(POSE.folder_key), data.get("packs"))
     if streams.pose is None and "architecture" not in checkpoint.rest:
         streams = dataclasses.replace(streams, pose="raw")  # v9's file, and v9's extraction knew nothing else
-    suit_heap(plan.config, 1)
-    translator = Translator(plan, jax.tree.map(jnp.asarray, load_params(checkpoint, entries)))
-    search = dataclasses.replace(side.search, num_beams=num_beams)
-    masks = trained_with_v9_masks(checkpoint.config)
-    said = partial(text_side_of, path, checkpoint.config, plan, side.tokenizer)
-    return VideoTranslator(translator, side.tokenizer, search, masks, streams, side.start, said)
+    return ModelFile(path, checkpoint, plan, streams)
+
+
+@contextmanager
+def extraction(
+    video: str | Path, settings: ExtractionSettings, worker: Worker, *, progress: bool = False
+) -> Iterator[Callable[[], tuple[str, int, float]]]:
+    """Extract the streams of `video` with `worker`, beside what is done in the context.
+
+    The call waits for them, and gives what `VideoTranslator.segments` takes; it raises UserError if the video cannot be
+    read or shows nobody. They are deleted at the end of the context.
+    """
+    with tempfile.TemporaryDirectory(prefix="slt-translate-") as folder, ThreadPoolExecutor(1) as beside:
+        under_way = beside.submit(extract_videos, [Job(video, "video")], folder, settings, 1, progress=progress,
+                                  first=worker)  # fmt: skip
+
+        def streams() -> tuple[str, int, float]:
+            (record,) = under_way.result()
+            if record["status"] != "ok":
+                raise UserError(record["reason"])
+            return folder, record["frames"], record["fps"]
+
+        try:
+            yield streams
+        except BaseException:
+            worker.end()  # nobody waits for the rest of the video
+            raise
 
 
 def in_language(model: VideoTranslator, language: str) -> VideoTranslator:

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from convert.adapters import LORA_OPTIMIZER, LORA_STATE, NO_ADAPTERS, AdapterTable
 from convert.checkpoint import Blueprint, Checkpoint, plan_model, read_checkpoint
@@ -56,8 +55,11 @@ class StateStore:
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False):
+        import orbax.checkpoint as ocp  # takes a sixth of a command's imports, and a .pt does without
+
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every save, and what it raises
         silence_late_writers()
+        self._args = ocp.args
         options = ocp.CheckpointManagerOptions(max_to_keep=2, read_only=read_only, create=not read_only)
         self.folder = folder
         handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
@@ -73,7 +75,7 @@ class StateStore:
         """Write `state` in the background and `notes` (JSON) beside it; waits for a save still under way."""
         self._seal()
         number = self._unsealed = (self.latest() or 0) + 1
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(dict(notes)))
+        items = self._args.Composite(state=self._args.StandardSave(state), notes=self._args.JsonSave(dict(notes)))
         with self._writing():
             self._manager.save(number, args=items)
 
@@ -139,7 +141,7 @@ class StateStore:
 
     def notes(self) -> dict[str, Any]:
         """The notes beside the newest state."""
-        items = ocp.args.Composite(notes=ocp.args.JsonRestore())
+        items = self._args.Composite(notes=self._args.JsonRestore())
         return self._newest(lambda number: self._manager.restore(number, args=items)["notes"])
 
     def _newest(self, read: Callable[[int], Any]) -> Any:
@@ -170,7 +172,7 @@ class StateStore:
                     f"configuration describes; {len(wrong)} arrays differ, the first is {wrong[0]}: {stored} in the "
                     f"state, {expected} in the model"
                 )
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), notes=ocp.args.JsonRestore())
+        items = self._args.Composite(state=self._args.StandardRestore(like), notes=self._args.JsonRestore())
         restored = self._manager.restore(number, args=items)
         return restored["state"], restored["notes"]
 

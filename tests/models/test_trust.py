@@ -14,7 +14,7 @@ from slt_jax.cli import convert, evaluate, export
 from slt_jax.errors import UserError
 from slt_jax.evaluation.v9_case import read_case
 from slt_jax.models.trust import named_classes
-from slt_jax.serve.translate_video import open_translator
+from slt_jax.serve.translate_video import read_model
 from slt_jax.training.state_store import StateStore, open_checkpoint
 
 TRAP = "trap_module"
@@ -72,7 +72,7 @@ def test_a_class_that_a_file_names_is_not_imported(trap, what):
     write_pt(trap / "evil.pt", hostile(what))
     refused(lambda: slt_jax.load("evil.pt"), what="evil.pt")
     refused(lambda: slt_jax.load("evil.pt", model={"d_model": 8}) if what in SPECS else slt_jax.load("evil.pt"))
-    refused(lambda: open_translator("evil.pt"))
+    refused(lambda: read_model("evil.pt"))
 
 
 @pytest.mark.parametrize("what", ["decoder", "recorded decoder"])

@@ -22,7 +22,7 @@ from slt_jax.media.live import LiveExtractor
 from slt_jax.media.settings import ExtractionSettings
 from slt_jax.media.video import pictures
 from slt_jax.serve.from_camera import LiveTranslation, Pace
-from slt_jax.serve.translate_video import open_translator, srt, vtt
+from slt_jax.serve.translate_video import read_model, srt, vtt
 from tests.commands import ROOT, command_of
 from tests.media.synthetic import SquareDetector, picture, write_video
 from tests.serve.test_translate_video import save_model
@@ -59,8 +59,8 @@ def flags(place: Path, video: str = "two.mp4", *more: str) -> list[str]:
 
 def by_hand(place: Path) -> list[Segment]:
     """What the library makes of the video: one frame after another, in one thread."""
-    model = open_translator(place / "run" / "best.pt", num_beams=1)
-    settings = ExtractionSettings(**model.defaults())
+    file = read_model(place / "run" / "best.pt")
+    model, settings = file.open(num_beams=1), ExtractionSettings(**file.defaults())
     engine = LiveTranslation(model, source_of(str(place / "two.mp4")), settings, make_detector=SquareDetector)._engine
     stream, segments = Stream(engine, space_unit=(96, 96)), []
     with LiveExtractor(settings, image_size=28, make_detector=SquareDetector) as extractor:

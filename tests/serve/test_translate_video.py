@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,17 +11,16 @@ import slt_jax
 from convert import read_pt, write_pt
 from convert.checkpoint import plan_model
 from convert.state_dict import to_state
+from slt_jax.cli import translate_video
 from slt_jax.cli.translate_video import main
 from slt_jax.config import build_config
 from slt_jax.data.clip_files import scan
 from slt_jax.data.clips import read_clip
 from slt_jax.data.corpus_folder import folders_under
 from slt_jax.data.text import decode, load_tokenizer, train_tokenizer
-from slt_jax.media import extract_many
 from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.settings import ExtractionSettings
-from slt_jax.serve import translate_video
-from slt_jax.serve.translate_video import Segment, open_translator, srt
+from slt_jax.serve.translate_video import Segment, read_model, srt
 from slt_jax.training.start import fresh_params
 from tests.media.synthetic import SquareDetector, signing, write_video
 
@@ -29,6 +29,11 @@ MODEL = {
     "temporal_layers": 1, "temporal_dim_feedforward": 32, "decoder_layers": 1, "decoder_heads": 4,
     "backbone": {"embed_dim": 16, "depth": 1, "num_heads": 2, "patch_size": 14, "image_size": 28},
 }  # fmt: skip
+
+
+def squares_of(min_confidence: float) -> SquareDetector:
+    """A detector of a worker process."""
+    return SquareDetector()
 
 
 def save_model(folder: Path, data: dict, **sections) -> Path:
@@ -60,13 +65,8 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def squares(monkeypatch):
-    """The command finds squares, in this process."""
-    original = extract_videos
-    monkeypatch.setattr(extract_many, "Detector", lambda min_confidence: SquareDetector())
-    monkeypatch.setattr(
-        translate_video, "extract_videos", lambda jobs, folder, settings, workers, **more: original(
-            jobs, folder, settings, 0, **more),
-    )  # fmt: skip
+    """The command finds squares."""
+    monkeypatch.setattr(translate_video, "Detector", squares_of)
 
 
 def flags(place: Path, *more: str, run: str = "run") -> list[str]:
@@ -99,6 +99,20 @@ def test_windows_json_and_subtitles(place, squares, tmp_path, capsys):
     assert (tmp_path / "a.srt").read_text(encoding="utf-8").startswith("1\n00:00:00,000 --> 00:00:00,400\n")
 
 
+def test_no_window_waits_for_a_program(place, tmp_path, caplog):
+    """Three beams, as in no other test: what is compiled ahead is what translating runs."""
+    model = read_model(place / "run" / "best.pt").open(num_beams=3)
+    jobs = [Job(place / "video.mp4", "video", 0.0, 0.4)]
+    extract_videos(jobs, tmp_path, ExtractionSettings(pose="raw"), 0, progress=False, make_detector=SquareDetector)
+    with jax.log_compiles():
+        model.compile()
+        assert "jit(_generate)" in caplog.text
+        caplog.clear()
+        assert len(list(model.segments(tmp_path, 10, 25.0))) == 1
+    assert "jit(_encode)" not in caplog.text
+    assert "jit(_generate)" not in caplog.text
+
+
 def test_a_long_video_is_cut_to_what_the_model_takes(place, squares, capsys):
     assert main(flags(place, "--json")) == 0
     segments = json.loads(capsys.readouterr().out)["segments"]
@@ -128,10 +142,10 @@ def test_v9s_models_read_raw_poses(place, tmp_path):
     del content["config"]["data"]["pose_dir"]
     (tmp_path / "tokenizer").symlink_to(place / "run" / "tokenizer")
     write_pt(tmp_path / "v9.pt", content)
-    assert open_translator(tmp_path / "v9.pt").defaults()["pose"] == "raw"
+    assert read_model(tmp_path / "v9.pt").defaults()["pose"] == "raw"
     record = plan_model(build_config({"model": content["config"]["model"]}).model).record()
     write_pt(tmp_path / "ours.pt", content | {"architecture": record})
-    assert "pose" not in open_translator(tmp_path / "ours.pt").defaults()
+    assert "pose" not in read_model(tmp_path / "ours.pt").defaults()
 
 
 def test_mistakes_are_one_line(place, squares, tmp_path, capsys):
