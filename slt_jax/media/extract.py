@@ -4,13 +4,15 @@ The video is read once, a few pictures at a time. Only the points and boxes of a
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from slt_jax.base.ahead import ahead
 from slt_jax.base.files import replacing
 from slt_jax.data import landmarks
 from slt_jax.media import frames
@@ -21,7 +23,7 @@ from slt_jax.media.frames import is_frames
 from slt_jax.media.hands import SIDES
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.media.signer import SAMPLES, Choice, choose_signer
-from slt_jax.media.video import BadVideo, facts, pictures, samples
+from slt_jax.media.video import BadVideo, Picture, facts, pictures, samples
 from slt_jax.streams import IMAGES, MASKED, STREAMS
 
 SIGNING_SPACE = "signing_space_v1"  # what later v9's own extraction writes under pose_norm
@@ -84,35 +86,48 @@ def extract(
     for stream in STREAMS:
         (folder / stream.name).mkdir(parents=True, exist_ok=True)
     tracks = _Tracks()
-    finder, cropper = Finder(detector, settings, choice), Cropper(settings, fps)
-    waiting: deque[tuple[int, np.ndarray]] = deque()
+    finder = Finder(detector, settings, choice)
+    write = partial(_write, folder, video_id, settings.image_format, tracks, Cropper(settings, fps))
     shown = frames.pictures(video, member, own, fps, **span) if of_frames else pictures(video, fps, **span)
-    for picture in shown:
-        if picture.image.shape[:2] != (height, width):
-            raise BadVideo(f"{video}: the size of the picture changes from {width} x {height} on the way")
-        # The same picture again shows the same.
-        tracks.found.append(finder.look(picture.image, picture.number / fps) if picture.fresh else tracks.found[-1])
-        waiting.append((picture.number, picture.image))
-        if len(waiting) > LOOKAHEAD:
-            _write(folder, video_id, *waiting.popleft(), tracks, cropper, settings.image_format)
+    shown = _of_size(height, width, shown, video)
+    for picture in ahead(write, _looked_at(shown, finder, tracks, fps), LOOKAHEAD):
         progress(picture.number + 1, max(round(length * fps), picture.number + 1))
-    while waiting:
-        _write(folder, video_id, *waiting.popleft(), tracks, cropper, settings.image_format)
     if not any(frame.anybody for frame in tracks.found):
         raise BadVideo(f"{video}: nobody is found in it; --signer-box says where to look")
     _write_pose(folder / "pose" / f"{video_id}.npz", tracks, settings, fps, width, height)
     return _facts(tracks, choice, settings, fps, known.fps, width, height)
 
 
+def _of_size(height: int, width: int, shown: Iterable[Picture], video: str | Path) -> Iterator[Picture]:
+    for picture in shown:
+        if picture.image.shape[:2] != (height, width):
+            raise BadVideo(f"{video}: the size of the picture changes from {width} x {height} on the way")
+        yield picture
+
+
+def _looked_at(shown: Iterable[Picture], finder: Finder, tracks: _Tracks, fps: float) -> Iterator[Picture]:
+    """Look at one picture after the other, and yield each when enough of those after it is known to cut its crops."""
+    waiting: deque[Picture] = deque()
+    for picture in shown:
+        # The same picture again shows the same.
+        tracks.found.append(finder.look(picture.image, picture.number / fps) if picture.fresh else tracks.found[-1])
+        waiting.append(picture)
+        if len(waiting) > LOOKAHEAD:
+            yield waiting.popleft()
+    yield from waiting
+
+
 def _write(
-    folder: Path, video_id: str, number: int, image: np.ndarray, tracks: _Tracks, cropper: Cropper, image_format: str
-) -> None:
+    folder: Path, video_id: str, image_format: str, tracks: _Tracks, cropper: Cropper, picture: Picture
+) -> Picture:
     """Cut and write the crops of one frame."""
+    number, image = picture.number, picture.image
     squares = cropper.squares(tracks.found, number)
     tracks.cut.append(squares)
     for name, crop in cropper.crops(image, tracks.found[number], squares).items():
         path = folder / name / f"{video_id}_f{number:06d}.{image_format}"
         path.write_bytes(encoded(crop, image_format))
+    return picture
 
 
 def _write_pose(path: Path, tracks: _Tracks, settings: ExtractionSettings, fps: float, width: int, height: int) -> None:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.checkpoint import Blueprint, Checkpoint, blueprint, load_params
+from slt_jax.base.ahead import ahead
 from slt_jax.data.clip_files import ClipFiles, Frames, scan
 from slt_jax.data.clips import read_clip
 from slt_jax.data.corpus_folder import folders_under
@@ -139,10 +140,13 @@ class VideoTranslator:
             longest = min(max(round(window * fps), 1), longest)
         motion = hand_motion(arrays)
         cuts = even(frames, longest) if window else at_pauses(motion, fps, longest)
-        for first, end in cuts:
-            if len(cuts) == 1 or motion[first:end].max() > STILL:  # else nobody signs anything there
-                clip = self._read(part_of(files, arrays, first, end, Path(folder)))
-                yield Segment(round(first / fps, 3), round(end / fps, 3), self._text(clip))
+        signed = [(first, end) for first, end in cuts if len(cuts) == 1 or motion[first:end].max() > STILL]
+
+        def read(part: tuple[int, int]) -> dict[str, np.ndarray]:
+            return self._read(part_of(files, arrays, *part, Path(folder)))
+
+        for (first, end), clip in zip(signed, ahead(read, signed), strict=True):
+            yield Segment(round(first / fps, 3), round(end / fps, 3), self._text(clip))
 
     def _read(self, files: ClipFiles) -> dict[str, np.ndarray]:
         config = self.translator.config
