@@ -26,11 +26,16 @@ GROUPS: dict[str, dict[str, Any]] = {
     "adadelta": CAPTURABLE | {"rho": 0.9},
     "nadam": CAPTURABLE | {"momentum_decay": 4e-3, "decoupled_weight_decay": False},
     "radam": CAPTURABLE | {"decoupled_weight_decay": False},
+    "adafactor": {"beta2_decay": -0.8, "eps": (None, 1e-3), "d": 1.0, "foreach": None, "maximize": False},
     "lion": {},  # which torch does not have; as its common implementations write it
 }
 WITH_MOMENTUM = ("sgd", "rmsprop")
 WITH_BETAS = ("adamw", "adam", "adamax", "nadam", "radam", "lion")
-WITHOUT_EPSILON = ("sgd", "lion")
+WITHOUT_EPSILON = ("sgd", "lion", "adafactor")  # which has two
+
+OWN_SETTINGS = {  # that no other kind has
+    "nadam": "momentum_decay", "adagrad": "lr_decay", "adadelta": "rho", "rmsprop": "alpha", "adafactor": "beta2_decay",
+}  # fmt: skip
 
 
 class PartSettings(Protocol):
@@ -54,7 +59,7 @@ class OptimizerSettings(Protocol):
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The arrays kept per parameter, under torch's names."""
+        """The arrays kept of parameters, under torch's names."""
 
     @property
     def weight_decay(self) -> float:
@@ -97,7 +102,8 @@ def to_torch(
         if not step and optimizer.kind != "adagrad":  # the one that makes its state before the first update
             continue
         scalars = {name: np.asarray(value, np.float32) for name, value in optimizer.scalars(step).items()}
-        kept = scalars | {slot: _as_torch(state[slot].get(entry.path), entry) for slot in optimizer.slots}
+        own = [slot for slot in optimizer.slots if not step or entry.path in state[slot]]
+        kept = scalars | {slot: _as_torch(state[slot].get(entry.path), entry) for slot in own}
         if kept:  # sgd without momentum keeps nothing
             slots[index] = kept
     written: list[dict[str, Any]] = []
@@ -122,7 +128,7 @@ def _as_torch(array: Any, entry: Entry) -> np.ndarray:
     """A slot in torch's layout; zeros for what is not trained."""
     if array is None:
         return np.zeros(entry.shape, np.float32)
-    return np.ascontiguousarray(entry.layout.to_torch(np.asarray(array)))
+    return np.asarray(entry.layout.to_torch(np.asarray(array)), order="C")
 
 
 def _group(optimizer: OptimizerSettings, decay: float) -> dict[str, Any]:
@@ -138,7 +144,7 @@ def _group(optimizer: OptimizerSettings, decay: float) -> dict[str, Any]:
 def optimizer_kind(saved: Mapping[str, Any]) -> str:
     """Which of `GROUPS` wrote a state. torch writes no name, but its settings tell."""
     group = saved["param_groups"][0]
-    for kind, key in (("nadam", "momentum_decay"), ("adagrad", "lr_decay"), ("adadelta", "rho"), ("rmsprop", "alpha")):
+    for kind, key in OWN_SETTINGS.items():
         if key in group:
             return kind
     if "betas" not in group:
@@ -182,14 +188,16 @@ def from_torch(
         if entry.path not in steps:
             continue
         for slot in optimizer.slots:
+            if (fresh := state[slot].get(entry.path)) is None:  # of Adafactor's, a parameter has some
+                continue
             if slots.get(slot) is None:
                 raise UserError(f"optimizer_state: no '{slot}' for {entry.key}; it was not written by {optimizer.kind}")
-            if np.shape(slots[slot]) != entry.shape:
+            if np.shape(slots[slot]) != entry.layout.to_torch(np.asarray(fresh)).shape:
                 raise UserError(
                     f"optimizer_state: '{slot}' of {entry.key} has the shape {list(np.shape(slots[slot]))} and the "
                     f"parameter {list(entry.shape)}; it is of another model"
                 )
-            filled[slot][entry.path] = np.ascontiguousarray(entry.layout.to_jax(slots[slot]), dtype=np.float32)
+            filled[slot][entry.path] = np.asarray(entry.layout.to_jax(slots[slot]), np.float32, order="C")
         steps[entry.path] = float(slots.get("step", 1))
     return filled | {"step": np.array([steps[path] for path in paths], np.float32)}
 

@@ -53,6 +53,12 @@ class Entry:
     layout: TorchLayout
     buffer: bool
 
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the array here, in the order of torch's."""
+        marked = np.empty(range(2, 2 + len(self.shape)), dtype=bool)
+        return tuple(size - 2 for size in self.layout.to_torch(marked).shape)
+
 
 def table(leaves: list[Leaf]) -> list[Entry]:
     """Every torch key of a model in torch's order, from `params.describe`; tied keys share a path."""
@@ -102,7 +108,7 @@ def to_params(state: Mapping[str, np.ndarray], entries: list[Entry], *, allow_mi
             if not _same(entry.layout.to_jax(array), params[entry.path]):
                 raise StateDictMismatch(f"{entry.key} is tied to another tensor in the model but differs in the file")
             continue
-        params[entry.path] = np.ascontiguousarray(entry.layout.to_jax(array), dtype=np.float32)
+        params[entry.path] = np.asarray(entry.layout.to_jax(array), np.float32, order="C")
     return params
 
 
@@ -111,7 +117,7 @@ def to_state(params: Mapping[str, np.ndarray], entries: list[Entry]) -> dict[str
     arrays = {}
     for entry in entries:
         if entry.path not in arrays:
-            arrays[entry.path] = np.ascontiguousarray(entry.layout.to_torch(np.asarray(params[entry.path])))
+            arrays[entry.path] = np.asarray(entry.layout.to_torch(np.asarray(params[entry.path])), order="C")
     return {entry.key: arrays[entry.path] for entry in entries}
 
 

@@ -163,7 +163,8 @@ class OptimConfig:
     """The optimiser, its schedule, and the loss."""
 
     optimizer: str = option(
-        "adamw", "adamw, adam, sgd, rmsprop, adagrad, adamax, adadelta, nadam or radam, in any case: torch's; or lion"
+        "adamw",
+        "adamw, adam, sgd, rmsprop, adagrad, adamax, adadelta, nadam, radam, adafactor (torch's) or lion, in any case",
     )
     lr: float = option(1e-3, "learning rate")
     lr_backbone: float | None = option(None, "learning rate of the backbones (default: lr_encoder)")

@@ -15,7 +15,19 @@ UNITS = ("epoch", "step")  # that a schedule may count
 BY_STEP = ("linear", "inverse_sqrt")  # schedules that count nothing but steps
 CHOICES = {
     "data.precision": ("amp", "fp16", "fp32", "float32"),
-    "optim.optimizer": ("adamw", "adam", "sgd", "rmsprop", "adagrad", "adamax", "adadelta", "nadam", "radam", "lion"),
+    "optim.optimizer": (
+        "adamw",
+        "adam",
+        "sgd",
+        "rmsprop",
+        "adagrad",
+        "adamax",
+        "adadelta",
+        "nadam",
+        "radam",
+        "adafactor",
+        "lion",
+    ),
     "training.remat": ("auto", "none", "block", "stream"),
     "optim.scheduler": ("none", "steplr", "cosine", "linear", "inverse_sqrt"),
     "training.sharding": ("replicated", "fsdp"),

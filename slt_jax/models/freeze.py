@@ -117,19 +117,23 @@ def _is_at(wish: str, path: str) -> bool:
 # --- what trains, as a table --------------------------------------------------------------------------------------
 
 
-def training_table(params: Mapping[str, Any], trained: Collection[str], slots: int) -> list[str]:
+def training_table(
+    params: Mapping[str, Any], trained: Collection[str], slots: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
     """Lines that say how much of each part of the model trains, and its memory in training.
 
-    `params` maps paths to arrays or their shapes. The optimiser keeps `slots` arrays per trained one. Memory is that of
-    weights, gradients and optimiser state, without activations.
+    `params` maps paths to arrays or their shapes, `slots` the names of what the optimiser keeps to as much of the
+    trained ones. Memory is that of weights, gradients and optimiser state, without activations.
     """
     chosen = set(trained)
     rows: dict[str, list[int]] = {}
     for path, array in params.items():
         row = rows.setdefault(_part(path), [0, 0, 0])
-        size, width = int(np.prod(array.shape)), np.dtype(array.dtype).itemsize
-        row[0 if path in chosen else 1] += size
-        row[2] += size * width * (2 + slots if path in chosen else 1)
+        row[0 if path in chosen else 1] += int(np.prod(array.shape))
+        row[2] += _bytes(array) * (2 if path in chosen else 1)
+    for slot in slots.values():
+        for path, array in slot.items():
+            rows[_part(path)][2] += _bytes(array)
     ordered = {part: rows[part] for part in (*ENCODER_PARTS, "decoder") if part in rows} | rows
     ordered["total"] = [sum(column) for column in zip(*rows.values(), strict=True)]
     wide = max(map(len, ordered))
@@ -137,6 +141,10 @@ def training_table(params: Mapping[str, Any], trained: Collection[str], slots: i
     for part, (train, still, memory) in ordered.items():
         lines.append(f"{part:<{wide}}  {train:>13,}  {still:>13,}  {memory / 2**20:>7,.1f} MiB")
     return lines
+
+
+def _bytes(array: Any) -> int:
+    return int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize
 
 
 def _part(path: str) -> str:

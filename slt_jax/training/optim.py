@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from convert.optimizer import WITH_MOMENTUM
 from slt_jax.config import OptimConfig
-from slt_jax.training.optim_rules import KINDS, SETTLED, nadam_products
+from slt_jax.training.optim_rules import KINDS, SETTLED, nadam_products, relative_rate
 from slt_jax.training.schedules import Schedule
 from slt_jax.training.state import OptState
 
@@ -41,7 +41,8 @@ class Optimizer:
 
     `one_count`: all parameters have had the same number of updates. With a count for each, a GPU's step takes half as
     long again to compile. `parts` are (path, Part) of the parameters that have one. `decays` is the weight decay by
-    step, in place of a constant one; `weight_decay` is then what it starts with.
+    step, in place of a constant one; `weight_decay` is then what it starts with. `axes` are (path, our axes in torch's
+    order) of parameters that torch lays out otherwise, for a kind that is `factored`.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Optimizer:
     one_count: bool = False
     parts: tuple[tuple[str, Part], ...] = ()
     decays: Schedule | None = None
+    axes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -63,7 +65,7 @@ class Optimizer:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The arrays kept per parameter, under torch's names."""
+        """The arrays kept of parameters, under torch's names."""
         return KINDS[self.kind].slots + (("momentum_buffer",) if self.momentum else ())
 
     def scalars(self, step: float) -> dict[str, float]:
@@ -75,8 +77,22 @@ class Optimizer:
 
     def init(self, params: Mapping[str, Any]) -> OptState:
         """A state with zeros in every slot, before any update."""
-        slots = {slot: {path: np.zeros(p.shape, p.dtype) for path, p in params.items()} for slot in self.slots}
+        slots: dict[str, dict[str, np.ndarray]] = {slot: {} for slot in self.slots}
+        axes = dict(self.axes)
+        for path, p in params.items():
+            for slot, shape in self._shapes(p.shape, axes.get(path, tuple(range(len(p.shape))))).items():
+                slots[slot][path] = np.zeros(shape, p.dtype)
         return OptState(slots, np.zeros(len(params), np.float32))
+
+    def _shapes(self, shape: tuple[int, ...], axes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """The slots of a parameter and their shapes. `axes` are its own in torch's order."""
+        if not KINDS[self.kind].factored:
+            return dict.fromkeys(self.slots, shape)
+        *means, whole = self.slots
+        if len(shape) < 2:
+            return {whole: shape}
+        along = zip(means, (axes[-1], axes[-2]), strict=True)
+        return {slot: tuple(1 if n == axis else size for n, size in enumerate(shape)) for slot, axis in along}
 
     def suited_to(self, state: OptState) -> "Optimizer":
         """This optimiser, with `one_count` if `state` allows it. Parameters that torch never updated lag behind."""
@@ -93,10 +109,10 @@ class Optimizer:
         parts = dict(self.parts)
         results = {}
         for path, count in zip(paths, counts, strict=True):
-            slots = {slot: state.slots[slot][path] for slot in self.slots}
+            slots = {slot: state.slots[slot][path] for slot in self.slots if path in state.slots[slot]}
             rate, decay = self._settings(parts.get(path, Part()), lr, count)
             results[path] = self._one(params[path], grads[path], slots, rate, decay, count)
-        slots = {slot: {path: results[path][1][slot] for path in paths} for slot in self.slots}
+        slots = {slot: {path: results[path][1][slot] for path in state.slots[slot]} for slot in self.slots}
         return {path: results[path][0] for path in paths}, OptState(slots, step)
 
     def _settings(self, part: Part, lr: Array, count: Array) -> tuple[Array, Array | float]:
@@ -110,11 +126,13 @@ class Optimizer:
     # A function of its own, so that each shape is traced once: a model has hundreds of parameters, dozens of shapes.
     @partial(jax.jit, static_argnums=0)
     def _one(self, p: Array, g: Array, slots: dict, lr: Array, decay: Array | float, step: Array) -> tuple[Array, dict]:
-        if KINDS[self.kind].decoupled:
+        kind = KINDS[self.kind]
+        rate = relative_rate(p, lr, step) if kind.factored else lr
+        if kind.decoupled:
             p = p * (1 - lr * decay)
         elif self.weight_decay:
             g = g + decay * p
-        return KINDS[self.kind].rule(self, p, g, slots, lr, step)
+        return kind.rule(self, p, g, slots, rate, step)
 
 
 def build_optimizer(config: OptimConfig, parts: tuple[tuple[str, Part], ...] = ()) -> Optimizer:

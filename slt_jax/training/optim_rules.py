@@ -37,6 +37,9 @@ Rule = Callable[[Settings, Array, Array, Slots, Array, Array], tuple[Array, Slot
 ALPHA = 0.99  # of rmsprop
 RHO = 0.9  # of adadelta
 MOMENTUM_DECAY = 4e-3  # of nadam
+BETA2_DECAY = -0.8  # of adafactor
+SMALLEST = float(np.finfo(np.float32).eps)  # adafactor's first epsilon: of a mean of squares, and of its root
+SMALLEST_SIZE = 1e-3  # adafactor's second epsilon: of what its learning rate is a share of
 SETTLED = 32768  # updates after which radam's rectification is 1 in float32, and nadam's product 0
 
 
@@ -123,6 +126,40 @@ def lion(settings: Settings, p: Array, g: Array, slots: Slots, lr: Array, step: 
     return p - lr * jnp.sign(b1 * mean + (1 - b1) * g), {"exp_avg": b2 * mean + (1 - b2) * g}
 
 
+def adafactor(settings: Settings, p: Array, g: Array, slots: Slots, lr: Array, step: Array) -> tuple[Array, Slots]:
+    """Adafactor after its decay; `lr` is that of `relative_rate`.
+
+    A mean goes along the axis in which its slot has length 1. Where the parameter has that length too, no mean changes.
+    """
+    new = step**BETA2_DECAY
+    squares = g * g
+
+    def followed(slot: str) -> Array:
+        old = slots[slot]
+        axes = tuple(n for n, size in enumerate(g.shape) if old.shape[n] != size)
+        return old + new * (squares.mean(axes, keepdims=True) - old)
+
+    slots = {slot: followed(slot) for slot in slots}
+    if "variance" in slots:
+        square = slots["variance"]
+    else:
+        row, column = slots["row_var"], slots["col_var"]
+        axes = tuple(n for n, size in enumerate(g.shape) if column.shape[n] != size)
+        square = row * column / jnp.maximum(row.mean(axes, keepdims=True), SMALLEST)
+    update = g / jnp.sqrt(jnp.maximum(square, SMALLEST**2))
+    return p - lr / jnp.maximum(1.0, rms(update)) * update, slots
+
+
+def relative_rate(p: Array, lr: Array, step: Array) -> Array:
+    """Adafactor's learning rate: a share of the size of the parameter as it was before its decay."""
+    return jnp.minimum(lr, 1 / jnp.sqrt(step)) * jnp.maximum(SMALLEST_SIZE, rms(p))
+
+
+def rms(x: Array) -> Array:
+    """The root of the mean of squares."""
+    return jnp.sqrt(jnp.square(x).mean())
+
+
 def nadam_momentum(b1: float, step):
     """NAdam's momentum of an update."""
     return b1 * (1 - 0.5 * 0.96 ** (step * MOMENTUM_DECAY))
@@ -149,7 +186,9 @@ def _mean(settings: Settings, g: Array, slots: Slots) -> Array:
 class Kind:
     """An optimiser: its rule, the arrays that it keeps of a parameter by torch's names, and torch's settings.
 
-    Where it is `decoupled`, weights decay beside the rule and not through the gradient.
+    Where it is `decoupled`, weights decay beside the rule and not through the gradient. Where it is `factored`,
+    vectors have the last slot alone, and what has more axes the others: means along torch's last axis and the second
+    to last.
     """
 
     rule: Rule
@@ -157,6 +196,7 @@ class Kind:
     epsilon: float = 1e-8
     betas: tuple[float, float] = (0.9, 0.999)
     decoupled: bool = False
+    factored: bool = False
 
 
 MEANS = ("exp_avg", "exp_avg_sq")
@@ -171,4 +211,5 @@ KINDS = {
     "nadam": Kind(nadam, MEANS),
     "radam": Kind(radam, MEANS),
     "lion": Kind(lion, ("exp_avg",), betas=(0.9, 0.99), decoupled=True),
+    "adafactor": Kind(adafactor, ("row_var", "col_var", "variance"), decoupled=True, factored=True),
 }

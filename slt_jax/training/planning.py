@@ -140,7 +140,7 @@ class Planner(Devices):
         """Lines on what trains, and the memory of weights, gradients and optimiser state."""
         program = translation_program(self.config, self.plan, self.structure, mesh=device_mesh(1, jax.devices()[:1]))
         state = program.abstract_state()
-        return training_table(state.params, state.trained, len(program.functions.optimizer.slots))
+        return training_table(state.params, state.trained, state.optimizer.slots)
 
     def verdict(self, name: str, devices: Sequence[jax.Device], usable: int) -> Verdict:
         """Whether a step fits `devices`, whose memory is `usable` each, and how many clips would."""

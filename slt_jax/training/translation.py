@@ -220,7 +220,7 @@ def announce(
         say("--no-pin-memory has no effect: JAX stages batches itself")
     if config.training.compile or config.training.compile_mode:
         say("--compile and --compile-mode have no effect: JAX always compiles")
-    say("\n".join(training_table(state.params, state.trained, len(program.functions.optimizer.slots))))
+    say("\n".join(training_table(state.params, state.trained, state.optimizer.slots)))
     train_clips, val_clips = len(splits.train.clips), len(splits.val.clips)
     devices = f"{program.mesh.size} x {jax.devices()[0].device_kind}"
     say(f"{train_clips} training and {val_clips} validation clips on {devices}")

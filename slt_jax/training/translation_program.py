@@ -30,6 +30,7 @@ from slt_jax.training.ema import Averaged
 from slt_jax.training.joined import TRANSLATION, objective_of, weights_of, with_heads
 from slt_jax.training.objective import Inputs
 from slt_jax.training.optim import Optimizer, Part, build_optimizer
+from slt_jax.training.optim_rules import KINDS
 from slt_jax.training.parts import translator_parts
 from slt_jax.training.program import Program, compiler_options, make_program
 from slt_jax.training.step import Arrays, StepFunctions
@@ -114,12 +115,20 @@ def translation_program(
 def translation_optimizer(optim: OptimConfig, entries: Callable[[], Sequence[Entry]]) -> Optimizer:
     """The optimiser of a translator, with the rates of its parts where `optim` has some.
 
-    `entries` are those of the model and of its adapters, which are asked for only then.
+    `entries` are those of the model and of its adapters, which are asked for only where they matter.
     """
     own = (optim.lr_backbone, optim.lr_encoder, optim.lr_decoder)
-    if all(rate is None for rate in own) and optim.layer_decay == 1 and not optim.decay_only_matrices:
+    by_part = any(rate is not None for rate in own) or optim.layer_decay != 1 or optim.decay_only_matrices
+    factored = KINDS[optim.optimizer].factored
+    if not by_part and not factored:
         return build_optimizer(optim)
-    return build_optimizer(optim, translator_parts(optim, {entry.path: entry.shape for entry in entries()}))
+    known = {entry.path: entry for entry in entries()}
+    parts = translator_parts(optim, {path: entry.shape for path, entry in known.items()}) if by_part else ()
+    optimizer = build_optimizer(optim, parts)
+    axes = tuple(
+        (path, entry.axes) for path, entry in sorted(known.items()) if entry.axes != (*range(len(entry.axes)),)
+    )
+    return dataclasses.replace(optimizer, axes=axes if factored else ())
 
 
 def abstract_batch(config: Config, layout: Layout, clips: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -8,20 +8,24 @@ import numpy as np
 import optax
 import pytest
 import torch
+from flax import nnx
 
 from convert.optimizer import check_kind, from_torch, optimizer_kind, to_torch
-from convert.state_dict import Entry
+from convert.state_dict import Entry, table, to_state
 from slt_jax.config import OptimConfig, build_section
 from slt_jax.errors import UserError
+from slt_jax.models.params import describe, split_model
 from slt_jax.training.optim import build_optimizer
 from slt_jax.training.parts import translator_parts
 from slt_jax.training.state import OptState
+from slt_jax.training.translation_program import translation_optimizer
 
 LR = 0.05
 CLASSES = {
     "adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad, "adamax": torch.optim.Adamax, "adadelta": torch.optim.Adadelta,
     "nadam": torch.optim.NAdam, "radam": torch.optim.RAdam,
+    "adafactor": torch.optim.Adafactor,
 }  # fmt: skip
 MOMENTUM = {"sgd": 0.9, "rmsprop": 0.8}
 OPTIMIZERS = [*CLASSES, "sgd without momentum", "rmsprop without momentum"]
@@ -53,13 +57,13 @@ def test_each_parameter_counts_its_own_updates(name, late):
         there["a"].grad = torch.tensor(given["a"])
         there["b"].grad = torch.tensor(given["b"]) if count >= late else None
         torch_optimizer.step()
-        before = here["b"], {slot: state.slots[slot]["b"] for slot in optimizer.slots}
+        before = here["b"], {slot: kept["b"] for slot, kept in state.slots.items() if "b" in kept}
         suited = optimizer.suited_to(state)
         assert suited.one_count is (late == 0 or count == 0)
         here, state = jax.jit(suited.update)(here, given, state, jnp.float32(LR))
         if count < late:
             here["b"] = before[0]
-            slots = {slot: {**state.slots[slot], "b": array} for slot, array in before[1].items()}
+            slots = state.slots | {slot: {**state.slots[slot], "b": array} for slot, array in before[1].items()}
             state = OptState(slots, state.step.at[1].set(0))
 
     for path, array in there.items():
@@ -81,8 +85,10 @@ def test_torch_and_ours_continue_each_other(name):
     """Two steps in torch, two here from its state, two more in torch from ours: as six in torch."""
     rng = np.random.default_rng(1)
     start, gradients = rng.standard_normal((3, 4), np.float32), rng.standard_normal((6, 3, 4), np.float32)
-    optimizer, theirs = both(name)
+    plain, theirs = both(name)
     entries = [Entry(key, key, (3, 4), Transposed(), False) for key in ("unused", "w")]
+    config = OptimConfig(plain.kind, lr=LR, weight_decay=plain.weight_decay, momentum=plain.momentum)
+    optimizer = translation_optimizer(config, lambda: entries)
 
     def torch_steps(w, saved, gradients):
         parameters = [torch.zeros(3, 4, requires_grad=True), torch.tensor(w, requires_grad=True)]
@@ -149,6 +155,87 @@ def test_late_updates_are_torchs(name):
         here, _ = jax.jit(optimizer.update)({"w": jnp.array([0.5])}, {"w": jnp.array([0.25])}, state, jnp.float32(LR))
         torch_optimizer.step()
         np.testing.assert_allclose(here["w"], w.detach().numpy(), rtol=1e-5)
+
+
+class Assorted(nnx.Module):
+    """Every way in which torch lays out a parameter, also at the edges of what has rows and columns."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.image = nnx.Conv(3, 4, (5, 2), rngs=rngs)
+        self.point = nnx.Conv(3, 4, (1, 1), rngs=rngs)
+        self.column = nnx.Conv(3, 4, (5, 1), rngs=rngs)
+        self.sound = nnx.Conv(3, 4, (5,), rngs=rngs)
+        self.film = nnx.Conv(2, 3, (2, 3, 4), rngs=rngs)
+        self.linear = nnx.Linear(3, 5, rngs=rngs)
+        self.embed = nnx.Embed(6, 3, rngs=rngs)
+        self.positions = nnx.Param(jnp.ones((1, 7, 6)))
+        self.token = nnx.Param(jnp.full((1, 1, 6), 1e-4))  # smaller than what the rate is a share of
+        self.scale = nnx.Param(jnp.full((), 2.0))
+
+
+@pytest.mark.parametrize("lr", [0.01, 0.7])  # the latter is above 1 / sqrt(step) from the third step on
+def test_adafactor_is_torchs_for_parameters_of_any_shape(lr):
+    """Rows and columns are torch's last two axes, which are elsewhere here. Three steps here, two more in torch."""
+    rng = np.random.default_rng(4)
+    _, leaves = describe(lambda: Assorted(nnx.Rngs(0)))
+    entries = table(leaves)
+    _, start = split_model(Assorted(nnx.Rngs(0)))
+    # From gradients that saturate nothing down to those below both of torch's smallest numbers.
+    sizes = {entry.path: 10.0 ** -(n % 6) for n, entry in enumerate(entries)}
+    gradients = [
+        {entry.path: rng.standard_normal(entry.shape, np.float32) * np.float32(sizes[entry.path]) for entry in entries}
+        for _ in range(5)
+    ]
+
+    def torch_steps(weights, saved, gradients):
+        there = [torch.tensor(np.array(weights[entry.key]), requires_grad=True) for entry in entries]
+        optimizer = torch.optim.Adafactor(there, lr=lr, weight_decay=0.1)
+        if saved:
+            optimizer.load_state_dict(as_tensors(saved))
+        for gradient in gradients:
+            for tensor, entry in zip(there, entries, strict=True):
+                tensor.grad = torch.tensor(gradient[entry.path])
+            optimizer.step()
+        return {
+            e.key: tensor.detach().numpy() for e, tensor in zip(entries, there, strict=True)
+        }, optimizer.state_dict()
+
+    optimizer = translation_optimizer(OptimConfig("adafactor", lr=lr, weight_decay=0.1), lambda: entries)
+    here, state, paths = dict(start), optimizer.init(start), [entry.path for entry in entries]
+    update = jax.jit(optimizer.suited_to(state).update)
+    for gradient in gradients[:3]:
+        ours = {entry.path: jnp.asarray(entry.layout.to_jax(gradient[entry.path])) for entry in entries}
+        here, state = update(here, ours, state, jnp.float32(lr))
+    saved = to_torch(state.to_tree(), paths, optimizer, lr, lr, entries)
+
+    expected, theirs = torch_steps(to_state(start, entries), None, gradients[:3])
+    for key, array in to_state(here, entries).items():
+        np.testing.assert_allclose(array, expected[key], rtol=1e-5, atol=1e-7, err_msg=key)
+    for number, slots in theirs["state"].items():
+        assert saved["state"][number].keys() == slots.keys()
+        for slot, tensor in slots.items():
+            name = f"{slot} of {entries[number].key}"
+            np.testing.assert_allclose(saved["state"][number][slot], tensor.numpy(), rtol=1e-5, err_msg=name)
+
+    expected, _ = torch_steps(to_state(start, entries), None, gradients)
+    again, _ = torch_steps(to_state(here, entries), saved, gradients[3:])
+    for key, array in expected.items():
+        np.testing.assert_allclose(again[key], array, rtol=1e-5, atol=1e-7, err_msg=key)
+    back = from_torch(saved, optimizer.init(start).to_tree(), paths, optimizer, entries)
+    jax.tree.map(np.testing.assert_array_equal, back, jax.device_get(state.to_tree()))
+
+    linear = saved["state"][[entry.key for entry in entries].index("linear.weight")]
+    linear["row_var"] = linear["row_var"].T
+    with pytest.raises(UserError, match=r"'row_var' of linear\.weight .* it is of another model"):
+        from_torch(saved, optimizer.init(start).to_tree(), paths, optimizer, entries)
+
+
+def test_adafactor_keeps_a_row_and_a_column_of_a_matrix():
+    optimizer = build_optimizer(OptimConfig("adafactor"))
+    slots = optimizer.init({"w": np.zeros((300, 200), np.float32), "b": np.zeros(200, np.float32)}).slots
+    assert {slot: {path: a.size for path, a in kept.items()} for slot, kept in slots.items()} == {
+        "row_var": {"w": 300}, "col_var": {"w": 200}, "variance": {"b": 200},
+    }  # fmt: skip
 
 
 def test_lion_is_optaxs():
