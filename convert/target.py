@@ -61,7 +61,7 @@ def _optimizer_state(source: Source, layout: str, model: Mapping | None, trust: 
         return {}
     groups = saved["param_groups"]
     if layout == "v9" and sum(len(group["params"]) for group in groups) == _distinct(source.tensors):
-        settings = {(group["lr"], group["weight_decay"]) for group in groups}
+        settings = {(group.get("initial_lr", group["lr"]), group["weight_decay"]) for group in groups}
         if len(groups) == 1 or (source.written_here and len(settings) == len(groups)):
             return {}  # all parameters have a number, as v9 wants it, in the groups of this run's rates
     try:

@@ -8,6 +8,7 @@ import pytest
 from convert import read_pt, write_pt
 from convert.source import find_ties
 from slt_jax.cli.average import main as average
+from slt_jax.cli.convert import main as convert
 from slt_jax.cli.train import main
 from slt_jax.training import run
 from tests.cli.conftest import metrics
@@ -108,3 +109,12 @@ def test_what_cannot_be_averaged_is_one_line(averaged, tmp_path, capsys):
         assert said in line
     assert average([str(other), str(averaged / "last.pt"), "--output", str(other)]) == 2
     assert "is one of the checkpoints" in capsys.readouterr().err
+
+
+def test_groups_of_a_run_whose_rates_have_come_to_0_are_written_as_they_are(averaged, tmp_path):
+    assert convert(["to-torch", str(averaged / "last.pt"), str(tmp_path / "out.pt")]) == 0
+    before, after = (
+        read_pt(path)["optimizer_state"]["param_groups"] for path in (averaged / "last.pt", tmp_path / "out.pt")
+    )
+    assert after == before
+    assert [group["lr"] for group in after] == [0, 0]
