@@ -30,8 +30,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         nargs="+",
         action="extend",
-        help="TPU slices to compile for, which need not be at hand: v5e:2x2 v5e:4x4 v5p:2x2x1 v6e:2x2 "
-        "(default: the devices of this machine)",
+        help="devices to compile for, which need not be at hand: slices of TPUs (v5e:2x2 v5e:4x4 v5p:2x2x1 v6e:2x2), "
+        "GPUs by their memory in GiB (gpu:24, or gpu:80x8 for eight; default: the devices of this machine)",
     )
     top.add_argument(
         "--pretraining", metavar="FILE", help="plan the pre-training that this configuration of slt-pretrain describes"

@@ -23,8 +23,10 @@ from slt_jax.models.multistream import ENCODER_PARTS
 from slt_jax.models.params import Params, Structure, split_model
 from slt_jax.streams import streams_of
 
-# The scopes that the model names, in the order of its figure.
-PARTS = (*ENCODER_PARTS, "decoder")
+TEACHER = "teacher"  # a model inside a step, whose own scopes are all the teacher's
+# The scopes that the model and its objectives name, in the order of its figure.
+PARTS = (*ENCODER_PARTS, "decoder", "text_encoder", TEACHER)
+REST = "rest"  # what no scope has: the heads of objectives
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,14 @@ def model_flops(
         model = structures[0].merge(chosen | still)
         return (model if hasattr(model, "decoder") else model.encoder)(batch).sum()
 
-    once = _count_parts(forward, chosen, still, batch)
-    both = _count_parts(jax.value_and_grad(forward), chosen, still, batch)
-    parts = {part: Flops(once[part], both[part]) for part in PARTS if once[part]}
-    return parts | {"total": sum(parts.values(), Flops(0, 0))}
+    once = part_counts(forward, chosen, still, batch)
+    return flops_by_part(once, part_counts(jax.value_and_grad(forward), chosen, still, batch))
+
+
+def flops_by_part(forward: Counter[str], training: Counter[str]) -> dict[str, Flops]:
+    """Two counts of `part_counts` beside each other, without parts that have nothing to do; and their `total`."""
+    counted = {part or REST: Flops(forward[part], training[part]) for part in (*PARTS, "") if training[part]}
+    return counted | {"total": sum(counted.values(), Flops(0, 0))}
 
 
 def _one_clip(config: ModelConfig, target_length: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -78,10 +84,10 @@ def _one_clip(config: ModelConfig, target_length: int) -> dict[str, jax.ShapeDty
 
 def matmul_flops(function: Callable, *arguments) -> int:
     """The operations of the matrix products and convolutions in `function(*arguments)`, from shapes alone."""
-    return _count_parts(function, *arguments).total()
+    return part_counts(function, *arguments).total()
 
 
-def _count_parts(function: Callable, *arguments) -> Counter[str]:
+def part_counts(function: Callable, *arguments) -> Counter[str]:
     """The operations of each of `PARTS`, by the scope that the model names; those outside of all are under ""."""
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), arguments)
     return _count(jax.make_jaxpr(function)(*shapes).jaxpr, "")
@@ -96,7 +102,8 @@ def _count_equation(equation: JaxprEqn, part: str) -> Counter[str]:
     kind, params = equation.primitive.name, equation.params
     operands, results = _arrays(equation.invars), _arrays(equation.outvars)
     scopes = re.findall(r"\w+", str(equation.source_info.name_stack))  # "transpose(jvp(temporal))"
-    part = next((scope for scope in scopes if scope in PARTS), part)
+    if part != TEACHER:
+        part = next((scope for scope in scopes if scope in PARTS), part)
     if kind == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         left = operands[0].shape

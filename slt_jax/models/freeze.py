@@ -118,12 +118,16 @@ def _is_at(wish: str, path: str) -> bool:
 
 
 def training_table(
-    params: Mapping[str, Any], trained: Collection[str], slots: Mapping[str, Mapping[str, Any]]
+    params: Mapping[str, Any],
+    trained: Collection[str],
+    slots: Mapping[str, Mapping[str, Any]],
+    beside: Mapping[str, Mapping[str, Any]],
 ) -> list[str]:
     """Lines that say how much of each part of the model trains, and its memory in training.
 
     `params` maps paths to arrays or their shapes, `slots` the names of what the optimiser keeps to as much of the
-    trained ones. Memory is that of weights, gradients and optimiser state, without activations.
+    trained ones, and `beside` those of other weights that a step reads. Memory is that of weights, gradients and
+    optimiser state, without activations.
     """
     chosen = set(trained)
     rows: dict[str, list[int]] = {}
@@ -134,6 +138,8 @@ def training_table(
     for slot in slots.values():
         for path, array in slot.items():
             rows[_part(path)][2] += _bytes(array)
+    for name, arrays in beside.items():
+        rows[name] = [0, sum(int(np.prod(a.shape)) for a in arrays.values()), sum(map(_bytes, arrays.values()))]
     ordered = {part: rows[part] for part in (*ENCODER_PARTS, "decoder") if part in rows} | rows
     ordered["total"] = [sum(column) for column in zip(*rows.values(), strict=True)]
     wide = max(map(len, ordered))

@@ -26,6 +26,7 @@ from slt_jax.training.objective import Inputs
 HEAD = "contrastive_head"  # the attribute of the head, and what its paths begin with
 STATE = "contrastive_state"  # its entry in a `.pt`
 CONTRASTIVE = "contrastive"
+KEY = f"training.objectives.{CONTRASTIVE}"
 ACCURACY = "contrastive_accuracy"  # share of videos and sentences whose own partner is the most alike of the batch
 SCALE = f"{HEAD}.logit_scale"
 FIRST_SCALE, LARGEST_SCALE = math.log(1 / 0.07), math.log(100)  # CLIP's, as logarithms
@@ -72,13 +73,18 @@ def contrastive_state(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def check_text_encoder(plan: Blueprint, texts: Iterable[str]) -> None:
     """Raise UserError where the decoder cannot read texts, or where all texts are the same."""
-    decoder, key = plan.decoder or {}, "training.objectives.contrastive"
-    if "model_type" not in decoder:
-        raise UserError(f"{key}: {decoder.get('decoder_class')} has no text encoder; use a T5, BART or mBART decoder")
-    if not all(decoder.get(name, 1) for name in ("num_layers", "encoder_layers")):
-        raise UserError(f"{key}: the text encoder of the decoder has no layers; give it some with --decoder-kwargs")
+    check_reads_texts(plan)
     if len(set(texts)) < 2:
-        raise UserError(f"{key}: all training clips have the same text, so there is nothing to tell apart")
+        raise UserError(f"{KEY}: all training clips have the same text, so there is nothing to tell apart")
+
+
+def check_reads_texts(plan: Blueprint) -> None:
+    """Raise UserError where the decoder cannot read texts."""
+    decoder = plan.decoder or {}
+    if "model_type" not in decoder:
+        raise UserError(f"{KEY}: {decoder.get('decoder_class')} has no text encoder; use a T5, BART or mBART decoder")
+    if not all(decoder.get(name, 1) for name in ("num_layers", "encoder_layers")):
+        raise UserError(f"{KEY}: the text encoder of the decoder has no layers; give it some with --decoder-kwargs")
 
 
 def text_side(leaves: Iterable[Leaf]) -> set[str]:

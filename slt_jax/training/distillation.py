@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from slt_jax.data.text import IGNORE
+from slt_jax.models.flops import TEACHER
 from slt_jax.models.params import Structure
 from slt_jax.training.objective import Inputs
 
@@ -25,7 +26,8 @@ class Teacher:
 
     def logits(self, params: Mapping[str, Array], inputs: Inputs) -> Float[Array, "b s vocab"]:
         """What it expects of each label token, teacher forced and without dropout. No gradient comes back."""
-        return jax.lax.stop_gradient(self.structure.merge(params)(inputs))
+        with jax.named_scope(TEACHER):
+            return jax.lax.stop_gradient(self.structure.merge(params)(inputs))
 
 
 def distillation_loss(

@@ -56,6 +56,14 @@ def average_of(state: TrainState) -> Mapping[str, Any] | None:
     return teacher.get(AVERAGE) if isinstance(teacher, Mapping) else None
 
 
+def weights_beside(state: TrainState) -> dict[str, Mapping[str, Any]]:
+    """What a state of translation keeps beside the model's weights, by name: their average, a teacher."""
+    average, teacher = average_of(state), state.teacher
+    if average is not None:
+        teacher = teacher.get(INNER)
+    return {name: arrays for name, arrays in ((AVERAGE, average), ("teacher", teacher)) if arrays}
+
+
 def averaged(state: TrainState) -> TrainState:
     """The state with averaged weights in place of its own, where there are some."""
     average = average_of(state)

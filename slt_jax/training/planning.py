@@ -1,8 +1,7 @@
-"""Will it fit? Compile the real training step for named TPUs or for the devices here, without data or weights."""
+"""Will it fit? Compile the real training step for named devices or for those here, without data or weights."""
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -10,23 +9,28 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from convert.checkpoint import Blueprint, plan_model
-from slt_jax.base.quiet import expect_no_tpu
 from slt_jax.config import Config
 from slt_jax.data.text import VOCABULARY
-from slt_jax.errors import UserError
-from slt_jax.models.flops import Flops, model_flops
-from slt_jax.models.freeze import trained_paths, training_table
-from slt_jax.models.params import describe
+from slt_jax.models.flops import Flops, flops_by_part, part_counts
+from slt_jax.models.freeze import training_table
 from slt_jax.models.remat import Memory
-from slt_jax.runtime.precision import compute_dtype
+from slt_jax.models.trust import trusting
 from slt_jax.runtime.sharding import check_batch_size, device_mesh
-from slt_jax.training.memory import StepMemory, device_bytes, first_that_fits, out_of_memory, rules_for, step_memory
+from slt_jax.training.contrastive import CONTRASTIVE, check_reads_texts
+from slt_jax.training.ema import weights_beside
+from slt_jax.training.gloss_ctc import GLOSS_CTC
+from slt_jax.training.memory import StepMemory, device_bytes, first_that_fits, rules_for, step_memory
+from slt_jax.training.program import Program
 from slt_jax.training.start import check_target_length
+from slt_jax.training.teaching import Teaching
+from slt_jax.training.topologies import devices_of
 from slt_jax.training.translation_program import abstract_batch, translation_program
 
 MOST_CLIPS = 256  # per device; the search for the largest batch ends there
+GLOSSES = 1000  # that a head is planned for: only data tell how many there are
 TRIES = 3  # programs compiled to confirm the largest batch
 
 
@@ -61,39 +65,8 @@ class Verdict:
         }  # fmt: skip
 
 
-def topology_devices(name: str) -> Sequence[jax.Device]:
-    """The devices of a TPU slice such as v5e:2x2, to compile for. Raises UserError that says what to do."""
-    from jax.experimental import topologies
-
-    expect_no_tpu()
-    os.environ.pop("XLA_FLAGS", None)  # libtpu ends the process over one that it does not know, such as a GPU's
-    try:
-        import libtpu  # noqa: F401
-    except ImportError:
-        raise UserError("--topology needs libtpu: pip install 'slt-jax[plan]'") from None
-    try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-    except jax.errors.JaxRuntimeError as error:
-        reason = " ".join(str(error).partition(": ")[2].split()) or error
-        raise UserError(f"--topology {name}: {reason}; such as v5e:2x2, v5e:4x4, v5p:2x2x1 or v6e:2x2") from None
-
-
-def usable_bytes(device: jax.Device) -> int:
-    """The memory of a TPU that is not at hand: its compiler tells when a program needs more."""
-    sharding = jax.sharding.SingleDeviceSharding(device)
-    tebibyte = jax.ShapeDtypeStruct((1 << 20, 1 << 18), jnp.float32, sharding=sharding)
-    try:
-        jax.jit(lambda x: x + 1).lower(tebibyte).compile()
-    except jax.errors.JaxRuntimeError as error:
-        wanted = out_of_memory(error)[1]
-        if wanted:
-            return wanted
-        raise
-    raise RuntimeError(f"{device.device_kind} takes a program of 2 TiB")
-
-
 class Devices(Protocol):
-    """What can be planned for the devices here and for TPUs that are not."""
+    """What can be planned for the devices here and for some that are not."""
 
     def verdict(self, name: str, devices: Sequence[jax.Device], usable: int) -> Verdict:
         """Whether a step fits `devices`, whose memory is `usable` each."""
@@ -105,13 +78,13 @@ class Devices(Protocol):
         return self.verdict(devices[0].device_kind, devices, device_bytes())
 
     def topology(self, name: str) -> Verdict:
-        """The verdict for a TPU slice such as v5e:2x2, which need not be at hand."""
-        devices = topology_devices(name)
-        # Programs that are not kept: only a TPU could read them back.
+        """The verdict for devices that need not be at hand, such as v5e:2x2 or gpu:24."""
+        # Programs that are not kept: only these devices could read them back.
         shortest = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]  # made at run time
         jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
         try:
-            return self.verdict(name, devices, usable_bytes(devices[0]))
+            devices, usable = devices_of(name)
+            return self.verdict(name, devices, usable)
         finally:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest)
 
@@ -120,46 +93,64 @@ class Planner(Devices):
     """Plans one configuration for several sets of devices."""
 
     def __init__(self, config: Config):
+        named = config.training.teacher
+        self.teaching = Teaching.open(named, trusting(config.model)) if named else None
         if config.model.vocab_size is None:
-            config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=VOCABULARY))
+            vocabulary = self.teaching.plan.vocabulary if self.teaching else VOCABULARY
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocabulary))
         self.config = config
         self.plan: Blueprint = plan_model(config.model)
         check_target_length(self.plan, config.data.max_target_length)
-        self.build = partial(self.plan.build, adapters=True)
-        self.structure, _ = describe(lambda: self.build(dtype=compute_dtype(config.data.precision)))
+        if config.training.objectives.get(CONTRASTIVE):
+            check_reads_texts(self.plan)
+        if self.teaching:
+            self.teaching.check(config, self.plan, self.teaching.tokenizer)
+
+    def program(self, mesh: Mesh, precision: str | None = None) -> Program:
+        """The program that training would make, in the configuration's precision or another."""
+        data = dataclasses.replace(self.config.data, precision=precision or self.config.data.precision)
+        config = dataclasses.replace(self.config, data=data)
+        teacher = self.teaching.teacher(config) if self.teaching else None
+        glosses = GLOSSES if config.training.objectives.get(GLOSS_CTC) else 0
+        return translation_program(config, self.plan, mesh=mesh, glosses=glosses, teacher=teacher)
+
+    def batch(self, program: Program, clips: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of what it is shown: what the model reads, and its teacher."""
+        loaded = self.teaching.joining(self.config) if self.teaching else self.config
+        return abstract_batch(loaded, program.layout, clips)
 
     @cached_property
     def flops(self) -> dict[str, Flops]:
-        """FLOPs per clip, by part and in `total`."""
-        names = [name for name, *_ in self.structure.variables]
-        trained = trained_paths(self.config.model, names, self.structure.buffers)
-        target = self.config.data.max_target_length
-        return model_flops(self.build, self.config.model, frozenset(trained), target_length=target)
+        """FLOPs per clip, by part and in `total`, without the optimiser's."""
+        # In float32, where no product is inside a kernel that cannot be looked into.
+        program = self.program(device_mesh(1, jax.devices()[:1]), "float32")
+        functions, state, batch = program.functions, program.abstract_state(), self.batch(program, 1)
+        forward = part_counts(functions.evaluate, state.params, batch)
+        index = jax.ShapeDtypeStruct((), jnp.int32)
+        return flops_by_part(forward, part_counts(functions.accumulate, state, state.trained, batch, index))
 
     def table(self) -> list[str]:
         """Lines on what trains, and the memory of weights, gradients and optimiser state."""
-        program = translation_program(self.config, self.plan, self.structure, mesh=device_mesh(1, jax.devices()[:1]))
-        state = program.abstract_state()
-        return training_table(state.params, state.trained, state.optimizer.slots)
+        state = self.program(device_mesh(1, jax.devices()[:1])).abstract_state()
+        return training_table(state.params, state.trained, state.optimizer.slots, weights_beside(state))
 
     def verdict(self, name: str, devices: Sequence[jax.Device], usable: int) -> Verdict:
         """Whether a step fits `devices`, whose memory is `usable` each, and how many clips would."""
         config = self.config
         mesh = device_mesh(config.training.model_parallel, devices)
         check_batch_size(f"{name}: --batch-size", config.data.batch_size, mesh)
-        program = translation_program(config, self.plan, self.structure, mesh=mesh)
+        program = self.program(mesh)
         state, rules = program.abstract_state(), rules_for(config.training, mesh)
         measured: dict[tuple[Memory, int], StepMemory] = {}
 
         def measure(memory: Memory, batch_size: int) -> StepMemory:
             if (memory, batch_size) not in measured:
-                batch = abstract_batch(config, program.layout, batch_size)
-                measured[memory, batch_size] = step_memory(program.under(memory), state, batch)
+                shapes = self.batch(program, batch_size)
+                measured[memory, batch_size] = step_memory(program.under(memory), state, shapes)
             return measured[memory, batch_size]
 
         asked = config.data.batch_size
-        batch = abstract_batch(config, program.layout, asked)
-        memory, needs = first_that_fits(program, state, batch, rules, usable)
+        memory, needs = first_that_fits(program, state, self.batch(program, asked), rules, usable)
         if needs is not None:
             measured[memory, asked] = needs
         needs = measure(memory, asked)

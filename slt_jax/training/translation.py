@@ -39,7 +39,7 @@ from slt_jax.streams import POSE, streams_of
 from slt_jax.training.adapters import check_same_adapters
 from slt_jax.training.contrastive import CONTRASTIVE, check_text_encoder
 from slt_jax.training.earlier import Earlier
-from slt_jax.training.ema import average_of, averaged
+from slt_jax.training.ema import average_of, averaged, weights_beside
 from slt_jax.training.feature_pass import features_are_read, read_from_cache
 from slt_jax.training.joined import heads_of, translates
 from slt_jax.training.memory import with_memory_rule
@@ -220,7 +220,7 @@ def announce(
         say("--no-pin-memory has no effect: JAX stages batches itself")
     if config.training.compile or config.training.compile_mode:
         say("--compile and --compile-mode have no effect: JAX always compiles")
-    say("\n".join(training_table(state.params, state.trained, state.optimizer.slots)))
+    say("\n".join(training_table(state.params, state.trained, state.optimizer.slots, weights_beside(state))))
     train_clips, val_clips = len(splits.train.clips), len(splits.val.clips)
     devices = f"{program.mesh.size} x {jax.devices()[0].device_kind}"
     say(f"{train_clips} training and {val_clips} validation clips on {devices}")

@@ -180,7 +180,7 @@ def test_table_of_what_trains():
     _, params = split_model(plan.build())
     trained = trained_paths(plan.config, list(params), structure.buffers)
     kept = {path: params[path] for path in trained}
-    lines = training_table(params, trained, {"exp_avg": kept, "exp_avg_sq": kept})
+    lines = training_table(params, trained, {"exp_avg": kept, "exp_avg_sq": kept}, {})
     rows = {line.split()[0]: line.split()[1:] for line in lines}
     count = {name: sum(a.size for p, a in params.items() if p.startswith(f"encoder.{name}.")) for name in rows}
     assert rows["face_backbone"][:2] == ["0", f"{count['face_backbone']:,}"]
