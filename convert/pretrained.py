@@ -53,8 +53,10 @@ def plan_backbones(config: ModelConfig) -> dict[str, BackboneSizes]:
 
 
 def decoder_is_tied(config: ModelConfig) -> bool:
-    """Whether the output layer of the decoder is its embedding; only weights can tell."""
-    return not (config.decoder_model and has_own_head(read_folder(decoder_folder(config))))
+    """Whether the output layer of the decoder is its embedding: what its weights tell, and without any the user."""
+    if config.decoder_model:
+        return not has_own_head(read_folder(decoder_folder(config)))
+    return config.decoder_kwargs.get("tie_word_embeddings") is not False
 
 
 def pretrained_params(config: ModelConfig, entries: list[Entry], given: Collection[str] = ()) -> dict[str, np.ndarray]:

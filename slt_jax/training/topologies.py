@@ -48,8 +48,8 @@ def devices_of(name: str) -> tuple[Sequence[jax.Device], int]:
     Raises UserError that says what to do.
     """
     os.environ.pop("XLA_FLAGS", None)  # libtpu ends the process over one that it does not know, such as a GPU's
-    if gpu := GPU.fullmatch(name.lower()):
-        return _gpus(name, float(gpu[1]), int(gpu[2] or 1))
+    if name.lower().startswith("gpu"):
+        return _gpus(name)
     devices = _tpus(name)
     return devices, _usable_bytes(devices[0])
 
@@ -69,13 +69,14 @@ def _tpus(name: str) -> Sequence[jax.Device]:
         raise UserError(f"--topology {name}: {reason}; {EXAMPLES}") from None
 
 
-def _gpus(name: str, gib: float, count: int) -> tuple[Sequence[jax.Device], int]:
+def _gpus(name: str) -> tuple[Sequence[jax.Device], int]:
     from jax.experimental import topologies
 
-    memory = int(gib * GIB)
+    gpu = GPU.fullmatch(name.lower())
+    memory, count = (int(float(gpu[1]) * GIB), int(gpu[2] or 1)) if gpu else (0, 0)
     if not memory or not count:
         raise UserError(f"--topology {name}: names no memory; {EXAMPLES}")
-    target = AMPERE.format(gib=f"{gib:g}", memory=memory)
+    target = AMPERE.format(gib=f"{memory / GIB:g}", memory=memory)
     try:
         found = topologies.get_topology_desc(name, "cuda", target_config=target, topology=f"1x1x{count}")
     except NotImplementedError:
@@ -83,8 +84,18 @@ def _gpus(name: str, gib: float, count: int) -> tuple[Sequence[jax.Device], int]
             f"--topology {name} needs JAX's CUDA plugin, though no GPU: pip install --no-deps "
             f"jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__}"
         ) from None
-    share = os.environ.get("XLA_CLIENT_MEM_FRACTION") or os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
-    return found.devices, int(memory * (float(share) if share else JAX_TAKES))
+    return found.devices, int(memory * _share())
+
+
+def _share() -> float:
+    """Of a GPU's memory, what JAX takes."""
+    for variable in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        if given := os.environ.get(variable):
+            try:
+                return float(given)
+            except ValueError:
+                raise UserError(f"{variable}={given}: must be a number, such as 0.9") from None
+    return JAX_TAKES
 
 
 def _usable_bytes(device: jax.Device) -> int:

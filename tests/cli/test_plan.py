@@ -98,9 +98,16 @@ def test_a_gpu_is_named_by_its_memory(monkeypatch):
     (platform, two), (_, one) = asked
     assert (platform, two["topology"], one["topology"]) == ("cuda", "1x1x2", "1x1x1")
     assert f"device_memory_size: {24 * GIB}\n" in two["target_config"]
-    for name, told in (("gpu:0", "--topology gpu:0: names no memory"), ("gpu:24x0", "such as v5e:2x2")):
-        with pytest.raises(UserError, match=told):
-            devices_of(name)
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "most")
+    with pytest.raises(UserError, match="XLA_CLIENT_MEM_FRACTION=most: must be a number"):
+        devices_of("gpu:24")
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu:", "gpu24", "gpu:0", "gpu:24x0", "gpu:24GB", "gpu:-1"])
+def test_a_gpu_without_a_memory_is_told(name, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with pytest.raises(UserError, match=f"--topology {name}: names no memory; such as .* gpu:24 for a GPU of 24 GiB"):
+        devices_of(name)
 
 
 def test_a_missing_cuda_plugin_is_told(monkeypatch):

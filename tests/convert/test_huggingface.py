@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
+from convert.checkpoint import plan_model
 from convert.huggingface import has_own_head, read_folder, read_safetensors
 from convert.pretrained import decoder_is_tied, pretrained_params
 from convert.state_dict import table
@@ -269,3 +270,16 @@ def test_without_cache_and_network_one_line_says_what_to_put_where(cache, local_
     assert ("--local-files-only" in text) is local_files_only
     with pytest.raises(UserError, match="no such folder"):
         load("./nowhere")
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"tie_word_embeddings": False}])
+def test_a_decoder_without_weights_has_the_head_that_the_user_asks_for(kwargs):
+    """As `slt-plan` is asked about large decoders, whose weights are not at hand."""
+    config = ModelConfig(
+        decoder_config={"model_type": "mt5", **T5_SIZES}, decoder_kwargs=kwargs, d_model=24, vocab_size=VOCAB,
+        streams=["pose"], temporal_nhead=4, temporal_layers=1,
+    )  # fmt: skip
+    _, entries = plan_model(config).structure()
+    paths = {entry.key: entry.path for entry in entries}
+    tied = paths["decoder.model.lm_head.weight"] == paths["decoder.model.shared.weight"]
+    assert tied is not bool(kwargs)
