@@ -19,6 +19,7 @@ from slt_jax.decoding.generate import generate_tokens
 from slt_jax.decoding.search import Search
 from slt_jax.models.vit import ViTConfig
 from slt_jax.synthetic.generator import generate
+from tests.docs.configurations import make_smaller
 from tests.models.test_backbones import hub_weights, under
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,7 @@ def corpus(tmp_path_factory) -> Path:
 def folder(corpus, tmp_path, monkeypatch) -> Path:
     """The current folder of a reader of the guides."""
     (tmp_path / "corpus").symlink_to(corpus)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    make_smaller(tmp_path, decoder_layers=1)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -55,6 +56,7 @@ def test_custom_decoders_guide(folder, monkeypatch):
     """Also: weights are under their attribute paths, in torch's layout; its steps generate what its prefixes do."""
     (folder / "my_decoders.py").write_text(blocks("custom_decoders.md", "python")[0])
     own, cnn = blocks("custom_decoders.md", "bash")
+    make_smaller(folder, streams=["hand-left", "pose"])
     run(own)
     state = read_pt(folder / "own-decoder" / "last.pt")["model_state"]
     vocab = state["decoder.model.embed.weight"].shape[0]
@@ -71,6 +73,7 @@ def test_custom_decoders_guide(folder, monkeypatch):
     for search, tokens in zip(searches, stepwise, strict=True):
         np.testing.assert_array_equal(generate_tokens(decoder, encoded, mask, search), tokens)
 
+    make_smaller(folder, decoder_layers=1)
     run(cnn)
     state = read_pt(folder / "cnn" / "last.pt")["model_state"]
     assert state["encoder.face_backbone.stem.0.conv.weight"].shape == (16, 3, 5, 5)
@@ -98,6 +101,7 @@ def test_pretraining_guide(folder, capsys):
         np.testing.assert_array_equal(state[f"encoder.hand_backbone_right.{key}"], array)
     assert re.search(r"hand_backbone_right +0 ", capsys.readouterr().out)
 
+    make_smaller(folder, streams=["hand-left", "pose"])
     run(from_t5)
     state = read_pt(folder / "from-t5" / "last.pt")["model_state"]
     unused = "encoder.block.0.layer.0.SelfAttention.q.weight"  # no gradient reaches it: it is as the folder has it

@@ -8,12 +8,13 @@ import sys
 import pytest
 
 from slt_jax.synthetic.generator import generate
-from tests.docs.test_guides import ROOT, commands
+from tests.docs.configurations import make_smaller
+from tests.docs.test_guides import commands
 
 
 @pytest.mark.slow
 def test_the_parallel_guide_runs(tmp_path):
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    make_smaller(tmp_path, decoder_layers=1, streams=["hand-left", "pose"])
     command = tmp_path / "bin" / "slt-train"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m slt_jax.cli.train "$@"\n')

@@ -11,13 +11,14 @@ from convert import read_pt
 from slt_jax.config import load_config
 from slt_jax.pretraining.configuration import load
 from tests.commands import command_of
+from tests.docs.configurations import make_smaller
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
 def test_from_crops_to_a_translator(tmp_path, monkeypatch):
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    make_smaller(tmp_path, decoder_layers=1)
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "pretraining.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
