@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint  # noqa: F401  (these two before processes are forked, as they take seconds)
+import tensorboardX  # noqa: F401
 from flax import nnx
 
 from convert import write_pt
