@@ -14,7 +14,8 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Key, Shaped
 
 from slt_jax.config import ModelConfig
-from slt_jax.models.layers import Buffer, attention, dropout, layer_norm, linear, mask_bias, normal, residual, split
+from slt_jax.models.attention import attention, mask_bias
+from slt_jax.models.layers import Buffer, dropout, layer_norm, linear, normal, residual, split
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.seq2seq import (
     AttentionSizes,

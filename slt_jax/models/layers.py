@@ -1,4 +1,4 @@
-"""The small pieces that all models share: torch's initialisation, dropout by explicit key, attention.
+"""The small pieces that all models share: torch's initialisation, dropout by explicit key, products, norms.
 
 Conventions of all modules in this package:
 
@@ -8,7 +8,6 @@ Conventions of all modules in this package:
 * annotations tell shapes, `Float[Array, "b t d"]` is (B, T, d); in the tests every call is held to them.
 """
 
-import re
 from collections.abc import Callable
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jaxtyping import Bool, Float, Key
+from jaxtyping import Float, Key
 
 # What an `nnx.Linear` is beside its weights.
 LINEAR_SETTINGS = ("in_features", "out_features", "use_bias", "dtype", "param_dtype", "precision", "dot_general",
@@ -126,11 +125,34 @@ def product(
             seen = x * norm.scale[...].astype(x.dtype) + norm.bias[...].astype(x.dtype)
     if scale is not None:
         kernel, bias = kernel * scale, bias * scale
-    y = x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+    y = matmul(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
     if isinstance(layer, Adapted):
         added = layer.adapter(seen)
         y = y + (added if scale is None else added * scale.astype(x.dtype))
     return y
+
+
+@jax.custom_vjp
+def matmul(x: Float[Array, "*rows d_in"], kernel: Float[Array, "d_in d_out"]) -> Float[Array, "*rows d_out"]:
+    """`x @ kernel`. On a CPU, the gradient of the kernel is computed without a transposed copy of that of the result.
+
+    JAX takes the product the other way round and transposes it, and XLA transposes all rows of a factor instead.
+    """
+    return x @ kernel
+
+
+def _matmul_gradients(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    (of_x,) = jax.vjp(lambda x: x @ kernel, x)[1](gradient)
+    of_kernel = jax.lax.platform_dependent(
+        x, gradient,
+        cpu=lambda x, g: x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1]),
+        default=lambda x, g: jax.vjp(lambda kernel: x @ kernel, kernel)[1](g)[0],
+    )  # fmt: skip
+    return of_x, of_kernel
+
+
+matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_gradients)
 
 
 def standardised(x: Float[Array, "*rows d"], epsilon: float) -> Float[Array, "*rows d"]:
@@ -204,51 +226,3 @@ residual.defvjp(
     lambda x: (x, None),
     lambda _, g: (jax.lax.platform_dependent(g, cpu=_computed_once, cuda=_row_major, default=lambda g: g),),
 )
-
-
-def attention(
-    query: Float[Array, "b q h d"],
-    key: Float[Array, "b k h d"],
-    value: Float[Array, "b k h d"],
-    *,
-    bias: Float[Array, "#b #h #q #k"] | None = None,
-    scale: float = 1.0,
-    dropout_rate: float = 0.0,
-    dropout_key: Key[Array, ""] | None = None,
-) -> Float[Array, "b q h d"]:
-    """Softmax attention with the softmax in float32; `bias` is added to the scores."""
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32)
-    if bias is not None:
-        scores = scores + bias
-    weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_rate, dropout_key)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
-
-
-def takes_flash_attention(dtype, head: int) -> bool:
-    """Whether `flash_attention` runs here: 16-bit floats on an NVIDIA GPU that is an Ampere or younger."""
-    capability = getattr(jax.devices()[0], "compute_capability", "")
-    ampere = re.fullmatch(r"\d+\.\d+", str(capability)) and float(capability) >= 8
-    return bool(ampere) and np.dtype(dtype).itemsize == 2 and head % 8 == 0 and head <= 128
-
-
-def flash_attention(
-    query: Float[Array, "b n h d"],
-    key: Float[Array, "b n h d"],
-    value: Float[Array, "b n h d"],
-    *,
-    real: int,
-    scale: float,
-) -> Float[Array, "b n h d"]:
-    """`attention` to the first `real` keys by cuDNN, which never stores the scores. Takes even numbers of tokens.
-
-    Dao et al., 2022.
-    """
-    lengths = jnp.full(len(key), real, jnp.int32)
-    return jax.nn.dot_product_attention(
-        query, key, value, scale=scale, key_value_seq_lengths=lengths, implementation="cudnn"
-    )
-
-
-def mask_bias(keep: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """0 where `keep`, the smallest float32 elsewhere. Added to scores, a row that keeps nothing stays finite."""
-    return jnp.where(keep, 0.0, jnp.finfo(jnp.float32).min)

@@ -14,7 +14,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, Int32, Key, Shaped
 
-from slt_jax.models.layers import attention, dropout, linear, mask_bias, normal, residual, split
+from slt_jax.models.attention import attention, mask_bias
+from slt_jax.models.layers import dropout, linear, normal, residual, split
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.seq2seq import (
     Cache,

@@ -6,7 +6,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Key
 
-from slt_jax.models.layers import attention, dropout, layer_norm, linear, mask_bias, residual, split, uniform
+from slt_jax.models.attention import attention, mask_bias
+from slt_jax.models.layers import dropout, layer_norm, linear, residual, split, uniform
 from slt_jax.models.remat import KEEP_ALL, Memory
 
 

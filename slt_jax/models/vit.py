@@ -16,18 +16,8 @@ from jax import Array
 from jaxtyping import Bool, Float, Key
 
 from slt_jax.errors import divisors, shown
-from slt_jax.models.layers import (
-    attention,
-    flash_attention,
-    gelu,
-    layer_norm,
-    linear,
-    normal,
-    product,
-    residual,
-    takes_flash_attention,
-    torch_uniform,
-)
+from slt_jax.models.attention import attention, flash_attention, takes_flash_attention
+from slt_jax.models.layers import gelu, layer_norm, linear, normal, product, residual, torch_uniform
 from slt_jax.models.remat import KEEP_ALL, Memory
 
 

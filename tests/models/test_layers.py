@@ -9,7 +9,7 @@ import pytest
 import torch
 from flax import nnx
 
-from slt_jax.models import layers, vit
+from slt_jax.models import attention, layers, vit
 
 RNG = np.random.default_rng(0)
 
@@ -92,18 +92,41 @@ def test_padding_for_flash_attention_changes_nothing(monkeypatch, frozen):
 
 
 def test_flash_attention_is_for_16_bits_on_a_gpu(monkeypatch):
-    assert not layers.takes_flash_attention(jnp.bfloat16, 64)  # this is a CPU
+    assert not attention.takes_flash_attention(jnp.bfloat16, 64)  # this is a CPU
 
     class Device:
         compute_capability = "9.0"
 
     monkeypatch.setattr(jax, "devices", lambda: [Device])
-    assert layers.takes_flash_attention(jnp.bfloat16, 64)
-    assert layers.takes_flash_attention(jnp.float16, 64)
-    assert not layers.takes_flash_attention(jnp.float32, 64)
-    assert not layers.takes_flash_attention(jnp.bfloat16, 20)
-    assert not layers.takes_flash_attention(jnp.bfloat16, 256)
+    assert attention.takes_flash_attention(jnp.bfloat16, 64)
+    assert attention.takes_flash_attention(jnp.float16, 64)
+    assert not attention.takes_flash_attention(jnp.float32, 64)
+    assert not attention.takes_flash_attention(jnp.bfloat16, 20)
+    assert not attention.takes_flash_attention(jnp.bfloat16, 256)
     Device.compute_capability = "7.5"
-    assert not layers.takes_flash_attention(jnp.bfloat16, 64)
+    assert not attention.takes_flash_attention(jnp.bfloat16, 64)
     Device.compute_capability = "gfx942"
-    assert not layers.takes_flash_attention(jnp.bfloat16, 64)
+    assert not attention.takes_flash_attention(jnp.bfloat16, 64)
+
+
+@pytest.mark.parametrize("queries", [17, 1])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)])
+def test_attention_and_its_gradients_are_the_formulas(queries, dtype, tolerance):
+    """In float64: softmax(q k / 4) v, and what numpy makes of its gradients."""
+    query, key, value, weights = (
+        np.asarray(random(2, count, 3, 16).astype(dtype), np.float64) for count in (queries, 17, 17, queries)
+    )
+    scores = np.einsum("bqhd,bkhd->bhqk", query / 4, key)
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    slopes = np.einsum("bqhd,bkhd->bhqk", weights, value)
+    slopes = shares * (slopes - (shares * slopes).sum(-1, keepdims=True))
+    expected = (
+        np.einsum("bhqk,bkhd->bqhd", shares, value),
+        np.einsum("bhqk,bkhd->bqhd", slopes, key) / 4,
+        np.einsum("bhqk,bqhd->bkhd", slopes, query) / 4,
+        np.einsum("bhqk,bqhd->bkhd", shares, weights),
+    )
+    given = [jnp.asarray(array, dtype) for array in (query, key, value)]
+    found, gradients = jax.vjp(lambda *given: attention.attention(*given, scale=0.25), *given)
+    close((found, *gradients(jnp.asarray(weights, dtype))), expected, tolerance)
+    assert found.dtype == dtype
