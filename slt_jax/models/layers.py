@@ -125,7 +125,8 @@ def product(
             seen = x * norm.scale[...].astype(x.dtype) + norm.bias[...].astype(x.dtype)
     if scale is not None:
         kernel, bias = kernel * scale, bias * scale
-    y = matmul(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+    multiply = _matmul_on_cpu if jax.default_backend() == "cpu" else jnp.matmul
+    y = multiply(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
     if isinstance(layer, Adapted):
         added = layer.adapter(seen)
         y = y + (added if scale is None else added * scale.astype(x.dtype))
@@ -133,26 +134,20 @@ def product(
 
 
 @jax.custom_vjp
-def matmul(x: Float[Array, "*rows d_in"], kernel: Float[Array, "d_in d_out"]) -> Float[Array, "*rows d_out"]:
-    """`x @ kernel`. On a CPU, the gradient of the kernel is computed without a transposed copy of that of the result.
+def _matmul_on_cpu(x: Array, kernel: Array) -> Array:
+    """`x @ kernel`, whose gradients a CPU computes without a transposed copy of all rows.
 
-    JAX takes the product the other way round and transposes it, and XLA transposes all rows of a factor instead.
+    JAX takes the kernel's the other way round and transposes it; XLA then transposes a factor instead.
     """
     return x @ kernel
 
 
 def _matmul_gradients(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = kept
-    (of_x,) = jax.vjp(lambda x: x @ kernel, x)[1](gradient)
-    of_kernel = jax.lax.platform_dependent(
-        x, gradient,
-        cpu=lambda x, g: x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1]),
-        default=lambda x, g: jax.vjp(lambda kernel: x @ kernel, kernel)[1](g)[0],
-    )  # fmt: skip
-    return of_x, of_kernel
+    return gradient @ kernel.T, x.reshape(-1, x.shape[-1]).T @ gradient.reshape(-1, gradient.shape[-1])
 
 
-matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_gradients)
+_matmul_on_cpu.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_gradients)
 
 
 def standardised(x: Float[Array, "*rows d"], epsilon: float) -> Float[Array, "*rows d"]:
