@@ -9,6 +9,7 @@ Conventions of all modules in this package:
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -142,12 +143,19 @@ def _matmul_on_cpu(x: Array, kernel: Array) -> Array:
     return x @ kernel
 
 
-def _matmul_gradients(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _matmul_kept(x: Any, kernel: Any) -> tuple[Array, tuple[Array | None, Array | None]]:
+    """What the backward pass needs: nothing for what is not trained."""
+    kept = (x.value if kernel.perturbed else None, kernel.value if x.perturbed else None)
+    return x.value @ kernel.value, kept
+
+
+def _matmul_gradients(kept: tuple[Array | None, Array | None], gradient: Array) -> tuple[Array | None, Array | None]:
     x, kernel = kept
-    return gradient @ kernel.T, x.reshape(-1, x.shape[-1]).T @ gradient.reshape(-1, gradient.shape[-1])
+    of_x = None if kernel is None else gradient @ kernel.T
+    return of_x, None if x is None else x.reshape(-1, x.shape[-1]).T @ gradient.reshape(-1, gradient.shape[-1])
 
 
-_matmul_on_cpu.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_gradients)
+_matmul_on_cpu.defvjp(_matmul_kept, _matmul_gradients, symbolic_zeros=True)
 
 
 def standardised(x: Float[Array, "*rows d"], epsilon: float) -> Float[Array, "*rows d"]:
