@@ -40,9 +40,10 @@ for arguments in json.load(sys.stdin):
     print("held", json.dumps(held))
 """
 LAYOUTS = {"data": {}, "fsdp": {"sharding": "fsdp"}, "data x model": {"sharding": "fsdp", "model_parallel": 4}}
-# With two of the four streams each of the many programs compiles in half the time.
+# Without the face, each of the many programs compiles in two thirds of the time; hands change places where clips are
+# mirrored.
 COMMON = {"batch_size": 8, "grad_accum_steps": None, "optimizer": "sgd", "scheduler": None, "epochs": 1,
-          "streams": "face,pose"}  # fmt: skip
+          "streams": "hand_l,hand_r,pose"}  # fmt: skip
 SCORED = ("--eval-bleu-every", "1")
 COMPARED = ("--set", 'training.objectives={"contrastive": 1}')
 
@@ -129,7 +130,7 @@ def test_a_state_goes_on_with_any_devices(corpus, one, runs, tmp_path):
 def test_a_state_of_eight_devices_loads_on_one(runs):
     work_dir = runs[0]["data x model"]
     from_state, from_file = (slt_jax.load(work_dir / name) for name in ("checkpoints", "last.pt"))
-    batch = {name: array for name, array in batch_for(from_file.config).items() if "hand" not in name}
+    batch = {name: array for name, array in batch_for(from_file.config).items() if name != "face"}
     np.testing.assert_array_equal(from_state.logits(batch), from_file.logits(batch))
 
 

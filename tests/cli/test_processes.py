@@ -12,12 +12,12 @@ import pytest
 from slt_jax.cli.train import main
 from slt_jax.training.workdir import state_folder
 from tests.cli.conftest import metrics, start
-from tests.cli.test_parallel import COMMON as OF_TWO_STREAMS
+from tests.cli.test_parallel import COMMON as WITHOUT_FACE
 from tests.cli.test_parallel import SCORED, assert_same_losses
 from tests.cli.test_resume import SAVES_EVERY_STEP, wait_for
 
 COMMAND = ("-m", "slt_jax.cli.train")
-COMMON = OF_TWO_STREAMS | {"streams": None}  # all streams
+COMMON = WITHOUT_FACE | {"streams": None}  # all streams
 TWO_EPOCHS = COMMON | {"epochs": 2}
 
 
