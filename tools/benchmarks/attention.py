@@ -82,7 +82,7 @@ def implementations(backend: str) -> dict[str, Callable]:
     import jax
     import jax.numpy as jnp
 
-    from slt_jax.models.layers import attention, mask_bias
+    from slt_jax.models.attention import attention, mask_bias
 
     def ours(query, key, value, real):
         keep = jnp.arange(query.shape[1]) < real
