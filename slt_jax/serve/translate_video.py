@@ -33,8 +33,9 @@ from slt_jax.decoding.results import Segment
 from slt_jax.decoding.search import Search
 from slt_jax.decoding.translate import without_prompt
 from slt_jax.errors import UserError
+from slt_jax.media.detect import Detector
 from slt_jax.media.extract_many import Job, extract_videos
-from slt_jax.media.pool import Worker
+from slt_jax.media.pool import Worker, started
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.streams import MASKED, POSE
 from slt_jax.training.memory import suit_heap
@@ -125,6 +126,21 @@ class VideoTranslator:
         """Whether it was trained with v9's hand masks."""
         return trained_with_v9_masks(self.file.checkpoint.config)
 
+    def translate(
+        self, video: str | Path, settings: ExtractionSettings, *, window: float | None = None, progress: bool = False
+    ) -> Iterator[Segment]:
+        """Yield the segments of `video`, as `segments` does. Programs are compiled beside its extraction.
+
+        That is in a process of its own, so the caller's module needs `if __name__ == "__main__"`. Raises UserError if
+        the video cannot be read or shows nobody.
+        """
+        with (
+            started(partial(Detector, settings.min_confidence)) as worker,
+            extraction(video, settings, worker, progress=progress) as streams,
+        ):
+            self.compile()
+            yield from self.segments(*streams(), window=window)
+
     def segments(
         self, folder: str | Path, frames: int, fps: float, *, window: float | None = None
     ) -> Iterator[Segment]:
@@ -175,6 +191,19 @@ class VideoTranslator:
         if self.start is not None:
             tokens = without_prompt(tokens, self.start)
         return decode(self.tokenizer, tokens)[0]
+
+
+def open_translator(
+    path: str | Path,
+    *,
+    num_beams: int = 4,
+    tokenizer: str | None = None,
+    target_lang: str | None = None,
+    trust_classes: bool = False,
+) -> VideoTranslator:
+    """`read_model` and `ModelFile.open` one after the other."""
+    file = read_model(path, trust_classes=trust_classes)
+    return file.open(num_beams=num_beams, tokenizer=tokenizer, target_lang=target_lang)
 
 
 def read_model(path: str | Path, *, trust_classes: bool = False) -> ModelFile:
