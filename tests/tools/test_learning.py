@@ -14,7 +14,7 @@ from slt_jax.data.clips import read_clip
 from slt_jax.data.corpus_folder import folders_under
 from slt_jax.errors import UserError
 from slt_jax.synthetic.generator import LEVELS, generate
-from tools.benchmarks import options
+from tools.benchmarks import curve, options
 from tools.benchmarks.ablations import blanked, needed, variants
 from tools.benchmarks.learning import CONFIG, OF_LEVEL, measure, plot, read_results, table
 
@@ -93,6 +93,23 @@ def test_a_clip_of_the_hard_level_is_trained_on_as_a_whole():
     words = ["--config", str(CONFIG), "--work-dir", "w", *OF_LEVEL["hard"]]
     config, _ = train.configure(train.parse(words))
     assert config.model.sequence_length == LEVELS["hard"].frames[1]
+
+
+def test_a_curve_has_equal_steps_and_the_first_clips(corpus, tmp_path):
+    pytest.importorskip("matplotlib")
+    known = curve.variants(corpus, [1000, 16000], 500, 2)
+    for variant in known[:8]:
+        config, _ = train.configure(train.parse(["--config", str(CONFIG), "--work-dir", "w", *variant.flags]))
+        assert config.training.max_steps == 500
+        assert config.training.epochs == (1 if "16000" in variant.name else 8)
+        assert config.data.train_index == str(curve.index_of(corpus, int(variant.name.split()[-4])))
+    found = {variant.name: {"bleu": 10.0 * number} for number, variant in enumerate(known)}
+    assert "| glosses | 50.0 | 90.0 |" in curve.table(found)  # of the first seed 10 and 50, of the second 90 and 130
+    assert curve.plot(found, tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    shutil.copytree(corpus, tmp_path / "runs" / "corpus")
+    with pytest.raises(UserError, match="has 2 training clips, asked are 3; choose another --output"):
+        curve.measure(Namespace(output=str(tmp_path / "runs"), level="full", test=1, clips=[1, 3], steps=1, only=(),
+                                seeds=1))  # fmt: skip
 
 
 def test_options_are_flags_of_training_and_their_means_are_told(tmp_path):

@@ -29,6 +29,7 @@ COMMANDS = (
     "attention",
     "learning",
     "options",
+    "curve",
     "pretraining",
     "live_camera",
     "live_service",

@@ -37,14 +37,19 @@ def add_flags(top: argparse.ArgumentParser) -> None:
 
 
 def add_run_flags(top: argparse.ArgumentParser, output: str, seeds: int, what: str, train: int) -> None:
+    """Flags of a benchmark that trains and scores one variant after the other, all on the same clips."""
+    add_corpus_flags(top, output, seeds, what)
+    top.add_argument("--epochs", type=positive, default=None, metavar="N", help="default: the configuration's")
+    top.add_argument("--train", type=positive, default=train, metavar="N", help=f"training clips (default: {train})")
+
+
+def add_corpus_flags(top: argparse.ArgumentParser, output: str, seeds: int, what: str) -> None:
     """Flags of a benchmark that trains and scores one variant after the other."""
     top.add_argument("--output", metavar="DIR", default=output,
                      help="the corpus, the runs, results.json and the plot; what is there is not done again "
                           f"(default: {output})")  # fmt: skip
     top.add_argument("--only", metavar="NAME", nargs="+", default=(), help="runs whose names begin so (default: all)")
     top.add_argument("--seeds", type=positive, default=seeds, metavar="N", help=f"{what} (default: {seeds})")
-    top.add_argument("--epochs", type=positive, default=None, metavar="N", help="default: the configuration's")
-    top.add_argument("--train", type=positive, default=train, metavar="N", help=f"training clips (default: {train})")
     top.add_argument("--test", type=positive, default=400, metavar="N", help="test clips (default: 400)")
     top.add_argument("--level", choices=OF_LEVEL, default="full", help="of the generated corpus (default: full)")
 
@@ -57,12 +62,28 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"settings": settings, "results": results}
 
 
-def measured(arguments: argparse.Namespace, known: Sequence[Variant]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings, and the results of the asked ones of the `known` variants, with all that were there before."""
+def corpus_of(arguments: argparse.Namespace) -> Path:
+    """The generated corpus, which is made if it is not there. Raises UserError if it is of another level."""
     if not find_spec("matplotlib"):  # before hours of training, not after them
         raise UserError("the plot needs matplotlib: install slt-jax[plots]")
+    corpus = Path(arguments.output) / "corpus"
+    if not (corpus / MARKER).is_file():
+        generate(corpus, num_train=arguments.train, num_val=200, num_test=arguments.test, level=arguments.level,
+                 image_size=IMAGE_SIZE)  # fmt: skip
+    elif (level := json.loads((corpus / MARKER).read_text(encoding="utf-8"))["level"]) != arguments.level:
+        raise UserError(f"{corpus}: is of the level {level}, asked is {arguments.level}; choose another --output")
+    return corpus
+
+
+def measured(
+    arguments: argparse.Namespace, known: Sequence[Variant], **more: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings, of which some are `more`, and the results of those of the `known` variants that are asked for.
+
+    Results that were there before are among them.
+    """
     folder = Path(arguments.output)
-    settings = {"train": arguments.train, "test": arguments.test, "epochs": arguments.epochs}
+    settings = {"train": arguments.train, "test": arguments.test, "epochs": arguments.epochs} | more
     if arguments.level != "full":  # results of before there were levels have none
         settings["level"] = arguments.level
     file = folder / "results.json"
@@ -71,12 +92,7 @@ def measured(arguments: argparse.Namespace, known: Sequence[Variant]) -> tuple[d
     if not chosen:
         names = ", ".join(variant.name for variant in known)
         raise UserError(f"--only {' '.join(arguments.only)}: no variant begins so; known: {names}")
-    corpus = folder / "corpus"
-    if not (corpus / MARKER).is_file():
-        generate(corpus, num_train=arguments.train, num_val=200, num_test=arguments.test, level=arguments.level,
-                 image_size=IMAGE_SIZE)  # fmt: skip
-    elif (level := json.loads((corpus / MARKER).read_text(encoding="utf-8"))["level"]) != arguments.level:
-        raise UserError(f"{corpus}: is of the level {level}, asked is {arguments.level}; choose another --output")
+    corpus = corpus_of(arguments)
     for number, variant in enumerate(chosen, 1):
         if variant.name not in results:
             print(f"[{number}/{len(chosen)}] {variant.name}", flush=True)
