@@ -9,6 +9,7 @@ from typing import Any
 
 from slt_jax.base.files import user_cache
 from slt_jax.base.heap import keep_freed_memory
+from slt_jax.base.interrupts import raised_again
 from slt_jax.base.output import settle
 from slt_jax.base.places import DISK, existing_folder, refusal
 from slt_jax.base.quiet import silence_absent_tpu
@@ -29,9 +30,10 @@ def run(prog: str, body: Callable[[Sequence[str] | None], int], argv: Sequence[s
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     try:
         check_names(sys.argv[1:] if argv is None else argv)
-        code = body(argv)
-        sys.stdout.flush()
-        return code
+        with raised_again():
+            code = body(argv)
+            sys.stdout.flush()
+            return code
     except UserError as error:
         cause = error.__cause__
         told = refused(cause, argv) if isinstance(cause, OSError) and cause.errno in DISK else error

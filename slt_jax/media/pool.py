@@ -14,6 +14,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from slt_jax.base.interrupts import blocked
 from slt_jax.errors import UserError
 from slt_jax.media.jobs import Job
 
@@ -110,7 +111,8 @@ class Worker:
         self.pipe: Connection
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make_detector, number, count), daemon=True)
-        self._process.start()
+        with blocked():  # from its first moment on: the parent ends it
+            self._process.start()
         theirs.close()
 
     def end(self) -> None:
@@ -138,7 +140,7 @@ class Worker:
 
 def _serve(pipe: Connection, make_detector, number: int, count: int) -> None:
     """Run a worker process: make a detector, then do job after job until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it cannot be blocked
     _own_cores(number, count)
     # The models' libraries log there; what matters goes through the pipe.
     silence = os.open(os.devnull, os.O_WRONLY)
