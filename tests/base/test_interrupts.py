@@ -36,6 +36,7 @@ def test_a_process_that_starts_is_not_reached():
     sleeper = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.1,))
     with blocked():
         sleeper.start()
+    assert sleeper.pid
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     for _ in range(100):  # while it starts, and later
         if sleeper.is_alive():
