@@ -125,10 +125,10 @@ def translation_optimizer(optim: OptimConfig, entries: Callable[[], Sequence[Ent
     known = {entry.path: entry for entry in entries()}
     parts = translator_parts(optim, {path: entry.shape for path, entry in known.items()}) if by_part else ()
     optimizer = build_optimizer(optim, parts)
-    axes = tuple(
-        (path, entry.axes) for path, entry in sorted(known.items()) if entry.axes != (*range(len(entry.axes)),)
-    )
-    return dataclasses.replace(optimizer, axes=axes if factored else ())
+    if not factored:
+        return optimizer
+    axes = ((path, entry.axes) for path, entry in sorted(known.items()))
+    return dataclasses.replace(optimizer, axes=tuple((path, it) for path, it in axes if it != (*range(len(it)),)))
 
 
 def abstract_batch(config: Config, layout: Layout, clips: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,6 +1,7 @@
 """`slt-translate` on a small model: windows, JSON, subtitles, and what does not fit."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ from slt_jax.data.corpus_folder import folders_under
 from slt_jax.data.text import decode, load_tokenizer, train_tokenizer
 from slt_jax.media.extract_many import Job, extract_videos
 from slt_jax.media.settings import ExtractionSettings
-from slt_jax.serve.translate_video import Segment, read_model, srt
+from slt_jax.serve.translate_video import Segment, open_translator, read_model, srt
 from slt_jax.training.start import fresh_params
 from tests.media.synthetic import SquareDetector, signing, write_video
 
@@ -97,6 +98,14 @@ def test_windows_json_and_subtitles(place, squares, tmp_path, capsys):
     assert said["segments"][0]["text"] == by_hand(place, tmp_path / "streams", 10)
     assert said["text"] == " ".join(segment["text"] for segment in said["segments"] if segment["text"])
     assert (tmp_path / "a.srt").read_text(encoding="utf-8").startswith("1\n00:00:00,000 --> 00:00:00,400\n")
+
+
+def test_python_is_told_what_the_command_prints(place, squares, monkeypatch, capsys):
+    monkeypatch.setattr("slt_jax.serve.translate_video.Detector", squares_of)
+    assert main(flags(place, "--window", "0.4", "--json")) == 0
+    model = open_translator(place / "run" / "best.pt", num_beams=2)
+    found = list(model.translate(place / "video.mp4", ExtractionSettings(pose="raw"), window=0.4))
+    assert [asdict(segment) for segment in found] == json.loads(capsys.readouterr().out)["segments"]
 
 
 def test_no_window_waits_for_a_program(place, tmp_path, caplog):
