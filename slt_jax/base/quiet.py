@@ -1,10 +1,10 @@
 """Silence libraries at their source: libtpu on a machine without a TPU, writers that end after a save has failed."""
 
-import functools
 import glob
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 # Otherwise libtpu asks a cloud's servers for these, and complains if there are none.
 ALONE = {
@@ -28,14 +28,17 @@ def silence_absent_tpu() -> None:
         expect_no_tpu()
 
 
-@functools.cache
 def silence_late_writers() -> None:
     """Keep asyncio from telling, in pages, of the writes of a save that has failed; the save's own error tells it."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    usual = sys.unraisablehook
+    if not isinstance(sys.unraisablehook, _WithoutLateWriters):
+        sys.unraisablehook = _WithoutLateWriters(sys.unraisablehook)
 
-    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            usual(unraisable)
 
-    sys.unraisablehook = hook
+class _WithoutLateWriters:
+    def __init__(self, usual: Callable[["sys.UnraisableHookArgs"], object]):
+        self.usual = usual
+
+    def __call__(self, dropped: "sys.UnraisableHookArgs") -> None:
+        if str(dropped.exc_value) != "Event loop is closed":
+            self.usual(dropped)

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -78,6 +79,13 @@ class Access:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message).update(CARRIED)
+            elif status >= 400 and not whole and not message.get("more_body", False) and sends(connection.headers):
+                await told(message | {"more_body": True})
+                await self._discard(receive)
+                message = {"type": "http.response.body"}
+            await told(message)
+
+        async def told(message: Message) -> None:
             async with asyncio.timeout(self._bounds.idle_seconds):  # a reader that never reads
                 await send(message)
 
@@ -102,6 +110,16 @@ class Access:
                 seconds = time.monotonic() - began
                 LOG.info("%s %s %s %d %.2f s", client(scope), scope["method"], shown, status, seconds)
 
+    async def _discard(self, receive: Receive) -> None:
+        """Read what still comes of a refused request, for a while.
+
+        A client that sends all before it reads would otherwise find its connection reset, and not the answer.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._bounds.idle_seconds):
+                while (await receive()).get("more_body", False):
+                    pass
+
     def _check(self, kind: str, path: str, headers: Headers) -> None:
         """Raises Refused."""
         host = headers.get("host", "")
@@ -114,6 +132,11 @@ class Access:
         guarded = kind == "http" and (path.startswith("/v1/") or path == "/metrics")  # a stream's token comes later
         if guarded and self._token is not None and not same(bearer(headers), self._token):
             raise Refused(401, "the token is missing or wrong: Authorization: Bearer TOKEN")
+
+
+def sends(headers: Headers) -> bool:
+    """Whether a client sends a body without being asked to go on."""
+    return headers.get("content-length", "0") != "0" and "expect" not in headers or "transfer-encoding" in headers
 
 
 def bearer(headers: Headers) -> str:

@@ -67,6 +67,7 @@ def test_progress_comes_as_events(server):
     (form(field="video"), 400, "'file'"),
     (form(language="xx"), 400, "es, en"),
     (form(FTYP + bytes(1_100_000)), 413, "larger than 1 MB"),
+    (form(FTYP + bytes(30_000_000)), 413, "larger than 1 MB"),  # more than the sockets' buffers hold
     ((b"{}", {"Content-Type": "application/json"}), 415, "multipart/form-data"),
     ((b"", {}), 415, "multipart/form-data"),
     ((b"--x\r\nrubbish", {"Content-Type": "multipart/form-data; boundary=x"}), 400, "form"),
