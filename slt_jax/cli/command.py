@@ -13,7 +13,8 @@ from slt_jax.base.interrupts import raised_again
 from slt_jax.base.output import settle
 from slt_jax.base.places import DISK, existing_folder, refusal
 from slt_jax.base.quiet import silence_absent_tpu
-from slt_jax.base.utf8 import check_names, start_again_in_utf8
+from slt_jax.base.restart import start_again_where_needed
+from slt_jax.base.utf8 import check_names
 from slt_jax.errors import UserError, shortened
 
 
@@ -24,7 +25,7 @@ def run(prog: str, body: Callable[[Sequence[str] | None], int], argv: Sequence[s
     error and exit code 2.
     """
     if argv is None:
-        start_again_in_utf8()
+        start_again_where_needed()
     settle()
     # Information goes with the progress; standard error is for why a command failed.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)

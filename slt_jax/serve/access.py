@@ -136,7 +136,7 @@ class Access:
 
 def sends(headers: Headers) -> bool:
     """Whether a client sends a body without being asked to go on."""
-    return headers.get("content-length", "0") != "0" and "expect" not in headers or "transfer-encoding" in headers
+    return (headers.get("content-length", "0") != "0" and "expect" not in headers) or "transfer-encoding" in headers
 
 
 def bearer(headers: Headers) -> str:

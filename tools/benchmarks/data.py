@@ -71,7 +71,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         cores = arguments.threads or 1
         sides = {"ours": Side("ours", Ours, config, folder, cores=cores)}
         if arguments.against:
-            sides["v9"] = Side("v9", V9, config, folder, cores=cores)
+            sides["v9"] = Side("v9", V9, config, folder, cores=cores, foreign=True)
         try:
             facts = sides["ours"].call("facts")
             if arguments.against and not (same := sides["v9"].call("difference")) < 1e-5:

@@ -38,7 +38,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             facts = sides["ours"].call("facts")
             architecture = sides["ours"].call("save", folder)
             if arguments.against:
-                sides["torch"] = Side("torch", torch_baseline.Generation, config, architecture, folder, cores=cores)
+                sides["torch"] = Side(
+                    "torch", torch_baseline.Generation, config, architecture, folder, cores=cores, foreign=True
+                )
                 facts["versions"] |= sides["torch"].call("facts")["versions"]
             for beams in arguments.beams:
                 tokens = {name: side.call("tokens", beams) for name, side in sides.items()}

@@ -46,7 +46,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                     architecture = side.call("save", weights)
                     result["ours"] = peak(side)
             if arguments.against:
-                with Side("torch", torch_baseline.Training, sized, architecture, weights, cores=cores) as side:
+                with Side(
+                    "torch", torch_baseline.Training, sized, architecture, weights, cores=cores, foreign=True
+                ) as side:
                     facts["versions"] |= side.call("facts")["versions"]
                     result["torch"] = peak(side)
     report(config, facts, results)

@@ -46,7 +46,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             vit = sides["ours"].call("save", *files)
             for name in arguments.against:
                 make = partial(dino_torch.Training, compiled=name == "torch.compile")
-                sides[name] = Side(name, make, config, vit, *files, cores=arguments.threads)
+                sides[name] = Side(name, make, config, vit, *files, cores=arguments.threads, foreign=True)
             losses, results = race(sides, facts, arguments)
     finally:
         for side in sides.values():

@@ -6,12 +6,14 @@ import os
 import resource
 import signal
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from slt_jax.base.restart import TUNABLES, without_huge_pages
 from slt_jax.errors import UserError
 
 
@@ -23,7 +25,8 @@ class Side:
     """The object `factory(*arguments)` in a process that begins with the first call, and again after `close`.
 
     `factory` imports JAX or torch itself, so that this process needs neither. `cores` limits it to the first of those
-    it may use; `environment` is set before anything is imported.
+    it may use; `environment` is set before anything is imported. A side that is `foreign` starts as its own users start
+    it, without what our commands ask of the C library.
     """
 
     def __init__(
@@ -33,8 +36,9 @@ class Side:
         *arguments,
         cores: int | None = None,
         environment: Mapping[str, str] | None = None,
+        foreign: bool = False,
     ):
-        self.name = name
+        self.name, self._foreign = name, foreign
         self._start = (factory, arguments, cores, dict(environment or {}))
         self._running: tuple[BaseProcess, Connection] | None = None
 
@@ -44,7 +48,8 @@ class Side:
             context = multiprocessing.get_context("spawn")
             connection, other = context.Pipe()
             process = context.Process(target=_serve, args=(other, *self._start), daemon=True)
-            process.start()
+            with self._environment():
+                process.start()
             self._running = process, connection
             other.close()
         _, connection = self._running
@@ -62,6 +67,17 @@ class Side:
         if kind == "mistake":
             raise UserError(answer)
         raise RuntimeError(f"{self.name} failed:\n{answer}")
+
+    @contextmanager
+    def _environment(self) -> Iterator[None]:
+        ours = os.environ.get(TUNABLES)
+        if self._foreign and ours is not None:
+            os.environ[TUNABLES] = without_huge_pages(ours)
+        try:
+            yield
+        finally:
+            if ours is not None:
+                os.environ[TUNABLES] = ours
 
     def close(self) -> None:
         """End the process; what the device held for it is free again."""

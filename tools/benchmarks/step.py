@@ -64,7 +64,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             for name in arguments.against:
                 compiled = name == "torch.compile"
                 make = partial(torch_baseline.Training, compiled=compiled)
-                sides[name] = Side(name, make, config, architecture, weights, cores=cores)
+                sides[name] = Side(name, make, config, architecture, weights, cores=cores, foreign=True)
             facts["matmul_peak"] = sides["ours"].call("matmul_peak")
             losses, results = race(sides, facts, arguments, CHECKED)
     finally:
