@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 # <malloc.h>: what `mallopt` calls its options.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -2, -3, -4, -8
-_KEPT = ((_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26), (_MMAP_MAX, 0), (_ARENA_MAX, 1))
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
+_KEPT = ((_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26), (_MMAP_MAX, 0))
 _LARGE_RETURNED = ((_MMAP_MAX, 2**16), (_MMAP_THRESHOLD, 2**25))  # glibc takes no higher threshold
 
 
@@ -15,8 +15,7 @@ def keep_freed_memory() -> None:
     """Let this process keep freed memory instead of returning it to the system (with glibc; elsewhere nothing happens).
 
     On a CPU, XLA allocates its temporaries again in every step. By default, glibc maps and unmaps blocks of that size
-    one by one, and the kernel clears each page again. This takes a seventh of a small model's processor time. Call it
-    before JAX starts its threads, because each thread has a heap of its own.
+    one by one, and the kernel clears each page again.
     """
     _tell_glibc(_KEPT)
 

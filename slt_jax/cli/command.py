@@ -89,8 +89,6 @@ def choose_device(name: str) -> None:
     wanted = platform or options.jax_platforms
     if wanted:  # the CPU as well, after the others, because a run's first state is made there
         jax.config.update("jax_platforms", wanted if "cpu" in wanted else f"{wanted},cpu")
-    if platform == "cpu":
-        keep_freed_memory()
     try:
         # By name, because otherwise JAX would be content with the CPU.
         jax.devices(wanted.partition(",")[0] if wanted and "cpu" not in wanted else None)
@@ -98,6 +96,8 @@ def choose_device(name: str) -> None:
         extra = {"cuda": "cuda", "tpu": "tpu"}.get(platform or "", "cuda")
         advice = f"install slt-jax[{extra}] or use --device cpu"
         raise UserError(f"--device {name}: JAX finds no such device; {advice}") from None
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
 
 
 def keep_compiled_programs() -> None:

@@ -103,7 +103,7 @@ class Training:
         return loss
 
     def turn(self, steps: int, warm_up: int) -> dict[str, Any]:
-        """`steps` optimiser steps, before the first of them `warm_up` others: time a step, and all their losses."""
+        """`steps` optimiser steps: time a step, and all losses. Untimed before: `warm_up` the first time, then one."""
         batches = [self.batch] * self.config.training.grad_accum_steps
         losses = []
 
@@ -113,7 +113,7 @@ class Training:
                 losses.extend(results["loss"])
             jax.block_until_ready(self.state)
 
-        run(0 if self.warm else warm_up)
+        run(1 if self.warm else warm_up)
         self.warm = True
         return {"seconds": timed(lambda: run(steps)) / steps, "losses": [float(loss) for loss in losses]}
 

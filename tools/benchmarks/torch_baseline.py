@@ -257,7 +257,7 @@ class Training:
         return {"now": torch.cuda.memory_allocated(), "peak": torch.cuda.max_memory_allocated()}
 
     def turn(self, steps: int, warm_up: int) -> dict[str, Any]:
-        """`steps` optimiser steps, before the first of them `warm_up` others: time a step, and all their losses."""
+        """`steps` optimiser steps: time a step, and all losses. Untimed before: `warm_up` the first time, then one."""
         losses = []
 
         def run(count: int) -> None:
@@ -269,7 +269,7 @@ class Training:
                 torch.cuda.synchronize()
 
         self.net.train()
-        run(0 if self.warm else warm_up)
+        run(1 if self.warm else warm_up)
         self.warm = True
         return {"seconds": timed(lambda: run(steps)) / steps, "losses": [float(loss) for loss in losses]}
 
