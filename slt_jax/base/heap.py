@@ -2,13 +2,19 @@
 
 import ctypes
 import gc
+import os
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # <malloc.h>: what `mallopt` calls its options.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
-_KEPT = ((_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26), (_MMAP_MAX, 0))
-_LARGE_RETURNED = ((_MMAP_MAX, 2**16), (_MMAP_THRESHOLD, 2**25))  # glibc takes no higher threshold
+_KEPT = ((_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**26), (_MMAP_MAX, 0))  # -1: never
+# glibc takes no higher thresholds.
+_LARGE_RETURNED = ((_MMAP_MAX, 2**16), (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**31 - 1))
+_LOOK_SECONDS = 0.2
 
 
 def keep_freed_memory() -> None:
@@ -27,6 +33,31 @@ def return_large_blocks() -> None:
     next one of its size: a step of gigabytes then takes two or three times its memory.
     """
     _tell_glibc(_LARGE_RETURNED)
+
+
+def keep_at_most(limit: int) -> None:
+    """From now on, give freed memory back whenever this process holds more than `limit` bytes."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return
+
+    def look() -> None:
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            if process_bytes() > limit:
+                trim(0)
+
+    threading.Thread(target=look, name="slt-heap", daemon=True).start()
+
+
+def process_bytes() -> int:
+    """The memory that this process takes now; 0 where the system does not say."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from slt_jax.base.console import say
-from slt_jax.base.heap import return_large_blocks
+from slt_jax.base.heap import keep_at_most, process_bytes, return_large_blocks
 from slt_jax.config import ModelConfig, TrainingConfig
 from slt_jax.errors import UserError
 from slt_jax.models.remat import KEEP_ALL, Memory
@@ -102,12 +102,6 @@ def _content(path: str | Path) -> str:
         return ""
 
 
-def process_bytes() -> int:
-    """The memory that this process takes now; 0 where the system does not say."""
-    match = re.search(r"VmRSS:\s*(\d+) kB", _content("/proc/self/status"))
-    return int(match[1]) * 1024 if match else 0
-
-
 def shard_bytes(tree: Any) -> int:
     """The bytes that the arrays of a tree take on each device."""
     leaves = jax.tree.leaves(tree)
@@ -134,8 +128,9 @@ def with_memory_rule(program: Program, training: TrainingConfig, batch: Shapes, 
         memory, need = _fits_host(program, shapes, batch, rules, limit)
         reason, now = f"{limit / GIB:.1f} GiB are free", process_bytes()
         if need:
-            return_large_blocks()
-            reason = f"the process takes up to {(now + need + COMPILER) / GIB:.1f} of {(now + limit) / GIB:.1f} GiB"
+            most = now + need + COMPILER
+            keep_at_most(min(most, now + limit))
+            reason = f"the process takes up to {most / GIB:.1f} of {(now + limit) / GIB:.1f} GiB"
         say(f"memory: {memory}, {reason}" + (f": if it is killed, {advice}" if need > limit else ""))
     else:
         memory, used = first_that_fits(program, shapes, batch, rules, limit)
