@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # <malloc.h>: what `mallopt` calls its options.
@@ -37,18 +37,20 @@ def return_large_blocks() -> None:
 
 def keep_at_most(limit: int) -> None:
     """From now on, give freed memory back whenever this process holds more than `limit` bytes."""
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError, TypeError):
-        return
 
     def look() -> None:
         while True:
             time.sleep(_LOOK_SECONDS)
             if process_bytes() > limit:
-                trim(0)
+                give_back_freed_memory()
 
     threading.Thread(target=look, name="slt-heap", daemon=True).start()
+
+
+def give_back_freed_memory() -> None:
+    """Return all that is free now to the system."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def process_bytes() -> int:
@@ -73,9 +75,8 @@ def no_collection() -> Iterator[None]:
 
 
 def _tell_glibc(options: Iterable[tuple[int, int]]) -> None:
-    try:
+    # Windows has no program handle, other C libraries have no mallopt.
+    with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # Windows has no program handle, other C libraries have no mallopt
-        return
-    for option, value in options:
-        mallopt(option, value)
+        for option, value in options:
+            mallopt(option, value)

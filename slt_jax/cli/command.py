@@ -1,5 +1,6 @@
 """What all commands share: the device, the cache of compiled programs, and errors in one line."""
 
+import gc
 import logging
 import os
 import sys
@@ -46,6 +47,9 @@ def run(prog: str, body: Callable[[Sequence[str] | None], int], argv: Sequence[s
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130
+    finally:
+        if argv is None:
+            gc.freeze()  # or Python looks at everything again before it ends: half a second with JAX
 
 
 def refused(error: OSError, argv: Sequence[str] | None) -> str:

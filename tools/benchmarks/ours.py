@@ -12,6 +12,7 @@ import numpy as np
 from convert import write_pt
 from convert.checkpoint import Blueprint, plan_model
 from convert.state_dict import to_state
+from slt_jax.base.heap import give_back_freed_memory
 from slt_jax.cli.command import choose_device, keep_compiled_programs
 from slt_jax.config import Config
 from slt_jax.decoding.generate import generate_tokens
@@ -115,7 +116,9 @@ class Training:
 
         run(1 if self.warm else warm_up)
         self.warm = True
-        return {"seconds": timed(lambda: run(steps)) / steps, "losses": [float(loss) for loss in losses]}
+        seconds = timed(lambda: run(steps)) / steps
+        give_back_freed_memory()  # while the others have their turns
+        return {"seconds": seconds, "losses": [float(loss) for loss in losses]}
 
     def lower(self) -> jax.stages.Lowered:
         """The step, traced and not yet compiled."""
