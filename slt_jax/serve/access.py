@@ -80,7 +80,7 @@ class Access:
                 status = message["status"]
                 MutableHeaders(scope=message).update(CARRIED)
             elif status >= 400 and not whole and not message.get("more_body", False) and sends(connection.headers):
-                await told(message | {"more_body": True})
+                await told({**message, "more_body": True})
                 await self._discard(receive)
                 message = {"type": "http.response.body"}
             await told(message)

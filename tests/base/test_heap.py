@@ -46,3 +46,23 @@ def test_freed_blocks_are_not_given_back():
         return int(done.stdout)
 
     assert faults("kept") < faults("given back") / 10
+
+
+BOUND = """
+import time
+from slt_jax.base.heap import keep_at_most, keep_freed_memory, process_bytes
+keep_freed_memory()
+keep_at_most(100 << 20)
+blocks = [b"1" * (10 << 20) for _ in range(30)]
+del blocks
+deadline = time.monotonic() + 20
+while process_bytes() > 100 << 20 and time.monotonic() < deadline:
+    time.sleep(0.05)
+print(process_bytes() >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_what_is_kept_has_a_bound():
+    done = subprocess.run([sys.executable, "-c", BOUND], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 100
