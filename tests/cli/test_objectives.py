@@ -1,6 +1,7 @@
 """Glosses learned beside the text, from the command line to the files; the generated corpus has them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,20 @@ from tests.cli.conftest import metrics
 
 BOTH = ("--set", 'training.objectives={"translation": 1, "gloss_ctc": 0.3}')
 SIZES = {"sequence_length": 8}  # frames enough for the glosses of most clips
+
+
+def stop_in(epoch: int, flags: list[str]) -> None:
+    """Train, and stop after the first step of an epoch as on SIGTERM."""
+    taken = run.Run.take_step
+
+    def take_step(self, *arguments):
+        taken(self, *arguments)
+        if self.position.epoch == epoch - 1:
+            self.stop.number = 15
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.Run, "take_step", take_step)
+        assert main(flags) == 143
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +53,19 @@ def test_glosses_are_learned_and_kept_apart(signed):
     assert states.state.keys() == last["model_state"].keys()
 
 
+@pytest.fixture(scope="module")
+def stopped(corpus, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp("stopped") / "run"
+    stop_in(2, corpus.flags(work_dir, *BOTH, **SIZES))
+    return work_dir
+
+
 @pytest.mark.parametrize("from_file", [False, True], ids=["states", "pt"])
-def test_a_run_with_glosses_goes_on(signed, corpus, tmp_path, monkeypatch, from_file):
+def test_a_run_with_glosses_goes_on(signed, stopped, corpus, tmp_path, from_file):
     """From the states exactly; from last.pt after an epoch with the head's weights, whose optimiser begins anew."""
     work_dir = tmp_path / "run"
+    shutil.copytree(stopped, work_dir)
     flags = corpus.flags(work_dir, *BOTH, **SIZES)
-    taken = run.Run.take_step
-
-    def stop_in_the_second_epoch(self, *arguments):
-        taken(self, *arguments)
-        if self.position.epoch == 1:
-            self.stop.number = 15
-
-    monkeypatch.setattr(run.Run, "take_step", stop_in_the_second_epoch)
-    assert main(flags) == 143
-    monkeypatch.undo()
     resumed = ["--resume", str(work_dir / "last.pt")] if from_file else ["--resume"]
     assert main([*flags, *resumed]) == 0
     ours, theirs = metrics(work_dir), metrics(signed)
@@ -138,19 +151,10 @@ def test_translation_begins_with_what_was_aligned(aligned, corpus, tmp_path):
     slt_jax.load(work_dir / "last.pt")
 
 
-def test_a_run_that_aligns_goes_on_exactly(aligned, corpus, tmp_path, monkeypatch):
+def test_a_run_that_aligns_goes_on_exactly(aligned, corpus, tmp_path):
     work_dir = tmp_path / "run"
     flags = corpus.flags(work_dir, *ALONE, **ALIGNED)
-    taken = run.Run.take_step
-
-    def stop_in_the_last_epoch(self, *arguments):
-        taken(self, *arguments)
-        if self.position.epoch == 3:
-            self.stop.number = 15
-
-    monkeypatch.setattr(run.Run, "take_step", stop_in_the_last_epoch)
-    assert main(flags) == 143
-    monkeypatch.undo()
+    stop_in(4, flags)
     assert main([*flags, "--resume"]) == 0
     assert metrics(work_dir) == metrics(aligned)
     a, b = (read_pt(path / "last.pt") for path in (work_dir, aligned))
@@ -198,17 +202,9 @@ def test_a_smaller_student_learns_what_its_teacher_expects(distilled):
     assert slt_jax.load(distilled / "last.pt").config.d_model == 16
 
 
-def test_a_run_with_a_teacher_goes_on_exactly(distilled, corpus, finished, tmp_path, monkeypatch):
-    flags, taken = taught(corpus, finished, tmp_path / "run", **SMALLER), run.Run.take_step
-
-    def stop_in_the_second_epoch(self, *arguments):
-        taken(self, *arguments)
-        if self.position.epoch == 1:
-            self.stop.number = 15
-
-    monkeypatch.setattr(run.Run, "take_step", stop_in_the_second_epoch)
-    assert main(flags) == 143
-    monkeypatch.undo()
+def test_a_run_with_a_teacher_goes_on_exactly(distilled, corpus, finished, tmp_path):
+    flags = taught(corpus, finished, tmp_path / "run", **SMALLER)
+    stop_in(2, flags)
     assert main([*flags, "--resume"]) == 0
     assert metrics(tmp_path / "run") == metrics(distilled)
     a, b = (read_pt(path / "last.pt")["model_state"] for path in (tmp_path / "run", distilled))
