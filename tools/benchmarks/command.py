@@ -25,6 +25,7 @@ COMMANDS = (
     "features",
     "generate",
     "memory",
+    "growth",
     "compile",
     "attention",
     "learning",
