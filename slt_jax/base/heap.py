@@ -14,7 +14,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 _KEPT = ((_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**26), (_MMAP_MAX, 0))  # -1: never
 # glibc takes no higher thresholds.
 _LARGE_RETURNED = ((_MMAP_MAX, 2**16), (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**31 - 1))
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS, _SELDOM_SECONDS = 0.2, 5.0
 
 
 def keep_freed_memory() -> None:
@@ -36,15 +36,8 @@ def return_large_blocks() -> None:
 
 
 def keep_at_most(limit: int) -> None:
-    """From now on, give freed memory back whenever this process holds more than `limit` bytes."""
-
-    def look() -> None:
-        while True:
-            time.sleep(_LOOK_SECONDS)
-            if process_bytes() > limit:
-                give_back_freed_memory()
-
-    threading.Thread(target=look, name="slt-heap", daemon=True).start()
+    """From now on, give freed memory back whenever this process holds more than `limit` bytes. The last call counts."""
+    _bound.set(limit)
 
 
 def give_back_freed_memory() -> None:
@@ -72,6 +65,34 @@ def no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+class _Bound:
+    """A thread that looks how much this process holds."""
+
+    def __init__(self) -> None:
+        self._limit = 0
+        self._looking: threading.Thread | None = None
+
+    def set(self, limit: int) -> None:
+        self._limit = limit
+        if self._looking is None:
+            self._looking = threading.Thread(target=self._look, name="slt-heap", daemon=True)
+            self._looking.start()
+
+    def _look(self) -> None:
+        wait = _LOOK_SECONDS
+        while True:
+            time.sleep(wait)
+            held = process_bytes()
+            in_vain = False
+            if held > self._limit:
+                give_back_freed_memory()
+                in_vain = process_bytes() > held - held // 8  # it is in use: to look for what is free takes time
+            wait = min(2 * wait, _SELDOM_SECONDS) if in_vain else _LOOK_SECONDS
+
+
+_bound = _Bound()
 
 
 def _tell_glibc(options: Iterable[tuple[int, int]]) -> None:
