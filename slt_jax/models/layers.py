@@ -143,16 +143,20 @@ def _matmul_on_cpu(x: Array, kernel: Array) -> Array:
     return x @ kernel
 
 
-def _matmul_kept(x: Any, kernel: Any) -> tuple[Array, tuple[Array | None, Array | None]]:
-    """What the backward pass needs: nothing for what is not trained."""
-    kept = (x.value if kernel.perturbed else None, kernel.value if x.perturbed else None)
+def _matmul_kept(x: Any, kernel: Any) -> tuple[Array, tuple[Array, Array]]:
+    """What the backward pass needs: nothing, which is an empty array, for what is not trained.
+
+    JAX may take one call's number of kept arrays for another's, so it is always two.
+    """
+    nothing = jnp.zeros(0, x.value.dtype)
+    kept = (x.value if kernel.perturbed else nothing, kernel.value if x.perturbed else nothing)
     return x.value @ kernel.value, kept
 
 
-def _matmul_gradients(kept: tuple[Array | None, Array | None], gradient: Array) -> tuple[Array | None, Array | None]:
+def _matmul_gradients(kept: tuple[Array, Array], gradient: Array) -> tuple[Array | None, Array | None]:
     x, kernel = kept
-    of_x = None if kernel is None else gradient @ kernel.T
-    return of_x, None if x is None else x.reshape(-1, x.shape[-1]).T @ gradient.reshape(-1, gradient.shape[-1])
+    of_x = None if kernel.shape == (0,) else gradient @ kernel.T
+    return of_x, None if x.shape == (0,) else x.reshape(-1, x.shape[-1]).T @ gradient.reshape(-1, gradient.shape[-1])
 
 
 _matmul_on_cpu.defvjp(_matmul_kept, _matmul_gradients, symbolic_zeros=True)

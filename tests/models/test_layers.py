@@ -50,6 +50,22 @@ def test_a_product_takes_norm_and_scale_into_its_weights(normed, scaled):
     close(found[1], expected[1])
 
 
+def test_one_traced_product_serves_whatever_is_trained():
+    """Its weights alone, then its input too, then its input alone; in plain and in memory that is computed again."""
+    layer = layers.linear(6, 6, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(layer)
+    x, weights = random(6, 6), random(6, 6)
+    traced = jax.jit(lambda state, x: layers.product(x, nnx.merge(graph, state)))
+    calls = traced, jax.checkpoint(traced), lambda s, x: jax.lax.map(jax.checkpoint(lambda x: traced(s, x)), x[None])[0]
+    for call in calls:
+        for trained in ((0,), (0, 1), (1,)):
+            found, expected = (
+                jax.grad(lambda *given, call=call: jnp.sum(weights * jnp.sin(call(*given))), trained)(state, x)
+                for call in (call, lambda state, x: nnx.merge(graph, state)(x))
+            )
+            close(found, expected)
+
+
 def test_the_gelu_is_torchs():
     x = jnp.linspace(-7, 7, 4001)
     there = torch.tensor(np.asarray(x), requires_grad=True)
