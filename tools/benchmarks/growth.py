@@ -171,6 +171,7 @@ def as_text(rows: Mapping[int, Row], size: int) -> str:
 def plot(results: Mapping[str, Mapping[int, Row]], path: Path) -> None:
     """A panel each, both axes logarithmic; a dotted line is what grows in proportion."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     columns = min(3, len(results))
     lines = -(-len(results) // columns)
@@ -184,6 +185,10 @@ def plot(results: Mapping[str, Mapping[int, Row]], path: Path) -> None:
             panel.plot(sizes, [values[-1] * size / sizes[-1] for size in sizes], ":", color="grey", linewidth=1)
         panel.set_xscale("log")
         panel.set_yscale("log")
+        panel.minorticks_off()
+        panel.set_xticks(sizes, [f"{size:,}" if size < 10_000 else f"{size // 1000}k" for size in sizes])
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.set_xlabel(name, fontsize=8)
         panel.set_ylabel("seconds", fontsize=8)
         panel.tick_params(labelsize=7)
