@@ -9,6 +9,7 @@ import numpy as np
 
 from convert import write_pt
 from convert.state_dict import to_state
+from slt_jax.base.heap import give_back_freed_memory
 from slt_jax.cli.command import choose_device, keep_compiled_programs
 from slt_jax.models.params import describe, split_model
 from slt_jax.pretraining.objective import SelfDistillation
@@ -76,7 +77,7 @@ class Training:
         return {"now": stats["bytes_in_use"], "peak": stats["peak_bytes_in_use"]} if stats else resident()
 
     def turn(self, steps: int, warm_up: int) -> dict[str, Any]:
-        """`steps` steps, before the first of them `warm_up` others: time a step, and all their losses."""
+        """`steps` steps: time a step, and all losses. Untimed before: `warm_up` the first time, then one."""
         losses = []
 
         def run(count: int) -> None:
@@ -88,4 +89,8 @@ class Training:
         if self.state is None:
             self.state = self.program.place(self.program.new_state(self.params))
             run(warm_up)
-        return {"seconds": timed(lambda: run(steps)) / steps, "losses": [float(loss) for loss in losses]}
+        else:
+            run(1)
+        seconds = timed(lambda: run(steps)) / steps
+        give_back_freed_memory()  # while the others have their turns
+        return {"seconds": seconds, "losses": [float(loss) for loss in losses]}
