@@ -75,7 +75,7 @@ NOT_NEGATIVE = {
     "training": ("eval_bleu_every", "keep_epochs"),
 }
 FRACTIONS = {
-    "data": ("flip_probability",),
+    "data": ("flip_probability", "keep_decoded"),
     "model": ("projector_dropout", "fusion_dropout", "temporal_dropout", "decoder_dropout"),
     "optim": ("label_smoothing",),
     "training": ("ema",),

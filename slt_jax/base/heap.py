@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -40,6 +41,11 @@ def keep_at_most(limit: int) -> None:
     _bound.set(limit)
 
 
+def promised_bytes() -> int | None:
+    """How much more this process may take by `keep_at_most`; None if it was told nothing."""
+    return max(_bound.limit - process_bytes(), 0) if _bound.limit else None
+
+
 def give_back_freed_memory() -> None:
     """Return all that is free now to the system."""
     with suppress(OSError, AttributeError, TypeError):
@@ -47,12 +53,32 @@ def give_back_freed_memory() -> None:
 
 
 def process_bytes() -> int:
-    """The memory that this process takes now; 0 where the system does not say."""
+    """The memory that this process takes now and shares with none; 0 where the system does not say."""
     try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text(encoding="ascii").split())
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
+
+
+def free_bytes() -> int:
+    """What the system has left, and no more than the limit of a container or a batch job leaves (control groups)."""
+    match = re.search(r"MemAvailable:\s*(\d+) kB", _content("/proc/meminfo"))
+    free = int(match[1]) * 1024 if match else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    group = Path("/sys/fs/cgroup", *re.findall(r"^0::/(.*)$", _content("/proc/self/cgroup"), re.MULTILINE))
+    limit, used = (_content(group / f"memory.{name}").strip() for name in ("max", "current"))
+    if not (limit.isdecimal() and used.isdecimal()):
+        return free
+    counts = dict(re.findall(r"^(file|shmem) (\d+)$", _content(group / "memory.stat"), re.MULTILINE))
+    cached = int(counts.get("file", 0)) - int(counts.get("shmem", 0))  # given up when memory is short
+    return max(min(free, int(limit) - int(used) + cached), 0)
+
+
+def _content(path: str | Path) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
 
 
 @contextmanager
@@ -71,11 +97,11 @@ class _Bound:
     """A thread that looks how much this process holds."""
 
     def __init__(self) -> None:
-        self._limit = 0
+        self.limit = 0
         self._looking: threading.Thread | None = None
 
     def set(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         if self._looking is None:
             self._looking = threading.Thread(target=self._look, name="slt-heap", daemon=True)
             self._looking.start()
@@ -86,7 +112,7 @@ class _Bound:
             time.sleep(wait)
             held = process_bytes()
             in_vain = False
-            if held > self._limit:
+            if held > self.limit:
                 give_back_freed_memory()
                 in_vain = process_bytes() > held - held // 8  # it is in use: to look for what is free takes time
             wait = min(2 * wait, _SELDOM_SECONDS) if in_vain else _LOOK_SECONDS

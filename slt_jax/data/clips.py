@@ -12,10 +12,12 @@ from slt_jax.data.clip_files import BadClip, ClipFiles, read_pose
 from slt_jax.data.pose_layout import MIN_CONFIDENCE
 from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, BatchSizes, FeatureKinds, shapes
 from slt_jax.data.shown import as_v9, by_number
-from slt_jax.streams import IMAGES, POSE
+from slt_jax.streams import BY_NAME, IMAGES, POSE, chosen
 
 # (stream, positions among its frames or -1, arrays of the clip): puts these frames into the arrays.
 ReadFrames = Callable[[str, np.ndarray, Mapping[str, np.ndarray]], None]
+# Of a stream's name: all frames of the clip, uint8 (n, H, W, 3), and which of them are decoded already, bool (n,).
+Kept = Callable[[str], tuple[np.ndarray, np.ndarray]]
 
 
 def padded_lengths(
@@ -42,6 +44,7 @@ def read_clip(
     min_confidence: float = MIN_CONFIDENCE,
     out: dict[str, np.ndarray] | None = None,
     read_frames: ReadFrames | None = None,
+    kept: Kept | None = None,
     v9_inputs: bool = False,
     streams: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -49,6 +52,7 @@ def read_clip(
 
     `streams` are those to be read into new arrays (None: all). T is `sequence_length`, or the length of the arrays in
     `out`, which may be shorter if the clip fits. `v9_inputs` hands over what v9's data set did (see shown.py).
+    Frames that are decoded go to `kept`, if there is one, and are taken from there.
 
     Names and types are those of schema.CLIP_ARRAYS: images uint8 (T, H, W, 3), their masks bool (T,), True = missing;
     pose float32 (T, 3L), pose_conf_mask bool (T, L), True = keep the landmark; pad_mask bool (T,), True = real frame.
@@ -61,7 +65,7 @@ def read_clip(
     pose, missing = read_pose(files, num_landmarks)
     if not len(pose) and files.last_frame() < 0:
         raise BadClip(f"{files.video_id}: no frame in any stream and no pose")
-    read_frames, length = read_frames or partial(_read_images, files), len(out[PAD_MASK])
+    read_frames, length = read_frames or partial(_read_images, files, kept), len(out[PAD_MASK])
     if v9_inputs:
         shown = as_v9(files, len(pose), sequence_length, length, rng)
     else:
@@ -101,9 +105,23 @@ def _fill_pose(pose: np.ndarray, numbers: np.ndarray, min_confidence: float, out
         out[POSE.mask][known] = keep
 
 
-def _read_images(files: ClipFiles, stream: str, positions: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
+def _read_images(
+    files: ClipFiles, kept: Kept | None, stream: str, positions: np.ndarray, arrays: Mapping[str, np.ndarray]
+) -> None:
     """Decode into (T, H, W, 3): black if the position is -1, copied if it repeats."""
     frames, out, video_id = files.frames[stream], arrays[stream], files.video_id
+    if kept:
+        pixels, there = kept(stream)
+        for position in dict.fromkeys(positions[positions >= 0].tolist()):
+            if not there[position]:
+                frame = np.empty_like(pixels[position])  # decoders may try twice, and another process may look
+                frames.decode(video_id, position, frame)
+                pixels[position], there[position] = frame, True
+        black = positions < 0
+        if not black.all():
+            np.take(pixels, np.where(black, 0, positions), axis=0, out=out, mode="clip")
+        out[black] = 0
+        return
     for t, position in enumerate(positions):
         if position < 0:
             out[t] = 0
@@ -131,3 +149,15 @@ def flip_permutation(num_landmarks: int) -> tuple[int, ...] | None:
     if num_landmarks == 33:
         return (0, 4, 5, 6, 1, 2, 3, *pairs[6:])
     return None
+
+
+def cannot_flip(streams: Sequence[str] | None, num_landmarks: int) -> str:
+    """Why clips of these streams (None: all) cannot be mirrored; empty if they can."""
+    there = chosen(streams)
+    if POSE in there and flip_permutation(num_landmarks) is None:
+        known = "which landmarks are left and right is known for 13, 14, 17, 33 and 55"
+        return f"--pose-landmarks {num_landmarks}: {known}"
+    lone = [stream for stream in there if BY_NAME[stream.mirror] not in there]
+    if not lone:
+        return ""
+    return f"--streams: a mirrored {lone[0].title} is the {BY_NAME[lone[0].mirror].title}, which is left out"

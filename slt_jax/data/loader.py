@@ -19,15 +19,16 @@ import numpy as np
 
 from slt_jax.data import workers
 from slt_jax.data.clip_files import BadClip, ClipFiles
-from slt_jax.data.clips import MIN_CONFIDENCE, empty, flip_permutation, read_clip
+from slt_jax.data.clips import MIN_CONFIDENCE, cannot_flip, empty, read_clip
 from slt_jax.data.feature_cache import Features
 from slt_jax.data.glosses import BLANK
+from slt_jax.data.kept_frames import KeptFrames
 from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packs import listed
 from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, ROW_ARRAYS, BatchSizes, shapes
 from slt_jax.data.text import IGNORE
 from slt_jax.errors import UserError
-from slt_jax.streams import BY_NAME, MASKED, POSE, chosen
+from slt_jax.streams import IMAGES, MASKED, chosen
 
 logger = logging.getLogger(__name__)
 OF_ROWS = {array.name for array in ROW_ARRAYS}  # arrays that no file of a clip fills
@@ -105,6 +106,7 @@ class _Batches:
     epoch: int = 0
     taken: Taken = ()
     glosses: np.ndarray | None = None  # beside the labels, see data/glosses.py
+    kept: KeptFrames | None = None
 
     @functools.cached_property
     def batches(self) -> int:
@@ -211,6 +213,7 @@ class _Batches:
                 min_confidence=settings.min_confidence,
                 out=out,
                 read_frames=read_frames,
+                kept=functools.partial(self.kept.of_clip, clip) if self.kept else None,
                 v9_inputs=settings.v9_inputs,
             )
         except BadClip as error:
@@ -252,7 +255,8 @@ class Loader:
             raise UserError("a split without clips cannot be loaded")
         if len(labels) != len(clips):
             raise ValueError(f"{len(labels)} rows of labels for {len(clips)} clips")
-        if settings.train and settings.flip_probability > 0 and (reason := _cannot_flip(settings)):
+        flips = settings.train and settings.flip_probability > 0
+        if flips and (reason := cannot_flip(settings.streams, settings.num_landmarks)):
             logger.warning("no horizontal flips with %s", reason)
             settings = dataclasses.replace(settings, flip_probability=0.0)
         self.clips = list(clips)
@@ -311,7 +315,18 @@ class Loader:
     def read_features(self, features: Features) -> None:
         """From now on, batches hold features (B, T, width) instead of images; flipped rows those of mirrored ones."""
         self.close()
-        self._source = dataclasses.replace(self._source, features=features)
+        self._source = dataclasses.replace(self._source, features=features, kept=None)
+
+    def keep_frames(self, limit: int) -> int:
+        """From now on, keep decoded frames in memory if all of them take no more than `limit` bytes.
+
+        Batches are the same. Returns the bytes that they will take; 0 if they are not kept.
+        """
+        self.close()
+        streams = [stream.name for stream in chosen(self.settings.streams) if stream in IMAGES]
+        kept = KeptFrames.within(limit, self.files, streams, self.settings.image_size) if streams else None
+        self._source = dataclasses.replace(self._source, kept=kept)
+        return kept.bytes if kept else 0
 
     def left(self, epoch: int, taken: Taken = ()) -> int:
         """Batches of an epoch that are left after those `taken`."""
@@ -378,18 +393,6 @@ class Loader:
                 logger.warning("clip %s is skipped, %d so far: %s", video_id, len(self.bad_clips), problem)
         ids, texts = [clip.video_id for clip in clips], [clip.text for clip in clips]
         return Batch(element["arrays"], ids, texts, [clip.lang for clip in clips])
-
-
-def _cannot_flip(settings: LoaderSettings) -> str:
-    """Why clips cannot be mirrored; empty if they can."""
-    streams = chosen(settings.streams)
-    if POSE in streams and flip_permutation(settings.num_landmarks) is None:
-        known = "which landmarks are left and right is known for 13, 14, 17, 33 and 55"
-        return f"--pose-landmarks {settings.num_landmarks}: {known}"
-    lone = [stream for stream in streams if BY_NAME[stream.mirror] not in streams]
-    if not lone:
-        return ""
-    return f"--streams: a mirrored {lone[0].title} is the {BY_NAME[lone[0].mirror].title}, which is left out"
 
 
 def _cores() -> int:

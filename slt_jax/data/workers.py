@@ -57,14 +57,14 @@ class Ahead:
     def __init__(self, source, start: int, count: int, element_bytes: int):
         self._next = start
         self._waiting: deque[tuple[Future, int | None]] = deque()
-        self._memory: _Memory | None = None
+        self._memory: SharedMemory | None = None
         self._free: list[int] = []  # slots of that memory
         self._executor: Executor
         self._compute: Callable[[int, int | None], dict[str, Any]]
         if count:
             depth = PREFETCH * count
             # Two more than are being computed: the one in use, and the one before, which a device may still be reading.
-            self._memory = _Memory(element_bytes, depth + 2)
+            self._memory = SharedMemory(element_bytes, depth + 2)
             self._free = list(range(depth + 2))
             self._executor = ProcessPoolExecutor(
                 count, multiprocessing.get_context("spawn"), _start, (source, self._memory)
@@ -111,7 +111,7 @@ class Ahead:
             self._memory.close()
 
 
-class _Memory:
+class SharedMemory:
     """Anonymous memory of `count` slots, shared with every process that gets it when it starts."""
 
     def __init__(self, slot_bytes: int, count: int):
@@ -119,6 +119,7 @@ class _Memory:
         self.slot_bytes = (slot_bytes // page + 1) * page
         self.size = self.slot_bytes * count
         self._descriptor = _anonymous_file()
+        self._closing = weakref.finalize(self, os.close, self._descriptor)
         os.ftruncate(self._descriptor, self.size)
         self._map = mmap.mmap(self._descriptor, self.size)
 
@@ -132,9 +133,7 @@ class _Memory:
 
     def close(self) -> None:
         """Stop sharing this memory with new processes. Those that have it mapped keep it."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._closing()
 
     def slot(self, number: int) -> np.ndarray:
         """The bytes of one slot, uint8."""
@@ -163,7 +162,7 @@ def _view(memory: np.ndarray, start: int, shape: tuple[int, ...], dtype: np.dtyp
 # --- in a worker --------------------------------------------------------------------------------------------------
 
 _source: Any = None
-_memory: _Memory | None = None
+_memory: SharedMemory | None = None
 _slot: np.ndarray | None = None  # where the element under way puts its arrays
 _used = 0
 
@@ -180,7 +179,7 @@ def allocate(shape: tuple[int, ...], dtype) -> np.ndarray:
     return array
 
 
-def _start(source, memory: _Memory) -> None:
+def _start(source, memory: SharedMemory) -> None:
     """Set up a new process: leave the accelerator alone, leave signals to the parent, and never outlive it."""
     global _source, _memory
     _source, _memory = source, memory

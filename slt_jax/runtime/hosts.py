@@ -157,6 +157,11 @@ def gathered(items: Sequence[Any]) -> list[Any]:
     return [item for row, size in zip(rows, sizes, strict=True) for item in json.loads(row[:size].tobytes())]
 
 
+def beside() -> int:
+    """How many processes of this run share this host. Every process must ask."""
+    return gathered([socket.gethostname()]).count(socket.gethostname())
+
+
 def fetch(tree: Any) -> Any:
     """Whole NumPy arrays of a tree of arrays, wherever their parts are. Every process must ask."""
 

@@ -1,11 +1,9 @@
 """Find out how much memory a training step takes by compiling it, and the cheapest rule that fits a device."""
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,8 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from slt_jax.base.console import say
-from slt_jax.base.heap import keep_at_most, process_bytes, return_large_blocks
+from slt_jax.base.heap import free_bytes, keep_at_most, process_bytes, promised_bytes, return_large_blocks
 from slt_jax.config import ModelConfig, TrainingConfig
+from slt_jax.data.loader import Loader
 from slt_jax.errors import UserError
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.runtime import hosts
@@ -79,27 +78,8 @@ def out_of_memory(error: Exception) -> tuple[int, int]:
 def device_bytes() -> int:
     """The memory of a device of this run, the least over all processes; on a CPU, what the machine has free."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    limit = stats.get("bytes_limit") or _free_bytes()
+    limit = stats.get("bytes_limit") or free_bytes()
     return min(hosts.gathered([limit]))  # all processes must compile the same program
-
-
-def _free_bytes() -> int:
-    """What the system has left, and no more than the limit of a container or a batch job leaves (control groups)."""
-    match = re.search(r"MemAvailable:\s*(\d+) kB", _content("/proc/meminfo"))
-    free = int(match[1]) * 1024 if match else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    group = Path("/sys/fs/cgroup", *re.findall(r"^0::/(.*)$", _content("/proc/self/cgroup"), re.MULTILINE))
-    limit, used = (_content(group / f"memory.{name}").strip() for name in ("max", "current"))
-    if not (limit.isdecimal() and used.isdecimal()):
-        return free
-    cached = re.search(r"^file (\d+)$", _content(group / "memory.stat"), re.MULTILINE)  # given up when memory is short
-    return max(min(free, int(limit) - int(used) + (int(cached[1]) if cached else 0)), 0)
-
-
-def _content(path: str | Path) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
 
 
 def shard_bytes(tree: Any) -> int:
@@ -167,6 +147,28 @@ def suit_heap(model: ModelConfig, clips: int) -> None:
         return_large_blocks()
 
 
+def keep_decoded(loaders: Sequence[Loader], share: float, batch: Shapes, mesh: Mesh) -> int:
+    """Have the loaders keep decoded frames where all of a split fit into `share` of the memory that a host has free.
+
+    What the step of a CPU may still take is not free. Returns the bytes.
+    """
+    left = free_bytes() // hosts.beside()
+    if on_cpu(mesh):
+        promised = promised_bytes()
+        left -= frame_bytes(batch) * KEPT_PER_BYTE if promised is None else promised
+    left, taken = int(share * left), 0
+    for loader in loaders:
+        taken += loader.keep_frames(left - taken)
+    if taken:
+        say(f"memory: up to {taken / GIB:.1f} GiB hold decoded frames (data.keep_decoded)")
+    return taken
+
+
+def frame_bytes(batch: Shapes) -> int:
+    """What the frames of a batch take."""
+    return sum(math.prod(array.shape) for array in batch.values() if array.dtype == jnp.uint8)
+
+
 def _fits_host(
     program: Program, state: TrainState, batch: Shapes, rules: Sequence[Memory], limit: int
 ) -> tuple[Memory, int]:
@@ -174,8 +176,7 @@ def _fits_host(
 
     Nothing is compiled, as that would take longer than many a run.
     """
-    images = [a.shape for a in batch.values() if a.dtype == jnp.uint8]
-    pixels = sum(map(math.prod, images))
+    images, pixels = [a.shape for a in batch.values() if a.dtype == jnp.uint8], frame_bytes(batch)
     if not takes_large_blocks(pixels) and pixels * KEPT_PER_BYTE < limit:
         return rules[0], 0
     kept = kept_bytes(program, state, batch)

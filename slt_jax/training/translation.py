@@ -42,7 +42,7 @@ from slt_jax.training.earlier import Earlier
 from slt_jax.training.ema import average_of, averaged, weights_beside
 from slt_jax.training.feature_pass import features_are_read, read_from_cache
 from slt_jax.training.joined import heads_of, translates
-from slt_jax.training.memory import with_memory_rule
+from slt_jax.training.memory import keep_decoded, with_memory_rule
 from slt_jax.training.metrics import CROSS_ENTROPY, Totals
 from slt_jax.training.poses import knows_poses, standardised_poses
 from slt_jax.training.position import Position, Taken
@@ -155,10 +155,13 @@ def _train(
         for note in v9_notes(config, plan):
             say(f"note: {note}")
         # Without images there is little to keep, and no step with images to be compiled and measured.
-        if config.training.remat != "auto" or not features_are_read(config, program.structure, state):
+        from_images = not features_are_read(config, program.structure, state)
+        if config.training.remat != "auto" or from_images:
             loaded = teaching.joining(config) if teaching else config
             batch = abstract_batch(loaded, program.layout, config.data.batch_size)
             program = with_memory_rule(program, config.training, batch, state)
+            if from_images:
+                keep_decoded((splits.train, splits.val), config.data.keep_decoded, batch, mesh)
 
         # --- epochs -------------------------------------------------------------------------------------------------
         exporter = exporter_of(config, plan, entries, signs.names if signs else ())

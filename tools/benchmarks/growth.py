@@ -4,13 +4,14 @@ import argparse
 import dataclasses
 import math
 import random
+import resource
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slt_jax.base.files import replacing
+from slt_jax.base.files import replacing, write_json
 from slt_jax.base.places import check_file
 from slt_jax.config import Config
 from slt_jax.decoding.results import Prediction
@@ -40,6 +41,7 @@ AXES = {
     "beams": Axis("texts of a batch against beams", (1, 2, 4, 8, 16)),
     "states": Axis("saving a state and resuming from it against layers of the decoder", (2, 4, 8, 16, 32),
                    "model.decoder_layers"),
+    "evaluation": Axis("slt-eval against clips, from its start to its reports", (250, 500, 1_000, 2_000, 4_000, 8_000)),
     "translations": Axis("scores of an evaluation against clips", (1_000, 3_000, 10_000, 30_000, 100_000)),
 }  # fmt: skip
 
@@ -97,7 +99,8 @@ class Measured:
 
     def rows(self, rounds: int) -> dict[str, float]:
         """The least seconds of what is measured by their names, and `mib`, the memory that it takes."""
-        work = {"beams": self._beams, "states": self._states, "translations": self._translations}
+        work = {"beams": self._beams, "states": self._states, "evaluation": self._evaluation,
+                "translations": self._translations}  # fmt: skip
         return work.get(self.name, self._step)(rounds)
 
     def _step(self, rounds: int) -> dict[str, float]:
@@ -138,6 +141,22 @@ class Measured:
 
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
         return {"save": least(saving), "resume": least(resuming), "mib": size / 2**20}
+
+    def _evaluation(self, rounds: int) -> dict[str, float]:
+        from slt_jax.synthetic.generator import generate
+        from tools.benchmarks.learning import command
+
+        with tempfile.TemporaryDirectory() as folder:
+            corpus, run, config = (Path(folder, name) for name in ("corpus", "run", "config.json"))
+            generate(corpus, num_train=self.config.data.batch_size, num_val=1, num_test=self.size, level="small",
+                     image_size=self.config.model.image_size, progress=False)  # fmt: skip
+            write_json(config, dataclasses.asdict(self.config))
+            root = ["--root", str(corpus)]
+            command("train", ["--config", str(config), *root, "--work-dir", str(run), "--max-steps", "1"], quiet=True)
+            clips = ["--eval-index", str(corpus / "index" / "test.csv"), "--output-csv", str(run / "test.csv")]
+            flags = ["--checkpoint", str(run / "last.pt"), *root, *clips]
+            seconds = [timed(lambda: command("evaluate", flags, quiet=True)) for _ in range(min(rounds, 2))]
+        return {"evaluation": least(seconds), "mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10}
 
     def _translations(self, rounds: int) -> dict[str, float]:
         from slt_jax.evaluation.report import checkpoint_report

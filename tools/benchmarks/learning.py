@@ -156,9 +156,10 @@ def work_dir(folder: Path, name: str) -> Path:
     return folder / "runs" / "-".join(re.findall(r"\w+", name))
 
 
-def command(module: str, flags: Sequence[str]) -> None:
-    """Run `slt-train` or `slt-eval`. Raises UserError if it fails; it has said why."""
-    ended = subprocess.run([sys.executable, "-m", f"slt_jax.cli.{module}", *flags])
+def command(module: str, flags: Sequence[str], *, quiet: bool = False) -> None:
+    """Run `slt-train` or `slt-eval`. Raises UserError if it fails; it has said why, even if `quiet`."""
+    printed = subprocess.DEVNULL if quiet else None
+    ended = subprocess.run([sys.executable, "-m", f"slt_jax.cli.{module}", *flags], stdout=printed)
     if ended.returncode:
         raise UserError(f"slt_jax.cli.{module} ended with {ended.returncode}; the same command goes on from there")
 
