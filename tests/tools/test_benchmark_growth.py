@@ -20,6 +20,14 @@ def test_growth(tmp_path, capsys):
         assert len(set(drawn.convert("L").resize((64, 64)).tobytes())) > 8
 
 
+@pytest.mark.slow
+def test_evaluation_against_clips(tmp_path):
+    flags = [*TINY, "--over", "evaluation", "--largest", "250", "--rounds", "1"]
+    rows = benchmark("growth", tmp_path, *flags)["results"]["evaluation"]
+    assert rows.keys() == {"250"}
+    assert min(rows["250"].values()) > 0
+
+
 def test_growth_is_told_by_doublings():
     rows = {10: {"step": 0.01, "mib": 5}, 40: {"step": 0.04, "mib": 80}}
     assert as_text(rows, 10) == "step 10.0 ms, 5 MiB"

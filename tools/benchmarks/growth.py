@@ -149,8 +149,9 @@ class Measured:
         with tempfile.TemporaryDirectory() as folder:
             corpus, run, config = (Path(folder, name) for name in ("corpus", "run", "config.json"))
             generate(corpus, num_train=self.config.data.batch_size, num_val=1, num_test=self.size, level="small",
-                     image_size=self.config.model.image_size, progress=False)  # fmt: skip
-            write_json(config, dataclasses.asdict(self.config))
+                     image_size=self.config.model.image_size, workers=0, progress=False)  # fmt: skip
+            model = dataclasses.replace(self.config.model, vocab_size=None)  # that of a tokenizer of these texts
+            write_json(config, dataclasses.asdict(dataclasses.replace(self.config, model=model)))
             root = ["--root", str(corpus)]
             command("train", ["--config", str(config), *root, "--work-dir", str(run), "--max-steps", "1"], quiet=True)
             clips = ["--eval-index", str(corpus / "index" / "test.csv"), "--output-csv", str(run / "test.csv")]
