@@ -1,5 +1,6 @@
 """Decoded frames of a split in memory: each is decoded when it is first asked for, in whichever process that is."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ class KeptFrames:
     shape: tuple[int, int, int]  # of a frame, uint8
     starts: Mapping[str, np.ndarray]  # of each stream: the place of each clip's first frame among all, int64 (N,)
     counts: Mapping[str, np.ndarray]  # and how many frames it has (N,)
+    total: int  # frames
     memory: SharedMemory  # the frames, then a byte each that says whether the frame is there
 
     @classmethod
@@ -27,7 +29,7 @@ class KeptFrames:
 
         The system gives the memory as frames come.
         """
-        if limit <= 0:
+        if limit <= 0 or not hasattr(os, "memfd_create"):  # else what is shared lies on a disk, which may be full
             return None
         shape = (image_size, image_size, 3)
         counts = frame_counts(files, streams)
@@ -37,7 +39,7 @@ class KeptFrames:
         if not 0 < needed <= limit:
             return None
         starts = np.split(ends - np.concatenate([*counts.values()]), len(counts))
-        return cls(shape, dict(zip(counts, starts, strict=True)), counts, SharedMemory(needed, 1))
+        return cls(shape, dict(zip(counts, starts, strict=True)), counts, total, SharedMemory(needed, 1))
 
     @property
     def bytes(self) -> int:
@@ -51,9 +53,8 @@ class KeptFrames:
         """
         start, count = int(self.starts[stream][clip]), int(self.counts[stream][clip])
         block, size = self.memory.slot(0), int(np.prod(self.shape))
-        total = sum(int(counts.sum()) for counts in self.counts.values())
-        there = block[total * size + start : total * size + start + count].view(bool)
-        return block[start * size : (start + count) * size].reshape(count, *self.shape), there
+        there = block[self.total * size + start :][:count].view(bool)
+        return block[start * size :][: count * size].reshape(count, *self.shape), there
 
 
 def frame_counts(files: Sequence[ClipFiles], streams: Sequence[str]) -> dict[str, np.ndarray]:
