@@ -28,6 +28,7 @@ COMMANDS = (
     "growth",
     "compile",
     "attention",
+    "kernels",
     "learning",
     "options",
     "curve",
