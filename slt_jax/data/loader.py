@@ -266,7 +266,7 @@ class Loader:
             files=listed(files, [clip.video_id for clip in clips]),
             labels=np.ascontiguousarray(labels, np.int32),
             lengths=np.full(len(clips), settings.sequence_length) if lengths is None else lengths,
-            threads=1 if settings.num_workers else _cores(),
+            threads=1 if settings.num_workers else workers.readers(),
             glosses=glosses,
         )
         if settings.num_workers:
@@ -393,7 +393,3 @@ class Loader:
                 logger.warning("clip %s is skipped, %d so far: %s", video_id, len(self.bad_clips), problem)
         ids, texts = [clip.video_id for clip in clips], [clip.text for clip in clips]
         return Batch(element["arrays"], ids, texts, [clip.lang for clip in clips])
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -28,6 +28,8 @@ from slt_jax.errors import UserError
 PREFETCH = 2  # elements that each process computes ahead
 ALIGNMENT = 64  # alignment of arrays, so that a CPU device can use them in place
 
+LEAST_READERS = 4  # also on one core, which has nothing to do while a disk looks for a file
+
 _to_close: weakref.WeakSet = weakref.WeakSet()
 
 
@@ -42,6 +44,12 @@ def _register_exit() -> None:
     # Before the pools themselves wait for what their workers are doing.
     register = getattr(threading, "_register_atexit", atexit.register)
     register(lambda: [closable.close() for closable in list(_to_close)])
+
+
+def readers() -> int:
+    """Threads that read and decode the rows of a batch side by side, where no processes do."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores, LEAST_READERS)
 
 
 # --- in the parent ------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ A batch is computed from (seed, epoch, what was taken, its number) alone, whoeve
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ class CropBatches:
         self._workers = 0 if kept else settings.num_workers
         self._source = _Source(
             crops, shape, size, size // shard_count, shard_index, seed if settings.shuffle else None,
-            threads=1 if self._workers else _cores(), kept=kept,
+            threads=1 if self._workers else workers.readers(), kept=kept,
         )  # fmt: skip
         self._idle: tuple[int, workers.Ahead] | None = None  # the next epoch, and what reads it already
         if self._workers:
@@ -176,7 +175,3 @@ class _Source:
 @lru_cache(2)  # the epoch under way, and the next
 def _order(seed: int | None, epoch: int, count: int) -> np.ndarray:
     return np.arange(count) if seed is None else np.random.default_rng((seed, epoch)).permutation(count)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
