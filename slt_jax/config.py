@@ -293,7 +293,7 @@ def build_section(name: str, values: Mapping) -> Any:
         if key not in hints:
             if later := later_v9(str(key)):
                 raise UserError(f"configuration key '{name}.{key}' {later}")
-            raise UserError(f"unknown configuration key '{name}.{shortened(str(key))}'{nearest(str(key), hints)}")
+            raise UserError(f"unknown configuration key '{name}.{shortened(str(key), 60)}'{nearest(str(key), hints)}")
     values = with_home(name, values)
     checked = section(**{key: coerce(f"{name}.{key}", value, hints[key]) for key, value in values.items()})
     if name == "data" and checked.mix_streams:

@@ -1,8 +1,10 @@
 """Ctrl-C that is not lost, and that reaches this process alone."""
 
+import _thread
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -22,15 +24,18 @@ def raised_again() -> Iterator[None]:
         if main is None or not issubclass(dropped.exc_type, KeyboardInterrupt) or not hasattr(signal, "pthread_kill"):
             before(dropped)
             return
-        again = threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, signal.SIGINT))
-        again.daemon = True
-        again.start()
+        _thread.start_new_thread(_raise, (main,))  # waits for nothing: what came meanwhile would be dropped here
 
     sys.unraisablehook = seen
     try:
         yield
     finally:
         sys.unraisablehook = before
+
+
+def _raise(thread: int) -> None:
+    time.sleep(AGAIN_SECONDS)
+    signal.pthread_kill(thread, signal.SIGINT)
 
 
 @contextmanager

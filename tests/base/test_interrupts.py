@@ -9,13 +9,18 @@ import time
 
 import pytest
 
+from slt_jax.base import interrupts
 from slt_jax.base.interrupts import blocked
 from slt_jax.cli.command import run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
 
-def test_an_interrupt_in_a_callback_of_the_garbage_collection_is_not_lost(capsys):
+@pytest.mark.parametrize("seconds", [0.0, interrupts.AGAIN_SECONDS], ids=["at once", "a moment later"])
+def test_an_interrupt_in_a_callback_of_the_garbage_collection_is_not_lost(capsys, monkeypatch, seconds):
+    """Also on a machine that is so busy that the moment is over while Python still drops it."""
+    monkeypatch.setattr(interrupts, "AGAIN_SECONDS", seconds)
+
     def interrupt(phase, _):
         gc.callbacks.remove(interrupt)
         signal.raise_signal(signal.SIGINT)
