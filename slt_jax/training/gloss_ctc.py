@@ -17,6 +17,7 @@ from slt_jax.data.glosses import BLANK
 from slt_jax.models.params import random_weights
 
 HEAD = "gloss_head"  # the attribute of the head, and what its paths begin with
+BIAS = f"{HEAD}.bias"
 STATE = "gloss_state"  # its entry in a `.pt`
 GLOSS_CTC = "gloss_ctc"
 PREDICTED = "gloss_path"  # of an evaluation: the likeliest id of each frame (B, T)
@@ -29,14 +30,14 @@ def add_gloss_head(model: nnx.Module, width: int, glosses: int, rngs: nnx.Rngs) 
 
 def head_params(width: int, glosses: int, seed: int, saved: Any = None) -> dict[str, np.ndarray]:
     """The head's arrays by path: those of a checkpoint's `gloss_state` where they fit, else new ones."""
-    shapes = {f"{HEAD}.weight": (glosses, width), f"{HEAD}.bias": (glosses,)}
+    shapes = {f"{HEAD}.weight": (glosses, width), BIAS: (glosses,)}
     given = saved if isinstance(saved, Mapping) else {}
     if all(key in given and np.shape(given[key]) == shape for key, shape in shapes.items()):
         weight, bias = (np.asarray(given[key], np.float32) for key in shapes)
-        return {f"{HEAD}.kernel": np.ascontiguousarray(weight.T), f"{HEAD}.bias": bias}
+        return {f"{HEAD}.kernel": np.ascontiguousarray(weight.T), BIAS: bias}
     head = nnx.Linear(width, glosses, rngs=random_weights(seed))
     assert head.bias is not None
-    return {f"{HEAD}.kernel": np.asarray(head.kernel[...]), f"{HEAD}.bias": np.asarray(head.bias[...])}
+    return {f"{HEAD}.kernel": np.asarray(head.kernel[...]), BIAS: np.asarray(head.bias[...])}
 
 
 def head_state(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -44,7 +45,7 @@ def head_state(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if f"{HEAD}.kernel" not in params:
         return {}
     kernel, bias = (np.asarray(params[f"{HEAD}.{name}"]) for name in ("kernel", "bias"))
-    return {f"{HEAD}.weight": np.ascontiguousarray(kernel.T), f"{HEAD}.bias": bias}
+    return {f"{HEAD}.weight": np.ascontiguousarray(kernel.T), BIAS: bias}
 
 
 def gloss_loss(

@@ -27,6 +27,7 @@ from slt_jax.training.adapters import AdapterDropout
 from slt_jax.training.contrastive import CONTRASTIVE, SCALE, text_side
 from slt_jax.training.distillation import Teacher
 from slt_jax.training.ema import Averaged
+from slt_jax.training.gloss_ctc import BIAS, GLOSS_CTC
 from slt_jax.training.joined import TRANSLATION, objective_of, weights_of, with_heads
 from slt_jax.training.objective import Inputs
 from slt_jax.training.optim import Optimizer, Part, build_optimizer
@@ -95,8 +96,12 @@ def translation_program(
     if config.training.ema is not None:
         objective = Averaged(objective, config.training.ema, tuple(trained))
     optimizer = translation_optimizer(config.optim, lambda: [*plan.structure()[1], *AdapterTable.of(plan).adapters])
-    if CONTRASTIVE in weights:  # a temperature that decays is no longer learned
-        optimizer = dataclasses.replace(optimizer, parts=(*optimizer.parts, (SCALE, Part(decay=0.0))))
+    steady = [SCALE] if CONTRASTIVE in weights else []  # a temperature that decays is no longer learned
+    if GLOSS_CTC in weights and config.optim.decay_only_matrices:
+        steady.append(BIAS)
+    if steady:
+        parts = (*optimizer.parts, *((path, Part(decay=0.0)) for path in steady))
+        optimizer = dataclasses.replace(optimizer, parts=parts)
     return make_program(
         build,
         objective,
