@@ -115,10 +115,12 @@ def test_a_curve_has_equal_steps_and_the_first_clips(corpus, tmp_path):
 def test_options_are_flags_of_training_and_their_means_are_told(tmp_path):
     pytest.importorskip("matplotlib")
     for variant in options.variants(1):
-        words = ["--config", str(CONFIG), "--work-dir", "w", *variant.flags]
+        teacher = ["--teacher", "last.pt"] if variant.taught_by else []
+        words = ["--config", str(CONFIG), "--work-dir", "w", *variant.flags, *teacher]
         train.configure(train.parse(words))
     aligned = needed([options.ALIGNED], options.variants(2))
     assert [v.begins_with for v in aligned] == [None, aligned[0].name, None, aligned[2].name]
+    assert [v.taught_by for v in needed([options.TAUGHT], options.variants(1))] == [None, f"{options.PLAIN}, seed 1"]
     found = {f"{name}, seed {seed}": {"bleu": bleu + seed, "chrf": bleu, "seconds": 9}
              for name, bleu in ((options.PLAIN, 60.0), ("glosses", 70.0)) for seed in (1, 2)}  # fmt: skip
     assert "| glosses | 71.5 ± 0.7 | 70.0 ± 0.0 | +10.0 | 2 | 9 |" in options.table(found)

@@ -19,13 +19,14 @@ FROZEN = tuple(flag_of(stream.freeze_key) for stream in IMAGES)
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train: further flags, the stream that shows nothing, and whose backbones or weights it begins with."""
+    """One way to train: further flags, the stream that shows nothing, and the variants whose weights it needs."""
 
     name: str
     flags: tuple[str, ...] = ()
     blank: str | None = None
     backbones_of: str | None = None
     begins_with: str | None = None
+    taught_by: str | None = None
     seed: int = 1
 
 
@@ -82,5 +83,5 @@ def backbones_alone(checkpoint: Path, target: Path) -> Path:
 def needed(chosen: Sequence[str], every: Sequence[Variant]) -> list[Variant]:
     """The variants that begin with one of `chosen` and those whose weights they take; all where none is named."""
     asked = [v for v in every if not chosen or any(v.name.startswith(name) for name in chosen)]
-    sources = {name for v in asked for name in (v.backbones_of, v.begins_with)}
+    sources = {name for v in asked for name in (v.backbones_of, v.begins_with, v.taught_by)}
     return [v for v in every if v in asked or v.name in sources]

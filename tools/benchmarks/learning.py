@@ -125,6 +125,8 @@ def learn(variant: Variant, corpus: Path, folder: Path, epochs: int | None) -> d
         start = ["--init-checkpoint", str(backbones_alone(source, folder / "backbones.pt"))]
     if variant.begins_with:
         start = ["--init-checkpoint", str(work_dir(folder, variant.begins_with) / "last.pt")]
+    if variant.taught_by:
+        start += ["--teacher", str(work_dir(folder, variant.taught_by) / "last.pt")]
     words = ["--seed", str(variant.seed), *variant.flags, *start, *(("--epochs", str(epochs)) if epochs else ())]
     scores = train_and_score(CONFIG, corpus, run, words, data)
     return {name: round(scores[name], 2) for name in ("bleu", "chrf")} | {"seconds": round(scores["seconds"])}

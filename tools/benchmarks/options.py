@@ -15,20 +15,29 @@ PICTURES = '{"crop_scale": [0.8, 1.0], "color": 0.3}'
 STEPS = ("--scheduler-unit", "step", "--warmup-steps", "200")
 GLOSSES = ("--objectives", '{"translation": 1, "gloss_ctc": 0.3}')
 EMA = ("--ema", "0.99")
+ADAPTERS = ("--set", 'model.lora={"rank": 16, "targets": ["backbones", "decoder"]}', "--lr", "0.001")
 ALIGNMENT, ALIGNED = "alignment alone", "aligned before"
+LONGER, ADAPTED, TAUGHT = "as long again", "as long again, by adapters", "taught by a model"
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     PLAIN: (),
     "cosine by step": ("--scheduler-unit", "step"),
     "warm-up, cosine by step": STEPS,
     "twice the rate, warm-up, cosine by step": (*STEPS, "--lr", "0.001"),
+    "Lion at a tenth of the rate": ("--optimizer", "lion", "--lr", "0.00005"),
+    "backbones at half the rate": ("--lr-backbone", "0.00025"),
+    "only matrices decay": ("--decay-only-matrices",),
     "averaged weights": EMA,
     "glosses": GLOSSES,
     "aligned beside": ("--objectives", '{"translation": 1, "contrastive": 0.1}'),
-    ALIGNED: (),  # begins with the weights of ALIGNMENT
+    ALIGNED: (),
+    TAUGHT: ("--objectives", '{"translation": 1, "distillation": 1}'),
+    LONGER: (),
+    ADAPTED: ADAPTERS,
     "time, hands and poses at random": ("--augmentation", AUGMENTATION),
     "pictures at random": ("--augmentation", PICTURES),
     "warm-up, cosine by step, averaged weights, glosses": (*STEPS, *EMA, *GLOSSES),
 }
+BEGINS_WITH: Mapping[str, str] = {ALIGNED: ALIGNMENT, LONGER: PLAIN, ADAPTED: PLAIN}  # whose weights, of the same seed
 
 
 def add_flags(top: argparse.ArgumentParser) -> None:
@@ -48,13 +57,12 @@ def variants(seeds: int) -> list[Variant]:
     """All options with the first seed, then with the next."""
     found = []
     for seed in range(1, seeds + 1):
-        before = Variant(f"{ALIGNMENT}, seed {seed}", ("--objectives", '{"contrastive": 1}'), seed=seed)
-        for name, flags in OPTIONS.items():
-            start = before.name if name == ALIGNED else None
-            found += [
-                *([before] if start else []),
-                Variant(f"{name}, seed {seed}", flags, begins_with=start, seed=seed),
-            ]
+        found.append(Variant(f"{ALIGNMENT}, seed {seed}", ("--objectives", '{"contrastive": 1}'), seed=seed))
+        for option, flags in OPTIONS.items():
+            start = f"{BEGINS_WITH[option]}, seed {seed}" if option in BEGINS_WITH else None
+            teacher = f"{PLAIN}, seed {seed}" if option == TAUGHT else None
+            name = f"{option}, seed {seed}"
+            found.append(Variant(name, flags, begins_with=start, taught_by=teacher, seed=seed))
     return found
 
 
