@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from convert import read_pt, write_pt
 from slt_jax.cli import train
 from slt_jax.data.clip_files import scan
 from slt_jax.data.clips import read_clip
@@ -15,7 +16,7 @@ from slt_jax.data.corpus_folder import folders_under
 from slt_jax.errors import UserError
 from slt_jax.synthetic.generator import LEVELS, generate
 from tools.benchmarks import curve, options
-from tools.benchmarks.ablations import blanked, needed, variants
+from tools.benchmarks.ablations import averaged, blanked, needed, variants
 from tools.benchmarks.learning import CONFIG, OF_LEVEL, measure, plot, read_results, table
 
 RESULTS = {
@@ -52,6 +53,16 @@ def test_blank_crops_are_made_once(corpus, tmp_path):
     first.unlink()
     assert blanked("face", corpus, tmp_path) == folder
     assert not first.exists()
+
+
+def test_the_average_is_scored_where_a_run_keeps_one(tmp_path):
+    last = tmp_path / "last.pt"
+    write_pt(last, {"model_state": {"w": np.zeros(2)}, "config": {"seed": 3}})
+    assert averaged(last) == last
+    write_pt(last, read_pt(last) | {"ema_state": {"w": np.ones(2)}, "optimizer_state": {}})
+    saved = read_pt(averaged(last))
+    assert saved.keys() == {"model_state", "config"}
+    np.testing.assert_array_equal(saved["model_state"]["w"], 1)
 
 
 def test_variants_bring_what_they_begin_with():

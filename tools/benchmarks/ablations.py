@@ -80,6 +80,17 @@ def backbones_alone(checkpoint: Path, target: Path) -> Path:
     return target
 
 
+def averaged(checkpoint: Path) -> Path:
+    """The averaged weights that a checkpoint of `--ema` holds, as one of their own; else the checkpoint itself."""
+    saved = read_pt(checkpoint)
+    if "ema_state" not in saved:
+        return checkpoint
+    target = checkpoint.with_name("averaged.pt")
+    rest = {key: value for key, value in saved.items() if not key.endswith("_state")}
+    write_pt(target, {"model_state": saved["ema_state"], **rest})
+    return target
+
+
 def needed(chosen: Sequence[str], every: Sequence[Variant]) -> list[Variant]:
     """The variants that begin with one of `chosen` and those whose weights they take; all where none is named."""
     asked = [v for v in every if not chosen or any(v.name.startswith(name) for name in chosen)]

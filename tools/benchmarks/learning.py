@@ -19,7 +19,7 @@ from slt_jax.cli.flags import flag_of
 from slt_jax.errors import UserError
 from slt_jax.streams import BY_NAME
 from slt_jax.synthetic.generator import MARKER, generate
-from tools.benchmarks.ablations import Variant, backbones_alone, blanked, needed, variants
+from tools.benchmarks.ablations import Variant, averaged, backbones_alone, blanked, needed, variants
 from tools.benchmarks.problem import positive
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/synthetic.yml"
@@ -137,6 +137,7 @@ def train_and_score(
 ) -> dict[str, float]:
     """BLEU, chrF and the share of exact translations of the test clips, in percent, and the seconds of training.
 
+    The weights are the last ones, or their average where the run keeps one.
     `words` are flags of training, `data` of both commands beside `--root`.
     """
     data, predictions = ["--root", str(corpus), *data], run / "test" / "predictions.csv"
@@ -144,7 +145,7 @@ def train_and_score(
     command("train", ["--config", str(config), *data, "--work-dir", str(run), "--overwrite", *words])
     seconds = time.monotonic() - began
     command("evaluate", [
-        "--checkpoint", str(run / "last.pt"), *data, "--eval-index", str(corpus / "index" / "test.csv"),
+        "--checkpoint", str(averaged(run / "last.pt")), *data, "--eval-index", str(corpus / "index" / "test.csv"),
         "--output-csv", str(predictions),
     ])  # fmt: skip
     report = json.loads((predictions.parent / "report.json").read_text(encoding="utf-8"))
