@@ -98,8 +98,9 @@ def test_a_bias_of_the_head_is_a_vector_too(signed, corpus, tmp_path):
     """Where only matrices decay, it does not, though its weights do."""
     work_dir = tmp_path / "run"
     tiny = '{"translation": 1, "gloss_ctc": 1e-9}'  # nothing but the decay moves the head
-    flags = corpus.flags(work_dir, "--objectives", tiny, "--init-checkpoint", str(signed / "last.pt"), "--optimizer", "sgd",
-                         "--decay-only-matrices", lr=1e-6, weight_decay=1e5, epochs=1, **SIZES)  # fmt: skip
+    flags = corpus.flags(work_dir, "--objectives", tiny, "--init-checkpoint", str(signed / "last.pt"),
+                         "--optimizer", "sgd", "--decay-only-matrices", lr=1e-6, weight_decay=1e5, epochs=1,
+                         **SIZES)  # fmt: skip
     assert main(flags) == 0
     before, after = (read_pt(path / "last.pt")["gloss_state"] for path in (signed, work_dir))
     assert np.abs(after["gloss_head.weight"]).max() < 0.95 * np.abs(before["gloss_head.weight"]).max()
