@@ -87,7 +87,7 @@ def averaged(checkpoint: Path) -> Path:
         return checkpoint
     target = checkpoint.with_name("averaged.pt")
     rest = {key: value for key, value in saved.items() if not key.endswith("_state")}
-    write_pt(target, {"model_state": saved["ema_state"], **rest})
+    write_pt(target, {"model_state": saved["model_state"] | saved["ema_state"], **rest})  # what stands still has none
     return target
 
 
