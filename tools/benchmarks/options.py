@@ -25,7 +25,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "twice the rate, warm-up, cosine by step": (*STEPS, "--lr", "0.001"),
     "Lion at a tenth of the rate": ("--optimizer", "lion", "--lr", "0.00005"),
     "backbones at half the rate": ("--lr-backbone", "0.00025"),
-    "only matrices decay": ("--decay-only-matrices",),
+    "matrices decay by 0.1": ("--weight-decay", "0.1", "--decay-only-matrices"),
     "averaged weights": EMA,
     "glosses": GLOSSES,
     "aligned beside": ("--objectives", '{"translation": 1, "contrastive": 0.1}'),
