@@ -10,8 +10,14 @@ from tools.benchmarks.ablations import Variant
 from tools.benchmarks.learning import add_run_flags, finished, measured
 
 PLAIN = "as it is"
-AUGMENTATION = '{"speed": [0.75, 1.25], "drop_frames": 0.1, "drop_hands": 0.05, "jitter_pose": 0.01}'
-PICTURES = '{"crop_scale": [0.8, 1.0], "color": 0.3}'
+AUGMENTATION = {
+    "speed at random": '{"speed": [0.75, 1.25]}',
+    "frames left out": '{"drop_frames": 0.1}',
+    "hands left out": '{"drop_hands": 0.05}',
+    "poses jittered": '{"jitter_pose": 0.01}',
+    "crops at random": '{"crop_scale": [0.8, 1.0]}',
+    "colours at random": '{"color": 0.3}',
+}
 STEPS = ("--scheduler-unit", "step", "--warmup-steps", "200")
 GLOSSES = ("--objectives", '{"translation": 1, "gloss_ctc": 0.3}')
 EMA = ("--ema", "0.99")
@@ -33,8 +39,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     TAUGHT: ("--objectives", '{"translation": 1, "distillation": 1}'),
     LONGER: (),
     ADAPTED: ADAPTERS,
-    "time, hands and poses at random": ("--augmentation", AUGMENTATION),
-    "pictures at random": ("--augmentation", PICTURES),
+    **{name: ("--augmentation", setting) for name, setting in AUGMENTATION.items()},
     "warm-up, cosine by step, averaged weights, glosses": (*STEPS, *EMA, *GLOSSES),
 }
 BEGINS_WITH: Mapping[str, str] = {ALIGNED: ALIGNMENT, LONGER: PLAIN, ADAPTED: PLAIN}  # whose weights, of the same seed
