@@ -71,22 +71,29 @@ def variants(seeds: int) -> list[Variant]:
     return found
 
 
-def by_option(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The runs of each option that has some."""
-    found = {option: [row for name, row in results.items() if name.rpartition(",")[0] == option] for option in OPTIONS}
+def by_option(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """The runs of each option that has some, by seed."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {option: {} for option in OPTIONS}
+    for name, row in results.items():
+        option, _, seed = name.rpartition(", ")
+        if option in found:
+            found[option][seed] = row
     return {option: rows for option, rows in found.items() if rows}
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: the mean of each option, with the deviation of seeds where there are several, and what it gains."""
+    """Markdown: the mean of each option, its deviation over seeds, and what it gains on the same seeds as they are."""
     runs = by_option(results)
-    base = mean(row["bleu"] for row in runs[PLAIN]) if PLAIN in runs else None
-    lines = ["| option | BLEU-4 | chrF | BLEU gained | seeds | training, s |", "| --- | --- | --- | --- | --- | --- |"]
+    plain = runs.get(PLAIN, {})
+    lines = ["| option | BLEU-4 | chrF | BLEU gained | each seed's BLEU | training, s |",
+             "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for option, rows in runs.items():
-        bleu, chrf = (_spread([row[key] for row in rows]) for key in ("bleu", "chrf"))
-        gain = "" if base is None or option == PLAIN else f"{mean(row['bleu'] for row in rows) - base:+.1f}"
-        seconds = round(mean(row["seconds"] for row in rows))
-        lines.append(f"| {option} | {bleu} | {chrf} | {gain} | {len(rows)} | {seconds} |")
+        bleu, chrf = (_spread([row[key] for row in rows.values()]) for key in ("bleu", "chrf"))
+        gains = [rows[seed]["bleu"] - plain[seed]["bleu"] for seed in rows if seed in plain]
+        gain = f"{mean(gains):+.1f}" if gains and option != PLAIN else ""
+        each = ", ".join(f"{row['bleu']:.1f}" for row in rows.values())
+        seconds = round(mean(row["seconds"] for row in rows.values()))
+        lines.append(f"| {option} | {bleu} | {chrf} | {gain} | {each} | {seconds} |")
     return "\n".join(lines)
 
 
@@ -102,12 +109,13 @@ def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     figure = Figure(figsize=(7, 0.36 * len(runs) + 0.9), layout="constrained")
     axis = figure.subplots()
     for place, (option, rows) in enumerate(runs.items()):
-        values = [row["bleu"] for row in rows]
+        values = [row["bleu"] for row in rows.values()]
         axis.barh(place, mean(values), color="C0" if option == PLAIN else "0.75", height=0.7)
         axis.plot(values, [place] * len(values), "o", color="0.15", markersize=3.5)
         axis.annotate(f"{mean(values):.1f}", (max(values), place), (5, 0), textcoords="offset points",
                       va="center", fontsize=8)  # fmt: skip
     if PLAIN in runs:
-        axis.axvline(mean(row["bleu"] for row in runs[PLAIN]), color="C0", linewidth=1, linestyle="--", zorder=0)
+        base = mean(row["bleu"] for row in runs[PLAIN].values())
+        axis.axvline(base, color="C0", linewidth=1, linestyle="--", zorder=0)
     axis.set_yticks(range(len(runs)), list(runs))
     return finished(figure, axis, path)
