@@ -112,8 +112,9 @@ def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         values = [row["bleu"] for row in rows.values()]
         axis.barh(place, mean(values), color="C0" if option == PLAIN else "0.75", height=0.7)
         axis.plot(values, [place] * len(values), "o", color="0.15", markersize=3.5)
+        readable = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # where the line runs through a number
         axis.annotate(f"{mean(values):.1f}", (max(values), place), (5, 0), textcoords="offset points",
-                      va="center", fontsize=8)  # fmt: skip
+                      va="center", fontsize=8, bbox=readable)  # fmt: skip
     if PLAIN in runs:
         base = mean(row["bleu"] for row in runs[PLAIN].values())
         axis.axvline(base, color="C0", linewidth=1, linestyle="--", zorder=0)
