@@ -29,10 +29,10 @@ from slt_jax.models.params import Structure
 from slt_jax.models.trust import trusting
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.training.start import (
+    apart_from_average,
     last_comes_first,
     learned_to_translate,
     starts_of,
-    tell_of_average,
     trained_with_v9_masks,
 )
 from slt_jax.training.state_store import open_checkpoint
@@ -132,7 +132,8 @@ def _open(path: Path, label: str, request: EvaluationRequest) -> Candidate:
         raise UserError(f"{path}: holds an encoder without a decoder, which cannot translate")
     if not learned_to_translate(checkpoint.config):
         say(f"note: {path} was trained to align videos with texts, and has not learned to translate")
-    tell_of_average(checkpoint)
+    if note := apart_from_average(checkpoint):
+        say(f"note: {note}")
     plan = agreed_blueprint(checkpoint, request.model, trust)
     structure, entries = plan.structure(dtype=compute_dtype(data.precision))
     load_params(checkpoint, entries)  # strict: what does not fit is reported before anything is compiled

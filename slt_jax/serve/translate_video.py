@@ -39,7 +39,7 @@ from slt_jax.media.pool import Worker, started
 from slt_jax.media.settings import DEFAULT_FPS, ExtractionSettings
 from slt_jax.streams import MASKED, POSE
 from slt_jax.training.memory import suit_heap
-from slt_jax.training.start import learned_to_translate, tell_of_average, trained_with_v9_masks
+from slt_jax.training.start import apart_from_average, learned_to_translate, trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
 from slt_jax.training.text_side import data_of, text_side_of
 
@@ -89,6 +89,8 @@ class ModelFile:
         ]  # fmt: skip
         if trained_with_v9_masks(self.checkpoint.config):
             found.append(f"{self.path} was trained with v9's hand masks, so it is shown no hands")
+        if note := apart_from_average(self.checkpoint):
+            found.append(note)
         return found
 
     def open(
@@ -221,7 +223,6 @@ def read_model(path: str | Path, *, trust_classes: bool = False) -> ModelFile:
             f"--checkpoint {path}: was trained to align videos with texts, not to translate; train that from it "
             f"(slt-train --init-checkpoint)"
         )
-    tell_of_average(checkpoint)
     data = data_of(checkpoint.config)
     streams = training_streams(data.get(POSE.folder_key), data.get("packs"))
     if streams.pose is None and "architecture" not in checkpoint.rest:

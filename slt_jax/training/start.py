@@ -214,13 +214,12 @@ def learned_to_translate(saved: Mapping[str, Any]) -> bool:
     return trains_decoder(objectives) if isinstance(objectives, Mapping) else True
 
 
-def tell_of_average(checkpoint: Checkpoint) -> None:
-    """A note where the last weights of a run with `training.ema` are used, whose average is in its best.pt."""
+def apart_from_average(checkpoint: Checkpoint) -> str | None:
+    """A line to tell where these are the last weights of a run with `training.ema`, whose average is in best.pt."""
     training, average = checkpoint.config.get("training"), checkpoint.rest.get("ema_state")
     if checkpoint.path.is_dir():
         apart = isinstance(training, Mapping) and training.get("ema") is not None
     else:  # best.pt, which has the average in both places, is told from last.pt by its small arrays
         small = {key: array for key, array in (average or {}).items() if np.ndim(array) < 2 and key in checkpoint.state}
         apart = any(not np.array_equal(array, checkpoint.state[key]) for key, array in small.items())
-    if apart:
-        say(f"note: {checkpoint.path} has the run's last weights; their average (--ema) is in best.pt")
+    return f"{checkpoint.path} has the run's last weights; their average (--ema) is in best.pt" if apart else None
