@@ -16,7 +16,8 @@ from slt_jax.training import run
 from tests.cli.conftest import metrics
 
 # 11 clips in batches of 2 and groups of 4: an epoch is 2 steps, so the third step ends within the second epoch.
-FLAGS = ("--scheduler", "linear", "--warmup-steps", "1", "--ema", "0.5", "--keep-epochs", "2", "--lr-backbone", "1e-4")
+FLAGS = ("--scheduler", "linear", "--warmup-steps", "1", "--ema", "0.5", "--keep-epochs", "2", "--lr-backbone", "1e-4",
+         "--optimizer", "adafactor")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
