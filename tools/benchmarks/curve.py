@@ -103,7 +103,7 @@ def plot(results: Results, path: Path) -> Path:
     axis.set_xscale("log", base=2)
     axis.set_xticks(sizes, [f"{clips:,}" for clips in sizes])
     axis.minorticks_off()
-    axis.set_ylim(0, 100)
+    axis.set_ylim(bottom=0)
     axis.set_xlabel("training clips", fontsize=9)
     axis.set_ylabel("BLEU-4 on sentences never seen", fontsize=9)
     axis.tick_params(labelsize=8)
