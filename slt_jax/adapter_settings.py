@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slt_jax.errors import UserError, nearest, shown
+from slt_jax.errors import UserError, nearest, shortened, shown
 
 MOST = 65536  # far above any rank
 FROZEN_DTYPES = ("float32", "bfloat16")
@@ -36,7 +36,8 @@ class Lora:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in given:
             if key not in known:
-                raise UserError(f"unknown configuration key 'model.lora.{key}'{nearest(str(key), known)}")
+                asked = f"model.lora.{shortened(str(key))}"
+                raise UserError(f"unknown configuration key '{asked}'{nearest(str(key), known)}")
         values = {key: value for key, value in given.items() if value is not None}
         _check(values)
         targets = values.get("targets", cls.targets)

@@ -164,6 +164,7 @@ SET = {
     "nan": ("optim.lr=NaN", ["optim.lr", "finite"]),
     "overflow": ("optim.lr=1e999", ["optim.lr", "finite"]),
     "nan inside": ('model.decoder_kwargs={"a": [NaN]}', ["model.decoder_kwargs", "finite"]),
+    "a key of adapters": ('model.lora={"' + "r" * 5000 + '": 1}', ["model.lora.rrr", "rank"]),
     "parts": ("a." * 50_000 + "b=1", ["--set a.a", "parts"]),
     "no value": ("x" * 100_000, ["--set xxx", "KEY=VALUE"]),
 }
