@@ -46,10 +46,14 @@ def _register_exit() -> None:
     register(lambda: [closable.close() for closable in list(_to_close)])
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def readers() -> int:
     """Threads that read and decode the rows of a batch side by side, where no processes do."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores, LEAST_READERS)
+    return max(cores(), LEAST_READERS)
 
 
 # --- in the parent ------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from slt_jax.base.files import replacing_folder
 from slt_jax.base.heap import keep_freed_memory
 from slt_jax.base.places import check_folder
 from slt_jax.data.corpus_folder import SPLITS, folders_under
+from slt_jax.data.workers import cores
 from slt_jax.errors import UserError
 from slt_jax.synthetic import render
 from slt_jax.synthetic.body import tracks
@@ -274,7 +275,7 @@ def _write_clips(directory: Path, specs: dict[str, ClipSpec], image_size: int, w
     items = list(specs.items())
     chunks = [items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK)]
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cores()
     missing = 0
     with tqdm(total=len(items), unit="clip", desc="signs", disable=None if progress else True) as bar:
         if not workers:

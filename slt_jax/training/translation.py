@@ -154,14 +154,7 @@ def _train(
         del earlier  # and with it the arrays of a file
         for note in v9_notes(config, plan):
             say(f"note: {note}")
-        # Without images there is little to keep, and no step with images to be compiled and measured.
-        from_images = not features_are_read(config, program.structure, state)
-        if config.training.remat != "auto" or from_images:
-            loaded = teaching.joining(config) if teaching else config
-            batch = abstract_batch(loaded, program.layout, config.data.batch_size)
-            program = with_memory_rule(program, config.training, batch, state)
-            if from_images:
-                keep_decoded((splits.train, splits.val), config.data.keep_decoded, batch, mesh)
+        program = _in_memory(program, config, teaching.joining(config) if teaching else config, state, splits, mesh)
 
         # --- epochs -------------------------------------------------------------------------------------------------
         exporter = exporter_of(config, plan, entries, signs.names if signs else ())
@@ -172,6 +165,21 @@ def _train(
     finally:
         splits.train.close()
         splits.val.close()
+
+
+def _in_memory(
+    program: Program, config: Config, loaded: Config, state: TrainState, splits: Splits, mesh: Mesh
+) -> Program:
+    """The program in the memory there is, which decoded frames share; `loaded` is what clips are loaded by."""
+    # Without images there is little to keep, and no step with images to be compiled and measured.
+    from_images = not features_are_read(config, program.structure, state)
+    if config.training.remat == "auto" and not from_images:
+        return program
+    batch = abstract_batch(loaded, program.layout, config.data.batch_size)
+    program = with_memory_rule(program, config.training, batch, state)
+    if from_images:
+        keep_decoded((splits.train, splits.val), config.data.keep_decoded, batch, mesh)
+    return program
 
 
 def begin(

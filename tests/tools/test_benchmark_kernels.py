@@ -20,7 +20,6 @@ from tools.benchmarks.kernels.attention_forward import Tiles
 from tools.benchmarks.kernels.choice import Choice, statistics
 from tools.benchmarks.kernels.halves import swapped
 from tools.benchmarks.kernels.race import winners
-from tools.benchmarks.kernels.short_attention import attention
 
 DTYPES = (jnp.float32, jnp.bfloat16)
 SMALL = ["--interpret", "--images", "16", "--tokens", "5", "--heads", "2", "--head-dim", "16", "--hidden", "64",
@@ -45,6 +44,13 @@ def check(found, exact) -> None:
     largest = np.abs(rounded).max(axis=-1, keepdims=True)
     unit = 2.0 ** (np.floor(np.log2(largest)) - 7)  # bfloat16 has 8 bits, the first of which is not written
     assert (np.abs(np.asarray(found, np.float64) - rounded) / unit).max() <= 2
+
+
+def attention(packed, forward, backward):
+    """What is attended to, and the function that leads its gradient back to `packed`."""
+    choice = Choice((forward, backward), interpret=True)
+    mixed, kept = choice.attend(packed, packed.shape[1])
+    return mixed, lambda of_mixed: choice.attend_back(kept, of_mixed)
 
 
 def exactly(arrays):
@@ -73,9 +79,9 @@ def test_attention(tokens, forward, backward, dtype):
         return plain_attention(*jnp.moveaxis(packed, 2, 0), scale=0.25)
 
     exact, pull_exact = jax.vjp(today, exactly(packed))
-    mixed, pull = jax.vjp(lambda packed: attention(packed, 0.25, forward, backward, True), packed)
+    mixed, pull = attention(packed, forward, backward)
     check(mixed, exact)
-    check(pull(of_mixed)[0], pull_exact(exactly(of_mixed))[0])
+    check(pull(of_mixed), pull_exact(exactly(of_mixed))[0])
 
 
 def test_attention_far_below_zero():
@@ -84,8 +90,8 @@ def test_attention_far_below_zero():
     packed, cut = packed.at[:, :, 0].add(20).at[:, :, 1].add(-20), PLAIN(16, 16, 16)
     exact, pull_exact = jax.vjp(lambda packed: plain_attention(*jnp.moveaxis(packed, 2, 0), scale=0.25), packed)
     for backward in (cut, (cut, cut)):
-        mixed, pull = jax.vjp(partial(attention, scale=0.25, forward=cut, backward=backward, interpret=True), packed)
-        for found, expected in (mixed, exact), (pull(of_mixed)[0], pull_exact(of_mixed)[0]):
+        mixed, pull = attention(packed, cut, backward)
+        for found, expected in (mixed, exact), (pull(of_mixed), pull_exact(of_mixed)[0]):
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * float(jnp.abs(expected).max()))
 
 

@@ -29,6 +29,7 @@ OF_LEVEL = {
     "full": (),
     "hard": ("--sequence-length", "48"),
 }  # what the longest clips of a level need
+READABLE = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # behind a number that a line runs through
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -196,8 +197,7 @@ def plot(results: Results, path: Path) -> Path:
     bars = axis.barh(names, [results[name]["bleu"] for name in names], color=colours, height=0.7)
     if whole := complete(results):
         axis.axvline(mean(row["bleu"] for row in whole), color="C0", linewidth=1, linestyle="--", zorder=0)
-    readable = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # where the line runs through a number
-    axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8, bbox=readable)
+    axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8, bbox=READABLE)
     return finished(figure, axis, path)
 
 

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from tools.benchmarks.ablations import Variant
-from tools.benchmarks.learning import add_run_flags, finished, measured
+from tools.benchmarks.learning import READABLE, add_run_flags, finished, measured
 
 PLAIN = "as it is"
 AUGMENTATION = {
@@ -112,9 +112,8 @@ def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         values = [row["bleu"] for row in rows.values()]
         axis.barh(place, mean(values), color="C0" if option == PLAIN else "0.75", height=0.7)
         axis.plot(values, [place] * len(values), "o", color="0.15", markersize=3.5)
-        readable = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # where the line runs through a number
         axis.annotate(f"{mean(values):.1f}", (max(values), place), (5, 0), textcoords="offset points",
-                      va="center", fontsize=8, bbox=readable)  # fmt: skip
+                      va="center", fontsize=8, bbox=READABLE)  # fmt: skip
     if PLAIN in runs:
         base = mean(row["bleu"] for row in runs[PLAIN].values())
         axis.axvline(base, color="C0", linewidth=1, linestyle="--", zorder=0)

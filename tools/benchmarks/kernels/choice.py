@@ -69,7 +69,7 @@ class Choice:
         """What reaches `x` of `standardised(x) @ kernel`, plus `of_x`."""
         if self.norm_gradient is None:
             found = (of_y @ kernel.T).astype(jnp.float32)
-            y = (x.astype(jnp.float32) - known[0][:, None]) * known[1][:, None]
+            y = products.standardised(x, known[0][:, None], known[1][:, None])
             level, slope = found.mean(axis=1, keepdims=True), (found * y).mean(axis=1, keepdims=True)
             return of_x + (known[1][:, None] * (found - level - y * slope)).astype(x.dtype)
         return products.norm_gradient(of_y, kernel, x, known, of_x, self.norm_gradient, self.interpret)
@@ -109,4 +109,4 @@ def statistics(x: Array) -> Statistics:
 
 def seen(x: Array, known: Statistics) -> Array:
     """Standardised rows, in `x`'s dtype."""
-    return ((x.astype(jnp.float32) - known[0][:, None]) * known[1][:, None]).astype(x.dtype)
+    return products.standardised(x, known[0][:, None], known[1][:, None]).astype(x.dtype)

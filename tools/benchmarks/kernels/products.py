@@ -67,7 +67,7 @@ def product(
             place = pl.ds(step * tiles.summands, tiles.summands)
             some = x[:, place]
             if known is not None:
-                some = _standardised(some, *known).astype(some.dtype)
+                some = standardised(some, *known).astype(some.dtype)
             return total + times(some, kernel[place, :])
 
         total = jax.lax.fori_loop(0, summands // tiles.summands, more, jnp.zeros((tiles.rows, tiles.columns)))
@@ -151,10 +151,10 @@ def norm_gradient(
         level = sum(total.sum(axis=1) for total in totals) / columns
         slope = jnp.zeros(tiles.rows)
         for (start, width, _), total in zip(cut, totals, strict=True):
-            slope = slope + (total * _standardised(x[:, pl.ds(start, width)], *known)).sum(axis=1)
+            slope = slope + (total * standardised(x[:, pl.ds(start, width)], *known)).sum(axis=1)
         for (start, width, _), total in zip(cut, totals, strict=True):
             place = pl.ds(start, width)
-            y = _standardised(x[:, place], *known)  # read again: registers are dearer
+            y = standardised(x[:, place], *known)  # read again: registers are dearer
             found = known[1] * (total - level[:, None] - y * (slope / columns)[:, None])
             out[:, place] = (found + of_x[:, place].astype(jnp.float32)).astype(out.dtype)
 
@@ -177,7 +177,8 @@ def _at(tiles: Tiles) -> _At:
     )
 
 
-def _standardised(x: Array, mean: Array, deviation: Array) -> Array:
+def standardised(x: Array, mean: Array, deviation: Array) -> Array:
+    """Rows in float32, by columns of their means and reciprocal deviations."""
     return (x.astype(jnp.float32) - mean) * deviation
 
 
