@@ -22,7 +22,7 @@ from typing import Any
 from slt_jax.base.json_text import read_json
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
-from slt_jax.errors import UserError, nearest
+from slt_jax.errors import UserError, nearest, shown
 from slt_jax.pictures.curves import Records, read_records, todays_name
 
 PROG = "slt-check-metrics"
@@ -138,7 +138,7 @@ def _expected(where: str, given: Any) -> Expected:
     known = [field.name for field in fields(Expected)]
     for key in given:
         if key not in known:
-            raise UserError(f"{where}: unknown key '{key}'{nearest(key, known)}")
+            raise UserError(f"{where}: unknown key {shown(key)}{nearest(key, known)}")
     given = given | ({"epoch": None} if given.get("epoch") == "last" else {})
     for key, wrong, text in (
         ("value", not _is_number(given.get("value")), "a finite number"),

@@ -28,13 +28,7 @@ from slt_jax.models.families import max_positions
 from slt_jax.models.params import Structure
 from slt_jax.models.trust import trusting
 from slt_jax.runtime.precision import compute_dtype
-from slt_jax.training.start import (
-    apart_from_average,
-    last_comes_first,
-    learned_to_translate,
-    starts_of,
-    trained_with_v9_masks,
-)
+from slt_jax.training.start import last_comes_first, notes_on, starts_of, trained_with_v9_masks
 from slt_jax.training.state_store import open_checkpoint
 from slt_jax.training.tokenizer import prompts_of, tokenizer_of
 from slt_jax.training.workdir import WorkDir
@@ -130,9 +124,7 @@ def _open(path: Path, label: str, request: EvaluationRequest) -> Candidate:
     data = _data(checkpoint, request.data)
     if checkpoint.encoder_only:
         raise UserError(f"{path}: holds an encoder without a decoder, which cannot translate")
-    if not learned_to_translate(checkpoint.config):
-        say(f"note: {path} was trained to align videos with texts, and has not learned to translate")
-    if note := apart_from_average(checkpoint):
+    for note in notes_on(checkpoint):
         say(f"note: {note}")
     plan = agreed_blueprint(checkpoint, request.model, trust)
     structure, entries = plan.structure(dtype=compute_dtype(data.precision))

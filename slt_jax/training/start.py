@@ -215,11 +215,21 @@ def learned_to_translate(saved: Mapping[str, Any]) -> bool:
 
 
 def apart_from_average(checkpoint: Checkpoint) -> str | None:
-    """A line to tell where these are the last weights of a run with `training.ema`, whose average is in best.pt."""
+    """A line to tell where these are not the averaged weights of a run with `training.ema`, which are in best.pt."""
     training, average = checkpoint.config.get("training"), checkpoint.rest.get("ema_state")
     if checkpoint.path.is_dir():
         apart = isinstance(training, Mapping) and training.get("ema") is not None
-    else:  # best.pt, which has the average in both places, is told from last.pt by its small arrays
+    else:  # best.pt, which has the average in both places, is told from the others by its small arrays
         small = {key: array for key, array in (average or {}).items() if np.ndim(array) < 2 and key in checkpoint.state}
         apart = any(not np.array_equal(array, checkpoint.state[key]) for key, array in small.items())
-    return f"{checkpoint.path} has the run's last weights; their average (--ema) is in best.pt" if apart else None
+    return f"{checkpoint.path} has weights as trained; best.pt has their average (--ema)" if apart else None
+
+
+def notes_on(checkpoint: Checkpoint) -> list[str]:
+    """What to know before texts are expected of these weights, in lines."""
+    found = []
+    if not learned_to_translate(checkpoint.config):
+        found.append(f"{checkpoint.path} was trained to align videos with texts, and has not learned to translate")
+    if note := apart_from_average(checkpoint):
+        found.append(note)
+    return found

@@ -133,6 +133,8 @@ def test_videos_are_brought_near_their_sentences(aligned):
     assert last["contrastive_state"]["contrastive_head.video.weight"].shape == (32, 32)
     assert 0 < last["contrastive_state"]["contrastive_head.logit_scale"] <= np.log(100)
     assert not any("contrastive" in key for key in last["model_state"])
+    with pytest.warns(UserWarning, match="last.pt was trained to align videos with texts"):
+        slt_jax.load(aligned / "last.pt")
     states = open_checkpoint(aligned / "checkpoints")
     assert states.state.keys() == last["model_state"].keys()
 

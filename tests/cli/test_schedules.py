@@ -1,10 +1,12 @@
 """`max_steps`, warm-up, averaged weights and kept epochs, from the command line to the files."""
 
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 
+import slt_jax
 from convert import read_pt, write_pt
 from convert.source import find_ties
 from slt_jax.cli.average import main as average
@@ -84,11 +86,16 @@ def test_the_average_is_validated_written_as_best_and_read_back(averaged, corpus
         assert np.abs(steps - array).max() < np.abs(start - array).max() + 1e-7, key
 
 
-def test_who_uses_the_last_weights_is_told_of_their_average(averaged):
-    settings = ExtractionSettings()
-    for name, told in (("last.pt", True), ("checkpoints", True), ("best.pt", False), (".", False)):
-        notes = read_model(averaged / name).check(settings)
-        assert any("has the run's last weights; their average (--ema) is in best.pt" in note for note in notes) == told
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("last.pt", True), ("epoch-0001.pt", True), ("checkpoints", True), ("best.pt", False), (".", False)],
+)
+def test_who_uses_weights_as_trained_is_told_of_their_average(averaged, name, told):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        slt_jax.load(averaged / name)
+    for notes in (read_model(averaged / name).check(ExtractionSettings()), [str(w.message) for w in warned]):
+        assert any("has weights as trained; best.pt has their average (--ema)" in note for note in notes) == told
 
 
 def test_kept_epochs_are_averaged(averaged, tmp_path, capsys):

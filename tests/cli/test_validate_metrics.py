@@ -93,6 +93,7 @@ def test_a_work_dir_stands_for_its_metrics(check):
         ('{"val_loss": {"value": NaN}}', "value must be a finite number"),
         ({"val_loss": {"value": 3, "tolerance": -1}}, "tolerance must be 0 or more"),
         ({"val_loss": {"value": 3, "tolerence": 1}}, "unknown key 'tolerence'; did you mean 'tolerance'"),
+        ({"val_loss": {"value": 3, "n" * 500: 1}}, "unknown key 'nnnn"),
         ({"val_loss": {"value": 3, "direction": "up"}}, "direction must be one of lower, higher, both"),
         ({"val_loss": {"value": 3, "direction": []}}, "direction must be one of"),
         ({"val_loss": {"value": 3, "epoch": "first"}}, "epoch must be a number or last"),
@@ -107,6 +108,7 @@ def test_a_reference_that_cannot_be_used(check, reference, named):
     assert "reference.json" in error
     assert named in error
     assert error.count("\n") == 1
+    assert len(error) < 400
 
 
 def test_files_that_are_not_there(tmp_path, capsys):
