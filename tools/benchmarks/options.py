@@ -21,6 +21,9 @@ AUGMENTATION = {
 STEPS = ("--scheduler-unit", "step", "--warmup-steps", "200")
 GLOSSES = ("--objectives", '{"translation": 1, "gloss_ctc": 0.3}')
 EMA = ("--ema", "0.99")
+DROPOUT = ("--decoder-dropout", "0.1", "--temporal-dropout", "0.1")
+FULL_GLOSSES = ("--objectives", '{"translation": 1, "gloss_ctc": 1}')
+MILD = ("--augmentation", '{"crop_scale": [0.8, 1.0], "color": 0.2, "speed": [0.85, 1.2], "jitter_pose": 0.005}')
 ADAPTERS = ("--set", 'model.lora={"rank": 16, "targets": ["backbones", "decoder"]}', "--lr", "0.001")
 ALIGNMENT, ALIGNED = "alignment alone", "aligned before"
 LONGER, ADAPTED, TAUGHT = "as long again", "as long again, by adapters", "taught by a model"
@@ -33,7 +36,9 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "backbones at half the rate": ("--lr-backbone", "0.00025"),
     "matrices decay by 0.1": ("--weight-decay", "0.1", "--decay-only-matrices"),
     "averaged weights": EMA,
+    "dropout": DROPOUT,
     "glosses": GLOSSES,
+    "glosses as heavy as texts": FULL_GLOSSES,
     "aligned beside": ("--objectives", '{"translation": 1, "contrastive": 0.1}'),
     ALIGNED: (),
     TAUGHT: ("--objectives", '{"translation": 1, "distillation": 1}'),
@@ -41,6 +46,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     ADAPTED: ADAPTERS,
     **{name: ("--augmentation", setting) for name, setting in AUGMENTATION.items()},
     "warm-up, cosine by step, averaged weights, glosses": (*STEPS, *EMA, *GLOSSES),
+    "for few clips": (*STEPS, *EMA, *FULL_GLOSSES, *DROPOUT, *MILD),
+    "for few clips, without changes at random": (*STEPS, *EMA, *FULL_GLOSSES, *DROPOUT),
 }
 BEGINS_WITH: Mapping[str, str] = {ALIGNED: ALIGNMENT, LONGER: PLAIN, ADAPTED: PLAIN}  # whose weights, of the same seed
 
