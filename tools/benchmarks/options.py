@@ -46,9 +46,9 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     ADAPTED: ADAPTERS,
     **{name: ("--augmentation", setting) for name, setting in AUGMENTATION.items()},
     "warm-up, cosine by step, averaged weights, glosses": (*STEPS, *EMA, *GLOSSES),
-    "for few clips": (*STEPS, *EMA, *FULL_GLOSSES, *DROPOUT, *MILD),
-    "for few clips, without changes at random": (*STEPS, *EMA, *FULL_GLOSSES, *DROPOUT),
-    "for few clips, without glosses": (*STEPS, *EMA, *DROPOUT, *MILD),
+    "for few clips": (*STEPS, *EMA, *FULL_GLOSSES, *DROPOUT),
+    "for few clips, without glosses": (*STEPS, *EMA, *DROPOUT),
+    "for few clips, with changes at random": (*STEPS, *EMA, *FULL_GLOSSES, *DROPOUT, *MILD),
 }
 BEGINS_WITH: Mapping[str, str] = {ALIGNED: ALIGNMENT, LONGER: PLAIN, ADAPTED: PLAIN}  # whose weights, of the same seed
 
