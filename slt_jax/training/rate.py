@@ -64,3 +64,19 @@ class Rates:
         if optim.scheduler == "cosine":
             return optim.lr * max((1 + math.cos(math.pi * done / whole)) / 2, 0.0)
         return optim.lr * max((whole - done) / whole, 0.0)
+
+
+def notes_on(optim: OptimConfig, training: TrainingConfig, steps_per_epoch: int) -> list[str]:
+    """What a run will not see of its steps and its schedule, in lines."""
+    steps = Rates.of(optim, training, steps_per_epoch).steps
+    assert steps is not None
+    warmup, whole, most = optim.warmup_steps, optim.scheduler_tmax, training.max_steps
+    found = []
+    if most and most > steps:
+        found.append(f"training.max_steps {most}: {training.epochs} epochs end after {steps} steps; give more epochs")
+    if warmup and warmup >= steps:
+        found.append(f"optim.warmup_steps {warmup}: the rate never gets to optim.lr, the run has {steps} steps")
+    still = steps - warmup - (whole or 0)
+    if whole and still > 0 and by_step(optim) and optim.scheduler in ("cosine", "linear"):
+        found.append(f"optim.scheduler_tmax {whole}: counts steps here, and the rate of the run's last {still} is 0")
+    return found

@@ -5,7 +5,7 @@ import torch
 from transformers import optimization
 
 from slt_jax.config import OptimConfig, TrainingConfig
-from slt_jax.training.rate import Rates
+from slt_jax.training.rate import Rates, notes_on
 
 LR, STEPS, WARMUP = 0.02, 30, 6
 
@@ -86,3 +86,21 @@ def test_a_schedule_ends_with_max_steps():
     optim = OptimConfig(lr=LR, scheduler="linear")
     assert Rates.of(optim, TrainingConfig(epochs=10, max_steps=20), steps_per_epoch=10)(1, 10) == LR / 2
     assert Rates.of(optim, TrainingConfig(epochs=1, max_steps=20), steps_per_epoch=10)(0, 5) == LR / 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"max_steps": 31}, "max_steps 31: 3 epochs end after 30 steps"),
+        ({"max_steps": 30}, None),
+        ({"warmup_steps": 30}, "warmup_steps 30: the rate never gets to optim.lr, the run has 30 steps"),
+        ({"warmup_steps": 29, "scheduler": "cosine"}, None),
+        ({"scheduler": "linear", "warmup_steps": 5, "scheduler_tmax": 3}, "the rate of the run's last 22 is 0"),
+        ({"scheduler": "cosine", "scheduler_unit": "step", "scheduler_tmax": 30}, None),
+        ({"scheduler": "cosine", "scheduler_tmax": 2}, None),  # torch's rises again
+    ],
+)
+def test_a_schedule_that_the_run_does_not_see_is_told(settings, told):
+    training = TrainingConfig(epochs=3, max_steps=settings.pop("max_steps", None))
+    notes = notes_on(OptimConfig(lr=LR, **settings), training, steps_per_epoch=10)
+    assert any(told in note for note in notes) if told else not notes
