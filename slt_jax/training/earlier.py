@@ -1,5 +1,6 @@
 """What a run goes on from: a checkpoint, or the folder of an earlier run's states."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,14 +11,18 @@ from convert.adapters import LORA_STATE
 from convert.checkpoint import Checkpoint
 from convert.optimizer import check_kind
 from slt_jax.base.console import say
-from slt_jax.config import Config, build_config, build_section
+from slt_jax.config import Config, TrainingConfig, build_config, build_section
+from slt_jax.config_rules import OBJECTIVES
 from slt_jax.data.glosses import Glosses
+from slt_jax.errors import UserError, shown
 from slt_jax.models.trust import Trust
 from slt_jax.training.position import Position
 from slt_jax.training.program import Program
 from slt_jax.training.rate import Rates
 from slt_jax.training.state import TrainState
 from slt_jax.training.state_store import StateStore, open_checkpoint, resume_from
+
+BESIDE = OBJECTIVES[1:]  # those with heads, or a teacher, beside the translator
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,14 @@ class Earlier:
     def resume(self, config: Config, program: Program) -> tuple[TrainState, Position]:
         """The newest state of the folder, exactly as it was saved, and its position.
 
-        Raises UserError if another optimiser than that of `config` wrote it.
+        Raises UserError if another optimiser than that of `config` wrote it, or if it was trained for other objectives.
         """
         assert self.states is not None
         with self.states:
+            if unlike := self._unlike(config.training):
+                raise UserError(
+                    f"--resume {self.path}: was trained {unlike}; train so again, or go on from a .pt of that run"
+                )
             written = build_section("optim", self.config.get("optim") or {}).optimizer
             check_kind(written, config.optim.optimizer, f"--resume {self.path}")
             state, position, _ = resume_from(self.states, program)
@@ -91,6 +100,26 @@ class Earlier:
         what = f"{before} clips, now there are {count}" if before != count else f"{count} other clips than those now"
         lost = "; of the epoch under way some will be seen twice, or not at all" if position.taken else ""
         say(f"note: {self.path} was trained on {what}{lost}")
+
+    def tell_objectives(self, training: TrainingConfig) -> None:
+        """Say so if training goes on for other objectives, or with an average of weights where there was none."""
+        if unlike := self._unlike(training):
+            say(f"note: {self.path} was trained {unlike}, and this run is not")
+
+    def _unlike(self, training: TrainingConfig) -> str:
+        """How the earlier run was trained, in flags, where its state has more or fewer parts than one of `training`."""
+        saved, found = self.config.get("training"), []
+        if not isinstance(saved, Mapping):
+            return ""
+        before = saved.get("ema")
+        if (before is None) != (training.ema is None):
+            found.append("without --ema" if before is None else f"with --ema {shown(before)}")
+        weights = saved.get("objectives")
+        weights = weights if isinstance(weights, Mapping) else {}
+        if {name for name in BESIDE if weights.get(name)} != {n for n in BESIDE if training.objectives.get(n)}:
+            known = {name: weights[name] for name in OBJECTIVES if name in weights}
+            found.append(f"with --objectives {shown(json.dumps(known))}" if known else "without --objectives")
+        return " and ".join(found)
 
     def _learning_rate(self, epoch: int, step: int) -> float | None:
         """The rate with which the earlier run would have gone on; None if it does not say."""

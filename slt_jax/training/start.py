@@ -197,7 +197,8 @@ def checkpoint_state(
     average, saved = average_of(state), rest.get("ema_state")
     if average is not None and isinstance(saved, Mapping):
         fitting = [entry for entry in (*entries, *table.adapters) if entry.path in average]
-        state = state.replace(teacher={**state.teacher, AVERAGE: to_params(saved, fitting)})
+        # A file has no average of what stands beside the model, which begins anew.
+        state = state.replace(teacher={**state.teacher, AVERAGE: {**average, **to_params(saved, fitting)}})
     return state
 
 

@@ -149,6 +149,7 @@ def _train(
             workdir.write_settings(config.to_dict(), merged)
         announce(config, state, program, splits, source, position)
         if earlier and source:
+            earlier.tell_objectives(config.training)
             earlier.tell_rate(rates_of(config, splits), position.epoch, int(state.step))
             earlier.tell_clips(splits.train.identity, position)
         del earlier  # and with it the arrays of a file

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import pytest
 import slt_jax
 from convert import read_pt
 from slt_jax.cli.train import main
+from slt_jax.config import TrainingConfig
 from slt_jax.training import run
+from slt_jax.training.earlier import Earlier
 from slt_jax.training.state_store import open_checkpoint
 from tests.cli.conftest import metrics
 
-BOTH = ("--set", 'training.objectives={"translation": 1, "gloss_ctc": 0.3}')
+BOTH = ("--set", 'training.objectives={"translation": 1, "gloss_ctc": 0.3}', "--ema", "0.5")
 SIZES = {"sequence_length": 8}  # frames enough for the glosses of most clips
 
 
@@ -47,7 +50,7 @@ def test_glosses_are_learned_and_kept_apart(signed):
     assert not any(key.startswith("gloss") for key in last["model_state"])
     assert "MATE" in " ".join(last["glosses"])
     # What translates knows no head, from the file and from the states.
-    whole = slt_jax.load(signed / "last.pt")
+    whole = slt_jax.load(signed / "best.pt")
     assert not any("gloss" in path for path in whole.params)
     states = open_checkpoint(signed / "checkpoints")
     assert states.state.keys() == last["model_state"].keys()
@@ -62,7 +65,8 @@ def stopped(corpus, tmp_path_factory):
 
 @pytest.mark.parametrize("from_file", [False, True], ids=["states", "pt"])
 def test_a_run_with_glosses_goes_on(signed, stopped, corpus, tmp_path, from_file):
-    """From the states exactly; from last.pt after an epoch with the head's weights, whose optimiser begins anew."""
+    """From the states exactly; from last.pt after an epoch with the head's weights, whose optimiser and average begin
+    anew."""
     work_dir = tmp_path / "run"
     shutil.copytree(stopped, work_dir)
     flags = corpus.flags(work_dir, *BOTH, **SIZES)
@@ -77,6 +81,31 @@ def test_a_run_with_glosses_goes_on(signed, stopped, corpus, tmp_path, from_file
         a, b = (read_pt(path / "last.pt") for path in (work_dir, signed))
         for key, array in b["gloss_state"].items():
             np.testing.assert_array_equal(a["gloss_state"][key], array)
+
+
+def test_states_go_on_for_no_other_objectives(signed, corpus, capsys):
+    assert main([*corpus.flags(signed, **SIZES), "--resume"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert 'was trained with --ema 0.5 and with --objectives \'{"translation": 1, "gloss_ctc": 0.3}\'' in line
+    assert "go on from a .pt of that run" in line
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "told"),
+    [
+        ({"ema": 0.9}, {}, "was trained with --ema 0.9, and this run is not"),
+        ({"ema": 0.9}, {"ema": 0.5}, None),
+        ({}, {"ema": 0.5}, "was trained without --ema"),
+        ({"objectives": {"translation": 1}}, {}, None),
+        ({"objectives": {"contrastive": 1}}, {}, """was trained with --objectives '{"contrastive": 1}'"""),
+        ({"objectives": {}}, {"objectives": {"translation": 1, "gloss_ctc": 1}}, "was trained without --objectives"),
+        ({"objectives": {"gloss_ctc": 1}}, {"objectives": {"gloss_ctc": 0.3}}, None),
+        (None, {"ema": 0.5}, None),  # v9's
+    ],
+)
+def test_a_file_goes_on_for_other_objectives_and_it_is_told(saved, now, told, capsys):
+    Earlier(Path("last.pt"), {"training": saved}, None, None, None).tell_objectives(TrainingConfig(**now))
+    assert told in capsys.readouterr().out if told else not capsys.readouterr().out
 
 
 def test_other_weights_of_the_head_than_none_are_used(signed, corpus, tmp_path):
