@@ -136,13 +136,13 @@ def _export(argv: Sequence[str] | None) -> int:
     from slt_jax.export.job import run as run_job
     from slt_jax.export.verify import VerificationFailed
     from slt_jax.models.trust import trusting
-    from slt_jax.training.start import apart_from_average
+    from slt_jax.training.start import notes_on
     from slt_jax.training.state_store import open_checkpoint
 
     given = {key: getattr(config.model, key) for key in merged.get("model", {})}
     trust = trusting(given, arguments.trust_classes)
     checkpoint = open_checkpoint(arguments.checkpoint, trust)
-    if note := apart_from_average(checkpoint):
+    for note in notes_on(checkpoint):
         print(f"slt-export: note: {note}", file=sys.stderr)
     plan = blueprint(checkpoint, model_settings(given, checkpoint.model_fields, checkpoint.path), trust=trust)
     request = ExportRequest(

@@ -16,7 +16,13 @@ from slt_jax.models.trust import Trust
 from slt_jax.runtime.precision import compute_dtype
 from slt_jax.streams import POSE, STREAMS, streams_of
 from slt_jax.training.distillation import Teacher
-from slt_jax.training.start import check_target_length, tokenizer_beside, trained_with_v9_masks
+from slt_jax.training.start import (
+    apart_from_average,
+    check_target_length,
+    learned_to_translate,
+    tokenizer_beside,
+    trained_with_v9_masks,
+)
 from slt_jax.training.state_store import open_checkpoint
 from slt_jax.training.text_side import data_of
 from slt_jax.training.tokenizer import tokenizer_of
@@ -44,6 +50,10 @@ class Teaching:
             params = load_params(checkpoint, plan.structure()[1])
         except UserError as error:
             raise UserError(f"training.teacher: {error}") from None
+        if not learned_to_translate(checkpoint.config):
+            raise UserError(f"training.teacher: {path} was trained to align videos with texts, not to translate")
+        if note := apart_from_average(checkpoint):
+            say(f"note: training.teacher: {note}")
         masks = trained_with_v9_masks(checkpoint.config)
         return cls(path, plan, params, tokenizer, data.get("prefix"), masks)
 

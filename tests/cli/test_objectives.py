@@ -246,6 +246,11 @@ def test_a_smaller_student_learns_what_its_teacher_expects(distilled):
     assert slt_jax.load(distilled / "last.pt").config.d_model == 16
 
 
+def test_what_was_only_aligned_teaches_nothing(aligned, corpus, tmp_path, capsys):
+    assert main(taught(corpus, aligned / "last.pt", tmp_path / "run")) == 2
+    assert f"{aligned / 'last.pt'} was trained to align videos with texts, not to translate" in capsys.readouterr().err
+
+
 def test_a_run_with_a_teacher_goes_on_exactly(distilled, corpus, finished, tmp_path):
     flags = taught(corpus, finished, tmp_path / "run", **SMALLER)
     stop_in(2, flags)
