@@ -26,8 +26,8 @@ def load(path: str | Path, model: ModelConfig | Mapping | None = None, *, trust_
     `model` is a ModelConfig or a mapping of its fields; None takes the checkpoint's own. A file with only an encoder
     gives a translator that can only `encode`. Classes of one's own are imported if `model` names them, or if the file
     does and `trust_classes` is true. Warns of weights that were only aligned with texts, or whose average is in another
-    file. Raises UserError (one line, or a +/- diff of keys) if the file cannot be read or
-    does not fit, and for a class that only the file names.
+    file. Raises UserError (one line, or a +/- diff of keys) if the file cannot be read or does not fit, and for a class
+    that only the file names.
     """
     silence_absent_tpu()
     trust = trusting(model, trust_classes)

@@ -22,7 +22,7 @@ from slt_jax.training.rate import Rates
 from slt_jax.training.state import TrainState
 from slt_jax.training.state_store import StateStore, open_checkpoint, resume_from
 
-BESIDE = OBJECTIVES[1:]  # those with heads, or a teacher, beside the translator
+BESIDE = tuple(name for name in OBJECTIVES if name != "translation")  # with heads or a teacher beside the model
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ class Earlier:
             found.append("without --ema" if before is None else f"with --ema {shown(before)}")
         weights = saved.get("objectives")
         weights = weights if isinstance(weights, Mapping) else {}
-        if {name for name in BESIDE if weights.get(name)} != {n for n in BESIDE if training.objectives.get(n)}:
-            known = {name: weights[name] for name in OBJECTIVES if name in weights}
-            found.append(f"with --objectives {shown(json.dumps(known))}" if known else "without --objectives")
+        if any(bool(weights.get(name)) != bool(training.objectives.get(name)) for name in BESIDE):
+            known = json.dumps({name: weights[name] for name in OBJECTIVES if name in weights}, default=str)
+            found.append(f"with --objectives {shown(known)}" if weights else "without --objectives")
         return " and ".join(found)
 
     def _learning_rate(self, epoch: int, step: int) -> float | None:

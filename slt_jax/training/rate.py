@@ -66,7 +66,7 @@ class Rates:
         return optim.lr * max((whole - done) / whole, 0.0)
 
 
-def notes_on(optim: OptimConfig, training: TrainingConfig, steps_per_epoch: int) -> list[str]:
+def schedule_notes(optim: OptimConfig, training: TrainingConfig, steps_per_epoch: int) -> list[str]:
     """What a run will not see of its steps and its schedule, in lines."""
     steps = Rates.of(optim, training, steps_per_epoch).steps
     assert steps is not None

@@ -47,7 +47,7 @@ from slt_jax.training.metrics import CROSS_ENTROPY, Totals
 from slt_jax.training.poses import knows_poses, standardised_poses
 from slt_jax.training.position import Position, Taken
 from slt_jax.training.program import Program
-from slt_jax.training.rate import Rates, notes_on
+from slt_jax.training.rate import Rates, schedule_notes
 from slt_jax.training.run import Run
 from slt_jax.training.start import (
     check_target_length,
@@ -153,8 +153,8 @@ def _train(
             earlier.tell_rate(rates_of(config, splits), position.epoch, int(state.step))
             earlier.tell_clips(splits.train.identity, position)
         del earlier  # and with it the arrays of a file
-        rate_notes = notes_on(config.optim, config.training, steps_per_epoch(config, splits))
-        for note in (*rate_notes, *v9_notes(config, plan)):
+        unseen = schedule_notes(config.optim, config.training, steps_per_epoch(config, splits))
+        for note in (*unseen, *v9_notes(config, plan)):
             say(f"note: {note}")
         program = _in_memory(program, config, teaching.joining(config) if teaching else config, state, splits, mesh)
 

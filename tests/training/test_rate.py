@@ -5,7 +5,7 @@ import torch
 from transformers import optimization
 
 from slt_jax.config import OptimConfig, TrainingConfig
-from slt_jax.training.rate import Rates, notes_on
+from slt_jax.training.rate import Rates, schedule_notes
 
 LR, STEPS, WARMUP = 0.02, 30, 6
 
@@ -101,6 +101,7 @@ def test_a_schedule_ends_with_max_steps():
     ],
 )
 def test_a_schedule_that_the_run_does_not_see_is_told(settings, told):
-    training = TrainingConfig(epochs=3, max_steps=settings.pop("max_steps", None))
-    notes = notes_on(OptimConfig(lr=LR, **settings), training, steps_per_epoch=10)
+    optim = {key: value for key, value in settings.items() if key != "max_steps"}
+    training = TrainingConfig(epochs=3, max_steps=settings.get("max_steps"))
+    notes = schedule_notes(OptimConfig(lr=LR, **optim), training, steps_per_epoch=10)
     assert any(told in note for note in notes) if told else not notes
