@@ -34,6 +34,16 @@ def attention(
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
 
 
+def unpacked(packed: Float[Array, "b n three_d"], heads: int) -> tuple[Float[Array, "b n {heads} head"], ...]:
+    """Queries, keys and values by head, from what one product made of all three."""
+    b, n, _ = packed.shape
+    parts = packed.reshape(b, n, 3, heads, -1)
+    if jax.default_backend() != "cpu":
+        return tuple(jnp.moveaxis(parts, 2, 0))
+    # Gradients of parts are put side by side. Those of slices are padded and added, in which a CPU is slow.
+    return tuple(part[:, :, 0] for part in jnp.split(parts, 3, axis=2))
+
+
 def _scores(query: Array, key: Array) -> Array:
     return jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
 
@@ -48,24 +58,41 @@ def _on_cpu(query: Array, key: Array, value: Array) -> Array:
 
 
 def _forward(query: Array, key: Array, value: Array) -> tuple[Array, Residuals]:
-    weights = jax.nn.softmax(_scores(query, key), axis=-1)
-    return _by_head(weights.astype(value.dtype), value, 3), (query, key, value, weights)
+    weights = jax.nn.softmax(_scores(query, key), axis=-1).astype(_of_factors(value))
+    return _by_query(weights, value), (query, key, value, weights)
 
 
 def _backward(kept: Residuals, gradient: Array) -> tuple[Array, Array, Array]:
     query, key, value, weights = kept
     shares = weights * _scores(gradient, value)
-    of_scores = shares - weights * shares.sum(axis=-1, keepdims=True)
-    return _by_head(of_scores, key, 3), _by_head(of_scores, query, 2), _by_head(weights, gradient, 2)
+    of_scores = (shares - weights * shares.sum(axis=-1, keepdims=True)).astype(weights.dtype)
+    return _by_query(of_scores, key), _by_key(of_scores, query), _by_key(weights, gradient)
 
 
 _on_cpu.defvjp(_forward, _backward)
 
 
-def _by_head(table: Array, rows: Array, summed: int) -> Array:
-    """Table (b, h, q, k) times rows (b, q or k, h, d), summed over axis `summed` of the table: (b, k or q, h, d)."""
-    dimensions = (((summed,), (1,)), ((0, 1), (0, 2)))
-    found = jax.lax.dot_general(table.astype(jnp.float32), rows.astype(jnp.float32), dimensions)
+def _of_factors(rows: Array):
+    """The dtype of the factors of a CPU's products, which all sum in float32: bfloat16 has instructions for that."""
+    return rows.dtype if rows.dtype == jnp.bfloat16 else jnp.float32
+
+
+def _product(a: Array, b: Array, dimensions) -> Array:
+    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+
+
+def _by_query(table: Array, rows: Array) -> Array:
+    """Table (b, h, q, k) times rows (b, k, h, d), summed over keys: (b, q, h, d)."""
+    found = _product(table, rows.astype(table.dtype), (((3,), (1,)), ((0, 1), (0, 2))))
+    return found.transpose(0, 2, 1, 3).astype(rows.dtype)
+
+
+def _by_key(table: Array, rows: Array) -> Array:
+    """Table (b, h, q, k) times rows (b, q, h, d), summed over queries: (b, k, h, d)."""
+    if table.dtype == jnp.bfloat16:  # XLA has no such product of a table of bfloat16 that is read by columns
+        found = _product(rows, table, (((1,), (2,)), ((0, 2), (0, 1))))
+        return found.transpose(0, 3, 1, 2).astype(rows.dtype)
+    found = _product(table, rows.astype(table.dtype), (((2,), (1,)), ((0, 1), (0, 2))))
     return found.transpose(0, 2, 1, 3).astype(rows.dtype)
 
 

@@ -126,40 +126,66 @@ def product(
             seen = x * norm.scale[...].astype(x.dtype) + norm.bias[...].astype(x.dtype)
     if scale is not None:
         kernel, bias = kernel * scale, bias * scale
-    multiply = _matmul_on_cpu if jax.default_backend() == "cpu" else jnp.matmul
-    y = multiply(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+    y = affine(x, kernel, bias)
     if isinstance(layer, Adapted):
         added = layer.adapter(seen)
         y = y + (added if scale is None else added * scale.astype(x.dtype))
     return y
 
 
+def affine(
+    x: Float[Array, "*rows d_in"], kernel: Float[Array, "d_in d_out"], bias: Float[Array, " d_out"]
+) -> Float[Array, "*rows d_out"]:
+    """`x @ kernel + bias` in `x`'s dtype."""
+    if jax.default_backend() == "cpu":
+        return _affine_on_cpu(x, kernel.astype(x.dtype), bias.astype(_of_sums(x)))
+    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+
+
 @jax.custom_vjp
-def _matmul_on_cpu(x: Array, kernel: Array) -> Array:
-    """`x @ kernel`, whose gradients a CPU computes without a transposed copy of all rows.
+def _affine_on_cpu(x: Array, kernel: Array, bias: Array) -> Array:
+    """The same, with gradients in the order that suits a CPU, and all sums in float32.
 
-    JAX takes the kernel's the other way round and transposes it; XLA then transposes a factor instead.
+    The order: JAX takes the kernel's gradient the other way round and transposes it, for which XLA transposes all rows.
+    The sums: CPUs with instructions for bfloat16 (AVX512-BF16, AMX) have them for sums in float32 alone. For others, XLA
+    turns the factors of a product into float32 first.
     """
-    return x @ kernel
+    return (_product(x, kernel) + bias).astype(x.dtype)
 
 
-def _matmul_kept(x: Any, kernel: Any) -> tuple[Array, tuple[Array, Array]]:
+def _of_sums(x: Array):
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, preferred_element_type=_of_sums(a))
+
+
+def _affine_kept(x: Any, kernel: Any, bias: Any) -> tuple[Array, tuple[Array, Array]]:
     """What the backward pass needs: nothing, which is an empty array, for what is not trained.
 
     JAX may take one call's number of kept arrays for another's, so it is always two.
     """
     nothing = jnp.zeros(0, x.value.dtype)
     kept = (x.value if kernel.perturbed else nothing, kernel.value if x.perturbed else nothing)
-    return x.value @ kernel.value, kept
+    return _affine_on_cpu(x.value, kernel.value, bias.value), kept
 
 
-def _matmul_gradients(kept: tuple[Array, Array], gradient: Array) -> tuple[Array | None, Array | None]:
+def _affine_gradients(kept: tuple[Array, Array], gradient: Array) -> tuple[Array | None, Array | None, Array]:
     x, kernel = kept
-    of_x = None if kernel.shape == (0,) else gradient @ kernel.T
-    return of_x, None if x.shape == (0,) else x.reshape(-1, x.shape[-1]).T @ gradient.reshape(-1, gradient.shape[-1])
+    of_x = None if kernel.shape == (0,) else _product(gradient, kernel.T).astype(kernel.dtype)
+    gradients = gradient.reshape(-1, gradient.shape[-1])
+    of_kernel = None if x.shape == (0,) else _by_columns(x.reshape(-1, x.shape[-1]), gradients).astype(x.dtype)
+    return of_x, of_kernel, gradients.sum(axis=0, dtype=_of_sums(gradient))
 
 
-_matmul_on_cpu.defvjp(_matmul_kept, _matmul_gradients, symbolic_zeros=True)
+def _by_columns(a: Array, b: Array) -> Array:
+    """`a.T @ b`. A CPU multiplies columns of bfloat16 only if they lie in memory as rows."""
+    columns = computed_once(a, lambda y: y.T) if a.dtype == jnp.bfloat16 else a.T
+    return _product(columns, b)
+
+
+_affine_on_cpu.defvjp(_affine_kept, _affine_gradients, symbolic_zeros=True)
 
 
 def standardised(x: Float[Array, "*rows d"], epsilon: float) -> Float[Array, "*rows d"]:
@@ -220,9 +246,10 @@ def residual(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x
 
 
-def _computed_once(gradient: Array) -> Array:
-    first = gradient[(0,) * gradient.ndim]
-    return jax.lax.cond(jnp.isfinite(first), lambda g: g, lambda g: jnp.full_like(g, jnp.nan), gradient)
+def computed_once(x: Array, of: Callable[[Array], Array] = lambda y: y) -> Array:
+    """`of(x)` by itself, in memory: XLA does not look into branches. All NaN if the first number is not finite."""
+    first = x[(0,) * x.ndim]
+    return jax.lax.cond(jnp.isfinite(first), of, lambda y: jnp.full_like(of(y), jnp.nan), x)
 
 
 def _row_major(gradient: Array) -> Array:
@@ -231,5 +258,5 @@ def _row_major(gradient: Array) -> Array:
 
 residual.defvjp(
     lambda x: (x, None),
-    lambda _, g: (jax.lax.platform_dependent(g, cpu=_computed_once, cuda=_row_major, default=lambda g: g),),
+    lambda _, g: (jax.lax.platform_dependent(g, cpu=computed_once, cuda=_row_major, default=lambda g: g),),
 )

@@ -6,8 +6,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Key
 
-from slt_jax.models.attention import attention, mask_bias
-from slt_jax.models.layers import dropout, layer_norm, linear, residual, split, uniform
+from slt_jax.models.attention import attention, mask_bias, unpacked
+from slt_jax.models.layers import affine, dropout, layer_norm, linear, residual, split, uniform
 from slt_jax.models.remat import KEEP_ALL, Memory
 
 
@@ -88,8 +88,8 @@ class MultiheadAttention(nnx.Module):
     ) -> Float[Array, "b t d"]:
         """Frames to frames; `bias` hides padded ones."""
         b, t, d = x.shape
-        packed = x @ self.in_proj_weight[...].T.astype(self.dtype) + self.in_proj_bias[...].astype(self.dtype)
-        query, value_key, value = jnp.moveaxis(packed.reshape(b, t, 3, self.heads, d // self.heads), 2, 0)
+        packed = affine(x, self.in_proj_weight[...].T, self.in_proj_bias[...])
+        query, value_key, value = unpacked(packed, self.heads)
         mixed = attention(
             query, value_key, value, bias=bias, scale=(d // self.heads) ** -0.5, dropout_rate=self.rate, dropout_key=key
         )

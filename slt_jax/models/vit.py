@@ -16,8 +16,8 @@ from jax import Array
 from jaxtyping import Bool, Float, Key
 
 from slt_jax.errors import divisors, shown
-from slt_jax.models.attention import attention, flash_attention, takes_flash_attention
-from slt_jax.models.layers import gelu, layer_norm, linear, normal, product, residual, torch_uniform
+from slt_jax.models.attention import attention, flash_attention, takes_flash_attention, unpacked
+from slt_jax.models.layers import affine, gelu, layer_norm, linear, normal, product, residual, torch_uniform
 from slt_jax.models.remat import KEEP_ALL, Memory
 
 
@@ -135,7 +135,7 @@ class VisionTransformer(nnx.Module):
         real, block = tokens.shape[1], self.blocks[-1]
         for earlier in list(self.blocks)[:-1]:
             tokens = earlier(tokens, real=real)
-        query, key, _ = block.attn.heads(product(tokens, block.attn.qkv, norm=block.norm1))
+        query, key, _ = unpacked(product(tokens, block.attn.qkv, norm=block.norm1), block.attn.num_heads)
         scores = jnp.einsum("nhd,nkhd->nhk", query[:, 0].astype(jnp.float32), key.astype(jnp.float32))
         weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1)
         return weights[..., 1 + self.config.num_register_tokens :]
@@ -219,8 +219,7 @@ class PatchEmbed(nnx.Module):
         patches = images.reshape(n, height // p, p, width // p, p, channels).transpose(0, 1, 3, 2, 4, 5)
         patches = patches.reshape(n, (height // p) * (width // p), p * p * channels).astype(dtype)
         assert self.proj.bias is not None
-        kernel = self.proj.kernel[...].reshape(p * p * channels, -1).astype(dtype)
-        return patches @ kernel + self.proj.bias[...].astype(dtype)
+        return affine(patches, self.proj.kernel[...].reshape(p * p * channels, -1), self.proj.bias[...])
 
 
 class Block(nnx.Module):
@@ -274,16 +273,12 @@ class Attention(nnx.Module):
         """Scaled attention over tokens: the first `real` are no padding, `kept` are computed."""
         n, _, d = x.shape
         head = d // self.num_heads
-        query, key, value = self.heads(product(x, self.qkv, norm=norm))
+        query, key, value = unpacked(product(x, self.qkv, norm=norm), self.num_heads)
         if kept is None and takes_flash_attention(x.dtype, head):
             mixed = flash_attention(query, key, value, real=real, scale=head**-0.5)
         else:
             mixed = attention(query[:, :kept], key[:, :real], value[:, :real], scale=head**-0.5)
         return product(mixed.reshape(n, -1, d), self.proj, scale=scale.gamma[...])
-
-    def heads(self, packed: Float[Array, "n tokens three_d"]) -> Float[Array, "3 n tokens heads head"]:
-        """Queries, keys and values by head."""
-        return jnp.moveaxis(packed.reshape(*packed.shape[:2], 3, self.num_heads, -1), 2, 0)
 
 
 class LayerScale(nnx.Module):

@@ -144,7 +144,13 @@ class Training:
         # Of chance: a GPU multiplies constants faster than it ever will what is trained on.
         left, right = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
         right = right * size**-0.5
-        product = jax.jit(lambda left, right: jax.lax.fori_loop(0, times, lambda _, x: x @ right, left))
+        # As training multiplies: a CPU with instructions for bfloat16 sums in float32 alone.
+        sums = jnp.float32 if jax.default_backend() == "cpu" else None
+
+        def multiply(_, x):
+            return jnp.matmul(x, right, preferred_element_type=sums).astype(dtype)
+
+        product = jax.jit(lambda left, right: jax.lax.fori_loop(0, times, multiply, left))
         product(left, right).block_until_ready()
         best = min(timed(lambda: product(left, right).block_until_ready()).wall for _ in range(5))
         return 2.0 * size**3 * times / best * self.mesh.size
