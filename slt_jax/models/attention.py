@@ -9,6 +9,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Key
 
 from slt_jax.models.layers import dropout
+from slt_jax.models.platform import on_cpu
 
 Residuals = tuple[Array, Array, Array, Array]
 
@@ -25,8 +26,8 @@ def attention(
 ) -> Float[Array, "b q h d"]:
     """Softmax attention with the softmax in float32; `bias` is added to the scores."""
     query = query * scale
-    if bias is None and (dropout_key is None or dropout_rate == 0.0) and jax.default_backend() == "cpu":
-        return _on_cpu(query, key, value)
+    if bias is None and (dropout_key is None or dropout_rate == 0.0) and on_cpu():
+        return _attention_on_cpu(query, key, value)
     scores = _scores(query, key)
     if bias is not None:
         scores = scores + bias
@@ -38,7 +39,7 @@ def unpacked(packed: Float[Array, "b n three_d"], heads: int) -> tuple[Float[Arr
     """Queries, keys and values by head, from what one product made of all three."""
     b, n, _ = packed.shape
     parts = packed.reshape(b, n, 3, heads, -1)
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return tuple(jnp.moveaxis(parts, 2, 0))
     # Gradients of parts are put side by side. Those of slices are padded and added, in which a CPU is slow.
     return tuple(part[:, :, 0] for part in jnp.split(parts, 3, axis=2))
@@ -49,7 +50,7 @@ def _scores(query: Array, key: Array) -> Array:
 
 
 @jax.custom_vjp
-def _on_cpu(query: Array, key: Array, value: Array) -> Array:
+def _attention_on_cpu(query: Array, key: Array, value: Array) -> Array:
     """The same, with its products in another order than JAX takes them.
 
     A result of 257 rows of 64 numbers takes a CPU half the time of one of 64 rows of 257.
@@ -69,7 +70,7 @@ def _backward(kept: Residuals, gradient: Array) -> tuple[Array, Array, Array]:
     return _by_query(of_scores, key), _by_key(of_scores, query), _by_key(weights, gradient)
 
 
-_on_cpu.defvjp(_forward, _backward)
+_attention_on_cpu.defvjp(_forward, _backward)
 
 
 def _of_factors(rows: Array):

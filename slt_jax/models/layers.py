@@ -18,6 +18,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Key
 
+from slt_jax.models.platform import on_cpu
+
 # What an `nnx.Linear` is beside its weights.
 LINEAR_SETTINGS = ("in_features", "out_features", "use_bias", "dtype", "param_dtype", "precision", "dot_general",
                    "promote_dtype", "preferred_element_type")  # fmt: skip
@@ -54,11 +56,20 @@ def torch_uniform(fan_in: int):
     return uniform(fan_in**-0.5)
 
 
+class Linear(nnx.Linear):
+    """nnx's, whose product is `affine`."""
+
+    def __call__(self, inputs: Float[Array, "*rows d_in"], out_sharding=None) -> Float[Array, "*rows d_out"]:
+        """What torch's computes, in the layer's dtype."""
+        bias = None if self.bias is None else self.bias[...]
+        return affine(inputs.astype(self.dtype), self.kernel[...], bias)
+
+
 def linear(
     in_features: int, out_features: int, *, dtype, rngs: nnx.Rngs, use_bias: bool = True, init=None
 ) -> nnx.Linear:
     """A Linear with torch's default initialisation; `init` replaces the kernel's and makes the bias zero."""
-    return nnx.Linear(
+    return Linear(
         in_features,
         out_features,
         use_bias=use_bias,
@@ -74,7 +85,7 @@ def layer_norm(features: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.L
     return nnx.LayerNorm(features, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
-class Adapted(nnx.Linear):
+class Adapted(Linear):
     """A linear layer and beside it a low-rank adapter: y = W x + b + scale B A dropout(x). See `models/lora.py`."""
 
     def __init__(self, base: nnx.Linear, rank: int, scale: float, rate: float, rngs: nnx.Rngs):
@@ -134,58 +145,62 @@ def product(
 
 
 def affine(
-    x: Float[Array, "*rows d_in"], kernel: Float[Array, "d_in d_out"], bias: Float[Array, " d_out"]
+    x: Float[Array, "*rows d_in"], kernel: Float[Array, "d_in d_out"], bias: Float[Array, " d_out"] | None = None
 ) -> Float[Array, "*rows d_out"]:
     """`x @ kernel + bias` in `x`'s dtype."""
-    if jax.default_backend() == "cpu":
-        return _affine_on_cpu(x, kernel.astype(x.dtype), bias.astype(_of_sums(x)))
-    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+    kernel = kernel.astype(x.dtype)
+    if on_cpu():
+        y = _product_on_cpu(x, kernel)
+        return (y if bias is None else y + bias).astype(x.dtype)
+    y = x @ kernel
+    return y if bias is None else y + bias.astype(x.dtype)
+
+
+def logits(x: Float[Array, "*rows d"], classes: Float[Array, "classes d"]) -> Float[Array, "*rows classes"]:
+    """`x @ classes.T`, of factors of one dtype; sums and results in float32."""
+    if on_cpu():
+        return _product_on_cpu(x, classes.T)
+    return jnp.einsum("...d,kd->...k", x, classes, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
-def _affine_on_cpu(x: Array, kernel: Array, bias: Array) -> Array:
-    """The same, with gradients in the order that suits a CPU, and all sums in float32.
+def _product_on_cpu(x: Array, kernel: Array) -> Array:
+    """`x @ kernel` of one dtype, with all sums in float32, and gradients in the order that suits a CPU.
 
-    The order: JAX takes the kernel's gradient the other way round and transposes it, for which XLA transposes all rows.
-    The sums: CPUs with instructions for bfloat16 (AVX512-BF16, AMX) have them for sums in float32 alone. For others, XLA
-    turns the factors of a product into float32 first.
+    The sums: CPUs with instructions for bfloat16 (AVX512-BF16, AMX) have them for sums in float32 alone. For sums in
+    bfloat16, XLA turns the factors into float32 first. The order: JAX takes the kernel's gradient the other way round
+    and transposes it, for which XLA transposes all rows.
     """
-    return (_product(x, kernel) + bias).astype(x.dtype)
+    return _summed(x, kernel)
 
 
-def _of_sums(x: Array):
-    return jnp.promote_types(x.dtype, jnp.float32)
+def _summed(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
 
 
-def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, preferred_element_type=_of_sums(a))
-
-
-def _affine_kept(x: Any, kernel: Any, bias: Any) -> tuple[Array, tuple[Array, Array]]:
+def _kept(x: Any, kernel: Any) -> tuple[Array, tuple[Array, Array]]:
     """What the backward pass needs: nothing, which is an empty array, for what is not trained.
 
     JAX may take one call's number of kept arrays for another's, so it is always two.
     """
     nothing = jnp.zeros(0, x.value.dtype)
     kept = (x.value if kernel.perturbed else nothing, kernel.value if x.perturbed else nothing)
-    return _affine_on_cpu(x.value, kernel.value, bias.value), kept
+    return _summed(x.value, kernel.value), kept
 
 
-def _affine_gradients(kept: tuple[Array, Array], gradient: Array) -> tuple[Array | None, Array | None, Array]:
+def _gradients(kept: tuple[Array, Array], gradient: Array) -> tuple[Array | None, Array | None]:
     x, kernel = kept
-    of_x = None if kernel.shape == (0,) else _product(gradient, kernel.T).astype(kernel.dtype)
-    gradients = gradient.reshape(-1, gradient.shape[-1])
-    of_kernel = None if x.shape == (0,) else _by_columns(x.reshape(-1, x.shape[-1]), gradients).astype(x.dtype)
-    return of_x, of_kernel, gradients.sum(axis=0, dtype=_of_sums(gradient))
+    gradient = gradient.astype(x.dtype)
+    of_x = None if kernel.shape == (0,) else _summed(gradient, kernel.T).astype(x.dtype)
+    if x.shape == (0,):
+        return of_x, None
+    rows = x.reshape(-1, x.shape[-1])
+    # Columns of bfloat16 are multiplied only if they lie in memory as rows.
+    columns = computed_once(rows, lambda y: y.T) if x.dtype == jnp.bfloat16 else rows.T
+    return of_x, _summed(columns, gradient.reshape(-1, gradient.shape[-1])).astype(x.dtype)
 
 
-def _by_columns(a: Array, b: Array) -> Array:
-    """`a.T @ b`. A CPU multiplies columns of bfloat16 only if they lie in memory as rows."""
-    columns = computed_once(a, lambda y: y.T) if a.dtype == jnp.bfloat16 else a.T
-    return _product(columns, b)
-
-
-_affine_on_cpu.defvjp(_affine_kept, _affine_gradients, symbolic_zeros=True)
+_product_on_cpu.defvjp(_kept, _gradients, symbolic_zeros=True)
 
 
 def standardised(x: Float[Array, "*rows d"], epsilon: float) -> Float[Array, "*rows d"]:

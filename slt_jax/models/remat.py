@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 
 from slt_jax.models.images import normalise
+from slt_jax.models.platform import on_cpu
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Memory:
     def block(self, block: nnx.Module, **settings) -> Callable:
         """A transformer block under this rule; `settings` are no arrays. Blocks that are alike are traced once."""
         graph, weights = nnx.split(block)
-        run = partial(_run, graph, tuple(settings.items()))
+        run = partial(_run, on_cpu(), graph, tuple(settings.items()))
         return partial(run if self.remat == "none" else jax.checkpoint(run), weights)
 
     def stream(self, backbone: Callable[[Array], Array], images: Array) -> Array:
@@ -73,8 +74,9 @@ class Memory:
         return jnp.moveaxis(features, 0, 1).reshape(self.shards, chunks * size, -1)[:, :rows].reshape(len(images), -1)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _run(graph: nnx.GraphDef, settings: tuple, weights: nnx.State, *inputs, **others):
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(cpu: bool, graph: nnx.GraphDef, settings: tuple, weights: nnx.State, *inputs, **others):
+    """A block. What is traced for a CPU is not taken for another device."""
     return nnx.merge(graph, weights)(*inputs, **dict(settings), **others)
 
 

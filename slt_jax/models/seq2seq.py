@@ -26,7 +26,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Shaped
 
-from slt_jax.models.layers import gelu
+from slt_jax.models.layers import gelu, logits
 
 Frames = Float[Array | np.ndarray, "b t d_model"]
 FrameMask = Shaped[Array | np.ndarray, "b t"] | None  # True/1 = real; None where every frame is
@@ -150,4 +150,4 @@ def write_cache(cache: KeysValues, new: KeysValues, position: Position) -> KeysV
 def vocabulary_logits(x: Float[Array, "b s d"], head: nnx.Embed | nnx.Linear, dtype) -> Float[Array, "b s vocab"]:
     """float32 logits of states: sums in float32 whatever `dtype` is."""
     weight = head.embedding[...] if isinstance(head, nnx.Embed) else head.kernel[...].T
-    return jnp.einsum("...d,vd->...v", x.astype(dtype), weight.astype(dtype), preferred_element_type=jnp.float32)
+    return logits(x.astype(dtype), weight.astype(dtype))

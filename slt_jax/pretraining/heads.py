@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from slt_jax.models.layers import gelu, linear, torch_uniform
+from slt_jax.models.layers import gelu, linear, logits, torch_uniform
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.vit import VisionTransformer, ViTConfig, weights
 from slt_jax.pretraining.settings import LossSettings
@@ -49,8 +49,7 @@ class Prototypes(nnx.Module):
 
     def __call__(self, x: Float[Array, "*rows d"]) -> Float[Array, "*rows prototypes"]:
         """The cosines of unit vectors `x` with the prototypes, float32."""
-        directions = unit(self.weight_v[...]).astype(x.dtype)
-        return jnp.einsum("...d,kd->...k", x, directions, preferred_element_type=jnp.float32)
+        return logits(x, unit(self.weight_v[...]).astype(x.dtype))
 
 
 def unit(x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:

@@ -16,6 +16,7 @@ from slt_jax.config import Config
 from slt_jax.data.text import VOCABULARY
 from slt_jax.models.flops import Flops, flops_by_part, part_counts
 from slt_jax.models.freeze import training_table
+from slt_jax.models.platform import traced_for
 from slt_jax.models.remat import Memory
 from slt_jax.models.trust import trusting
 from slt_jax.runtime.sharding import check_batch_size, device_mesh
@@ -84,7 +85,8 @@ class Devices(Protocol):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
         try:
             devices, usable = devices_of(name)
-            return self.verdict(name, devices, usable)
+            with traced_for(devices[0].platform):
+                return self.verdict(name, devices, usable)
         finally:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest)
 
