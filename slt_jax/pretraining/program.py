@@ -62,6 +62,21 @@ class Schedules:
         )
 
 
+def schedule_notes(config: PretrainConfig) -> list[str]:
+    """What a run is too short for, in lines."""
+    epochs, optim, loss = config.run.epochs, config.optim, config.loss
+    ends = f"the run ends with epoch {epochs}"
+    warmup, warming, frozen = optim.warmup_epochs, loss.warmup_teacher_temp_epochs, optim.freeze_last_layer_epochs
+    found = []
+    if warmup >= epochs:
+        found.append(f"--warmup-epochs {warmup:g}: the rate never gets to --learning-rate, {ends}")
+    if warming >= epochs and loss.warmup_teacher_temp != loss.teacher_temp:
+        found.append(f"--warmup-teacher-temp-epochs {warming:g}: the teacher never gets to --teacher-temp, {ends}")
+    if frozen >= epochs:
+        found.append(f"--freeze-last-layer-epochs {frozen:g}: the prototypes never learn, {ends}")
+    return found
+
+
 def pretraining_program(
     config: PretrainConfig, vit: ViTConfig, schedules: Schedules, mesh: Mesh | None = None
 ) -> tuple[Program, list[Entry]]:

@@ -29,6 +29,7 @@ from slt_jax.pretraining.program import (
     mirrored_views,
     new_student,
     pretraining_program,
+    schedule_notes,
     training_settings,
 )
 from slt_jax.pretraining.settings import PretrainConfig
@@ -103,7 +104,7 @@ def begin(config: PretrainConfig, source: Path | None, mesh: Mesh) -> tuple[Pret
     schedules = Schedules.of(config, steps)
     program, entries = pretraining_program(config, vit, schedules, mesh)
     task = Pretraining(program, training_settings(config), batch, config, crops, loader, entries, schedules, labelled)
-    say(announcement(task, vit))
+    say("\n".join([announcement(task, vit), *(f"note: {note}" for note in schedule_notes(config))]))
     if source:
         state, position, notes = resume_states(source, program)
         check_crops(source, position, notes, crops)

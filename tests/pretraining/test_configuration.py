@@ -7,6 +7,7 @@ import pytest
 
 from slt_jax.cli.pretrain import configure, parse
 from slt_jax.errors import UserError
+from slt_jax.pretraining.program import schedule_notes
 
 # Every flag of v9's pre-training commands (REFERENCE.md, section 7).
 V9 = re.findall(
@@ -163,3 +164,19 @@ def test_mistakes_are_one_line(argv, message):
 def test_without_crops():
     with pytest.raises(UserError, match="--train-dir is not given"):
         configure(parse([]))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--epochs 10", ""),
+        ("--epochs 10 --warmup-epochs 10", "--warmup-epochs 10: the rate never gets to --learning-rate"),
+        ("--epochs 30 --teacher-temp 0.07", "--warmup-teacher-temp-epochs 30: the teacher never gets to"),
+        ("--epochs 31 --teacher-temp 0.07", ""),
+        ("--epochs 2 --freeze-last-layer-epochs 2.5", "--freeze-last-layer-epochs 2.5: the prototypes never learn"),
+    ],
+)
+def test_what_a_run_is_too_short_for_is_said(flags, said):
+    notes = schedule_notes(settings(*flags.split()))
+    assert len(notes) == bool(said)
+    assert said in "".join(notes)
