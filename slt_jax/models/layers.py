@@ -61,8 +61,8 @@ class Linear(nnx.Linear):
 
     def __call__(self, inputs: Float[Array, "*rows d_in"], out_sharding=None) -> Float[Array, "*rows d_out"]:
         """What torch's computes, in the layer's dtype."""
-        bias = None if self.bias is None else self.bias[...]
-        return affine(inputs.astype(self.dtype), self.kernel[...], bias)
+        bias = None if self.bias is None else jnp.asarray(self.bias[...])
+        return affine(jnp.asarray(inputs, self.dtype), jnp.asarray(self.kernel[...]), bias)
 
 
 def linear(
