@@ -25,6 +25,7 @@ class Progress:
         self._title, self._total, self._done, self._first, self._unit = title, total, done, done, unit
         self._samples = samples
         self._start = self._said = time.monotonic()
+        self._end: float | None = None
         self.waited = 0.0  # seconds spent waiting for data
         self.clips = 0
         terminal = sys.stderr.isatty() and not _silent
@@ -34,13 +35,14 @@ class Progress:
         return self
 
     def __exit__(self, *_) -> None:
+        self._end = time.monotonic()
         if self._bar:
             self._bar.close()
 
     @property
     def seconds(self) -> float:
-        """Seconds since the pass began."""
-        return time.monotonic() - self._start
+        """Seconds since the pass began, or that it took once it has ended."""
+        return (self._end or time.monotonic()) - self._start
 
     @property
     def rate(self) -> float:

@@ -150,4 +150,4 @@ def write_cache(cache: KeysValues, new: KeysValues, position: Position) -> KeysV
 def vocabulary_logits(x: Float[Array, "b s d"], head: nnx.Embed | nnx.Linear, dtype) -> Float[Array, "b s vocab"]:
     """float32 logits of states: sums in float32 whatever `dtype` is."""
     weight = head.embedding[...] if isinstance(head, nnx.Embed) else head.kernel[...].T
-    return logits(x.astype(dtype), weight.astype(dtype))
+    return logits(jnp.asarray(x, dtype), jnp.asarray(weight, dtype))

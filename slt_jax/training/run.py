@@ -102,7 +102,7 @@ class Run:
             for group in itertools.islice(grouped(batches, task.training.grad_accum_steps), self.steps_left):
                 self.take_step(group, task.learning_rate(epoch, self.step), ledger, progress)
                 self.save_if_due(ledger)
-        ledger.settle()
+            ledger.settle()
         self.position = dataclasses.replace(self.position, totals=ledger.totals.to_dict())
         return ledger, progress
 
