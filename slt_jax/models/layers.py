@@ -56,26 +56,18 @@ def torch_uniform(fan_in: int):
     return uniform(fan_in**-0.5)
 
 
-class Linear(nnx.Linear):
-    """nnx's, whose product is `affine`."""
-
-    def __call__(self, inputs: Float[Array, "*rows d_in"], out_sharding=None) -> Float[Array, "*rows d_out"]:
-        """What torch's computes, in the layer's dtype."""
-        bias = None if self.bias is None else jnp.asarray(self.bias[...])
-        return affine(jnp.asarray(inputs, self.dtype), jnp.asarray(self.kernel[...]), bias)
-
-
 def linear(
     in_features: int, out_features: int, *, dtype, rngs: nnx.Rngs, use_bias: bool = True, init=None
 ) -> nnx.Linear:
     """A Linear with torch's default initialisation; `init` replaces the kernel's and makes the bias zero."""
-    return Linear(
+    return nnx.Linear(
         in_features,
         out_features,
         use_bias=use_bias,
         dtype=dtype,
         kernel_init=init or torch_uniform(in_features),
         bias_init=nnx.initializers.zeros_init() if init else torch_uniform(in_features),
+        dot_general=_dot_general,
         rngs=rngs,
     )
 
@@ -85,7 +77,7 @@ def layer_norm(features: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> nnx.L
     return nnx.LayerNorm(features, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
-class Adapted(Linear):
+class Adapted(nnx.Linear):
     """A linear layer and beside it a low-rank adapter: y = W x + b + scale B A dropout(x). See `models/lora.py`."""
 
     def __init__(self, base: nnx.Linear, rank: int, scale: float, rate: float, rngs: nnx.Rngs):
@@ -154,6 +146,13 @@ def affine(
         return (y if bias is None else y + bias).astype(x.dtype)
     y = x @ kernel
     return y if bias is None else y + bias.astype(x.dtype)
+
+
+def _dot_general(x: Array, kernel: Array, dimensions, **settings) -> Array:
+    """The product of a linear layer, for `nnx.Linear`."""
+    if on_cpu():
+        return _product_on_cpu(x, kernel).astype(x.dtype)
+    return jax.lax.dot_general(x, kernel, dimensions, **settings)
 
 
 def logits(x: Float[Array, "*rows d"], classes: Float[Array, "classes d"]) -> Float[Array, "*rows classes"]:

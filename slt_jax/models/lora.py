@@ -16,7 +16,7 @@ from jax import Array
 from slt_jax.adapter_settings import Lora
 from slt_jax.errors import UserError, shown
 from slt_jax.models.families import text_encoders
-from slt_jax.models.layers import Adapted, Linear
+from slt_jax.models.layers import Adapted
 from slt_jax.streams import IMAGES
 
 A, B, KERNEL = "lora_a", "lora_b", "kernel"  # the last parts of the paths of a layer with an adapter
@@ -81,7 +81,7 @@ def _linear_layers(module: Any, prefix: str) -> Iterator[tuple[str, tuple[Any, s
     """(path, (owner, name or number)) of every plain `nnx.Linear` below `module`."""
     items = enumerate(module) if isinstance(module, nnx.List) else list(vars(module).items())
     for name, value in items:
-        if type(value) in (Linear, nnx.Linear):  # another class may compute something else with its weights
+        if type(value) is nnx.Linear:  # another class may compute something else with its weights
             yield f"{prefix}{name}", (module, name)
         elif isinstance(value, nnx.Module):
             yield from _linear_layers(value, f"{prefix}{name}.")

@@ -62,7 +62,7 @@ class Schedules:
         )
 
 
-def schedule_notes(config: PretrainConfig) -> list[str]:
+def too_short_for(config: PretrainConfig) -> list[str]:
     """What a run is too short for, in lines."""
     epochs, optim, loss = config.run.epochs, config.optim, config.loss
     ends = f"the run ends with epoch {epochs}"

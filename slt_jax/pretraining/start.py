@@ -29,7 +29,7 @@ from slt_jax.pretraining.program import (
     mirrored_views,
     new_student,
     pretraining_program,
-    schedule_notes,
+    too_short_for,
     training_settings,
 )
 from slt_jax.pretraining.settings import PretrainConfig
@@ -104,7 +104,7 @@ def begin(config: PretrainConfig, source: Path | None, mesh: Mesh) -> tuple[Pret
     schedules = Schedules.of(config, steps)
     program, entries = pretraining_program(config, vit, schedules, mesh)
     task = Pretraining(program, training_settings(config), batch, config, crops, loader, entries, schedules, labelled)
-    say("\n".join([announcement(task, vit), *(f"note: {note}" for note in schedule_notes(config))]))
+    say("\n".join([announcement(task, vit), *(f"note: {note}" for note in too_short_for(config))]))
     if source:
         state, position, notes = resume_states(source, program)
         check_crops(source, position, notes, crops)

@@ -7,7 +7,7 @@ import pytest
 
 from slt_jax.cli.pretrain import configure, parse
 from slt_jax.errors import UserError
-from slt_jax.pretraining.program import schedule_notes
+from slt_jax.pretraining.program import too_short_for
 
 # Every flag of v9's pre-training commands (REFERENCE.md, section 7).
 V9 = re.findall(
@@ -177,6 +177,6 @@ def test_without_crops():
     ],
 )
 def test_what_a_run_is_too_short_for_is_said(flags, said):
-    notes = schedule_notes(settings(*flags.split()))
+    notes = too_short_for(settings(*flags.split()))
     assert len(notes) == bool(said)
     assert said in "".join(notes)

@@ -19,6 +19,7 @@ from slt_jax.decoding.generate import generate_tokens
 from slt_jax.decoding.inference import Translator
 from slt_jax.decoding.search import Search
 from slt_jax.models.flops import model_flops
+from slt_jax.models.layers import affine
 from slt_jax.models.params import split_model
 from slt_jax.models.vit import ViTConfig
 from slt_jax.runtime.precision import compute_dtype, use_precision
@@ -144,13 +145,7 @@ class Training:
         # Of chance: a GPU multiplies constants faster than it ever will what is trained on.
         left, right = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
         right = right * size**-0.5
-        # As training multiplies: a CPU with instructions for bfloat16 sums in float32 alone.
-        sums = jnp.float32 if jax.default_backend() == "cpu" else None
-
-        def multiply(_, x):
-            return jnp.matmul(x, right, preferred_element_type=sums).astype(dtype)
-
-        product = jax.jit(lambda left, right: jax.lax.fori_loop(0, times, multiply, left))
+        product = jax.jit(lambda left, right: jax.lax.fori_loop(0, times, lambda _, x: affine(x, right), left))
         product(left, right).block_until_ready()
         best = min(timed(lambda: product(left, right).block_until_ready()).wall for _ in range(5))
         return 2.0 * size**3 * times / best * self.mesh.size
