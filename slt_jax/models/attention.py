@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Key
 
 from slt_jax.models.layers import dropout
-from slt_jax.models.platform import on_cpu
+from slt_jax.models.platform import factors_on_cpu, on_cpu
 
 Residuals = tuple[Array, Array, Array, Array]
 
@@ -28,7 +28,7 @@ def attention(
     query = query * scale
     if bias is None and (dropout_key is None or dropout_rate == 0.0) and on_cpu():
         return _attention_on_cpu(query, key, value)
-    scores = _scores(query, key)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
     weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_rate, dropout_key)
@@ -45,10 +45,6 @@ def unpacked(packed: Float[Array, "b n three_d"], heads: int) -> tuple[Float[Arr
     return tuple(part[:, :, 0] for part in jnp.split(parts, 3, axis=2))
 
 
-def _scores(query: Array, key: Array) -> Array:
-    return jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-
-
 @jax.custom_vjp
 def _attention_on_cpu(query: Array, key: Array, value: Array) -> Array:
     """The same, with its products in another order than JAX takes them.
@@ -59,7 +55,7 @@ def _attention_on_cpu(query: Array, key: Array, value: Array) -> Array:
 
 
 def _forward(query: Array, key: Array, value: Array) -> tuple[Array, Residuals]:
-    weights = jax.nn.softmax(_scores(query, key), axis=-1).astype(_of_factors(value))
+    weights = jax.nn.softmax(_scores(query, key), axis=-1).astype(factors_on_cpu(value.dtype))
     return _by_query(weights, value), (query, key, value, weights)
 
 
@@ -73,18 +69,19 @@ def _backward(kept: Residuals, gradient: Array) -> tuple[Array, Array, Array]:
 _attention_on_cpu.defvjp(_forward, _backward)
 
 
-def _of_factors(rows: Array):
-    """The dtype of the factors of a CPU's products, which all sum in float32: bfloat16 has instructions for that."""
-    return rows.dtype if rows.dtype == jnp.bfloat16 else jnp.float32
-
-
 def _product(a: Array, b: Array, dimensions) -> Array:
-    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+    dtype = factors_on_cpu(a.dtype)
+    return jax.lax.dot_general(a.astype(dtype), b.astype(dtype), dimensions, preferred_element_type=jnp.float32)
+
+
+def _scores(query: Array, key: Array) -> Array:
+    """Queries (b, q, h, d) times keys (b, k, h, d): (b, h, q, k)."""
+    return _product(query, key, (((3,), (3,)), ((0, 2), (0, 2))))
 
 
 def _by_query(table: Array, rows: Array) -> Array:
     """Table (b, h, q, k) times rows (b, k, h, d), summed over keys: (b, q, h, d)."""
-    found = _product(table, rows.astype(table.dtype), (((3,), (1,)), ((0, 1), (0, 2))))
+    found = _product(table, rows, (((3,), (1,)), ((0, 1), (0, 2))))
     return found.transpose(0, 2, 1, 3).astype(rows.dtype)
 
 
@@ -93,7 +90,7 @@ def _by_key(table: Array, rows: Array) -> Array:
     if table.dtype == jnp.bfloat16:  # XLA has no such product of a table of bfloat16 that is read by columns
         found = _product(rows, table, (((1,), (2,)), ((0, 2), (0, 1))))
         return found.transpose(0, 3, 1, 2).astype(rows.dtype)
-    found = _product(table, rows.astype(table.dtype), (((2,), (1,)), ((0, 1), (0, 2))))
+    found = _product(table, rows, (((2,), (1,)), ((0, 1), (0, 2))))
     return found.transpose(0, 2, 1, 3).astype(rows.dtype)
 
 

@@ -18,7 +18,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Key
 
-from slt_jax.models.platform import on_cpu
+from slt_jax.models.platform import factors_on_cpu, on_cpu
 
 # What an `nnx.Linear` is beside its weights.
 LINEAR_SETTINGS = ("in_features", "out_features", "use_bias", "dtype", "param_dtype", "precision", "dot_general",
@@ -166,15 +166,16 @@ def logits(x: Float[Array, "*rows d"], classes: Float[Array, "classes d"]) -> Fl
 def _product_on_cpu(x: Array, kernel: Array) -> Array:
     """`x @ kernel` of one dtype, with all sums in float32, and gradients in the order that suits a CPU.
 
-    The sums: CPUs with instructions for bfloat16 (AVX512-BF16, AMX) have them for sums in float32 alone. For sums in
-    bfloat16, XLA turns the factors into float32 first. The order: JAX takes the kernel's gradient the other way round
-    and transposes it, for which XLA transposes all rows.
+    The sums: CPUs with instructions for bfloat16 have them for sums in float32 alone. The order: JAX takes the kernel's
+    gradient the other way round and transposes it, for which XLA transposes all rows.
     """
     return _summed(x, kernel)
 
 
 def _summed(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+    dtype = factors_on_cpu(a.dtype)
+    sums = jnp.promote_types(dtype, jnp.float32)
+    return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=sums)
 
 
 def _kept(x: Any, kernel: Any) -> tuple[Array, tuple[Array, Array]]:
@@ -195,7 +196,7 @@ def _gradients(kept: tuple[Array, Array], gradient: Array) -> tuple[Array | None
         return of_x, None
     rows = x.reshape(-1, x.shape[-1])
     # Columns of bfloat16 are multiplied only if they lie in memory as rows.
-    columns = computed_once(rows, lambda y: y.T) if x.dtype == jnp.bfloat16 else rows.T
+    columns = computed_once(rows, lambda y: y.T) if factors_on_cpu(x.dtype) == jnp.bfloat16 else rows.T
     return of_x, _summed(columns, gradient.reshape(-1, gradient.shape[-1])).astype(x.dtype)
 
 

@@ -124,6 +124,30 @@ def test_merging():
     assert merged(params, None) == params
 
 
+def test_an_adapter_on_a_layer_of_ones_own_computes_as_that_layer_was_told_to():
+    """Its dtype, precision and product; a new adapter changes no number."""
+    precisions = []
+
+    def dot_general(x, kernel, dimensions, precision=None, **others):
+        precisions.append(precision)
+        return jax.lax.dot_general(x, kernel, dimensions, precision=precision, **others)
+
+    own = nnx.Module()
+    own.project = nnx.Linear(
+        8, 4, use_bias=False, dtype=jnp.bfloat16, precision="highest", dot_general=dot_general, rngs=nnx.Rngs(0)
+    )
+    holder = nnx.Module()
+    holder.encoder = nnx.Module()
+    holder.encoder.face_backbone = own
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8)), jnp.float32)
+    before = own.project(x)
+    add_adapters(holder, Lora(2, 2.0, ("backbones",)), nnx.Rngs(1))
+    after = own.project(x)
+    assert after.dtype == before.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(after, before)
+    assert precisions == ["highest"] * 2
+
+
 def test_a_backbone_with_adapters_is_its_merged_one():
     """Through `product`, which folds norms and scales into weights; dropout draws anew with each key, and only then."""
 

@@ -1,9 +1,14 @@
-"""Programs are traced for the platform that they are planned for, whatever this machine has."""
+"""Programs are traced for the platform that they are planned for, and for what this machine's CPU can do."""
+
+import io
+import re
 
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 
+from slt_jax.models import platform
 from slt_jax.models.params import split_model
 from slt_jax.models.platform import traced_for
 from slt_jax.models.vit import VisionTransformer, ViTConfig
@@ -24,3 +29,23 @@ def test_what_a_cpu_needs_is_in_no_program_for_a_tpu():
         there = program()
     assert here.count("stablehlo.case") > there.count("stablehlo.case")
     assert program() == here  # blocks that were traced for the TPU are not taken for these
+
+
+@pytest.mark.parametrize(
+    ("features", "factors"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 avx512_vnni", "bf16"),
+        ("flags\t\t: fpu avx2 amx_bf16 amx_tile", "bf16"),
+        ("flags\t\t: fpu avx2 avx512f avx512bw", "f32"),
+        ("Features\t: fp asimd", "f32"),
+    ],
+)
+def test_a_cpu_multiplies_what_it_has_instructions_for(monkeypatch, features, factors):
+    """Where there are none for bfloat16, XLA's products of it are slower than those of float32."""
+    platform.multiplies_bfloat16.cache_clear()
+    monkeypatch.setattr(platform, "open", lambda *_, **__: io.StringIO(f"processor\t: 0\n{features}\n"), raising=False)
+    jax.clear_caches()  # blocks that were traced for this machine's CPU
+    products = re.findall(r"stablehlo\.dot_general.*: \(tensor<\S*x(\w+)>, tensor<\S*x(\w+)>\)", program())
+    jax.clear_caches()
+    platform.multiplies_bfloat16.cache_clear()
+    assert set(products) == {(factors, factors)}
