@@ -134,8 +134,8 @@ def _write_page(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _export(arguments: argparse.Namespace, onnx: Path) -> None:
-    """Write the graphs of the page's model, in int8, beside `onnx`."""
+def _export(arguments: argparse.Namespace, onnx: Path, place: Path) -> None:
+    """Write the graphs of the page's model, in int8, beside `onnx`, in a folder that will be at `place`."""
     from convert.checkpoint import blueprint
     from slt_jax.export.job import ExportRequest
     from slt_jax.export.job import run as run_job
@@ -144,7 +144,7 @@ def _export(arguments: argparse.Namespace, onnx: Path) -> None:
     checkpoint = open_checkpoint(arguments.checkpoint, arguments.trust_classes)
     request = ExportRequest(
         onnx=onnx, stablehlo=None, metadata=None, decoder=True, opset=OPSETS[0], precision="fp32", quantize=True,
-        version="page", halves=True,
+        version="page", halves=True, place=place,
     )  # fmt: skip
     run_job(checkpoint, blueprint(checkpoint, trust=arguments.trust_classes), request)
 

@@ -43,6 +43,7 @@ class ExportRequest:
     quantize: bool  # int8
     version: str
     halves: bool = False  # the encoder as its two halves, frames.onnx and context.onnx beside `onnx`
+    place: Path | None = None  # the folder that messages name, where that of `onnx` is unfinished
 
 
 HALVES = ("frames", "context")
@@ -103,11 +104,11 @@ def _export_onnx(
     onnx: Path, translator: Translator, state: Mapping[str, np.ndarray], request: ExportRequest
 ) -> dict[str, float]:
     """Write the ONNX files; {what: largest difference}."""
-    target = onnx.parent
-    with naming(onnx):
+    target, place = onnx.parent, request.place or onnx.parent
+    with naming(place / onnx.name):
         target.mkdir(parents=True, exist_ok=True)
     differences = {}
-    with tempfile.TemporaryDirectory(prefix=f".{onnx.stem}.", dir=target) as temporary, naming(onnx):
+    with tempfile.TemporaryDirectory(prefix=f".{onnx.stem}.", dir=target) as temporary, naming(place / onnx.name):
         kept = folder = Path(temporary)
         names = _write_graphs(onnx, translator.blueprint, state, request, folder)
         precision = request.precision
@@ -125,7 +126,7 @@ def _export_onnx(
             if file.is_file():
                 size = file.stat().st_size
                 os.replace(file, target / file.name)
-                say(f"{target / file.name}: written, {size / 1e6:.1f} MB")
+                say(f"{place / file.name}: written, {size / 1e6:.1f} MB")
     return differences
 
 

@@ -73,11 +73,12 @@ def check_target(folder: Path) -> None:
 
 def write_static_page(
     folder: Path, model: VideoTranslator, settings: ExtractionSettings, *, name: str, languages: Sequence[str],
-    checkpoint: str, export: Callable[[Path], None],
+    checkpoint: str, export: Callable[[Path, Path], None],
 ) -> None:  # fmt: skip
-    """Write the folder, complete or not at all; `export` writes the graphs beside the path of an encoder.
+    """Write the folder, complete or not at all.
 
-    Raises UserError for what cannot be shown, and where npm cannot bring the packages.
+    `export` writes the graphs beside the path of an encoder, in a folder that will be at the second path. Raises
+    UserError for what cannot be shown, and where npm cannot bring the packages.
     """
     facts = facts_of(model, settings, name=name, languages=languages)
     table = token_table(model.tokenizer, f"of {checkpoint}")
@@ -86,7 +87,7 @@ def write_static_page(
         bring_packages(partial / "vendor")
         # MediaPipe's JavaScript misreads the face mesh of the Python package; faces are then found by the pose's head.
         facts["face_mesh"] = not bring_detectors(partial / DETECTORS, folder / DETECTORS)
-        export(partial / "model" / "encoder.onnx")
+        export(partial / "model" / "encoder.onnx", folder / "model")
         for part, content in parts().items():
             (partial / part).write_bytes(content)
         for part, value in ((FACTS, facts), ("tokens.json", table)):

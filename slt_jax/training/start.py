@@ -95,6 +95,8 @@ def starting_params(
     new, other = len(entries) - len(fitting), len(checkpoint.state.keys() - fitting)
     if new or other:
         say(f"--init-checkpoint {checkpoint.path}: {len(fitting)} tensors taken, {new} new, {other} left out")
+    if note := apart_from_average(checkpoint):
+        say(f"note: --init-checkpoint: {note}")
     state = {key: checkpoint.state[key] for key in fitting}
     given = to_params(state, [entry for entry in entries if entry.key in fitting])
     return fresh_params(plan, entries, seed, given=fitting) | given

@@ -98,6 +98,16 @@ def test_who_uses_weights_as_trained_is_told_of_their_average(averaged, name, to
         assert any("has weights as trained; best.pt has their average (--ema)" in note for note in notes) == told
 
 
+@pytest.mark.parametrize(("name", "told"), [("last.pt", True), ("best.pt", False)])
+def test_who_trains_on_from_weights_as_trained_is_told_of_their_average(
+    averaged, corpus, tmp_path, capsys, monkeypatch, name, told
+):
+    monkeypatch.setattr(run.Run, "to_the_end", lambda self: None)
+    main(corpus.flags(tmp_path / "run", "--init-checkpoint", str(averaged / name)))
+    note = "note: --init-checkpoint: " + str(averaged / name) + " has weights as trained; best.pt has their average"
+    assert (note in capsys.readouterr().out) == told
+
+
 def test_kept_epochs_are_averaged(averaged, tmp_path, capsys):
     output = tmp_path / "mean.pt"
     assert average([str(averaged), "--output", str(output)]) == 0

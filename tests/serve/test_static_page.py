@@ -97,12 +97,15 @@ def onnx_tokens(tool, folder, batch):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None or NPM is None, reason="needs Chromium and npm")
-def test_crops_become_onnxruntimes_text_in_the_browser(corpus, tmp_path, tool):  # noqa: F811
+def test_crops_become_onnxruntimes_text_in_the_browser(corpus, tmp_path, tool, capsys):  # noqa: F811
     loud_model(tmp_path, decoder_kwargs=BART)
     folder = tmp_path / "page"
     tokenizer = str(corpus / "tokenizer")
     command = ["--static", str(folder), "--checkpoint", str(tmp_path / "model.pt"), "--tokenizer", tokenizer]
     assert main(command) == 0
+    told = capsys.readouterr().out
+    assert f"{folder / 'model' / 'frames.onnx'}: written" in told
+    assert ".partial" not in told
     whole = b"".join(file.read_bytes() for file in folder.glob("*") if file.is_file())
     assert str(tmp_path).encode() not in whole, "paths of this machine are nobody's business"
     camera = tmp_path / "signer.mjpeg"
