@@ -4,11 +4,12 @@ Images stay uint8; normalisation and flips happen on the device (augment.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
 from slt_jax.data.clip_files import BadClip, ClipFiles, read_pose
+from slt_jax.data.kept_clips import KeptClip, Pose
 from slt_jax.data.pose_layout import MIN_CONFIDENCE
 from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, BatchSizes, FeatureKinds, shapes
 from slt_jax.data.shown import as_v9, by_number
@@ -16,8 +17,6 @@ from slt_jax.streams import BY_NAME, IMAGES, POSE, chosen
 
 # (stream, positions among its frames or -1, arrays of the clip): puts these frames into the arrays.
 ReadFrames = Callable[[str, np.ndarray, Mapping[str, np.ndarray]], None]
-# Of a stream's name: all frames of the clip, uint8 (n, H, W, 3), and which of them are decoded already, bool (n,).
-Kept = Callable[[str], tuple[np.ndarray, np.ndarray]]
 
 
 def padded_lengths(
@@ -44,7 +43,7 @@ def read_clip(
     min_confidence: float = MIN_CONFIDENCE,
     out: dict[str, np.ndarray] | None = None,
     read_frames: ReadFrames | None = None,
-    kept: Kept | None = None,
+    kept: KeptClip | None = None,
     v9_inputs: bool = False,
     streams: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -52,7 +51,7 @@ def read_clip(
 
     `streams` are those to be read into new arrays (None: all). T is `sequence_length`, or the length of the arrays in
     `out`, which may be shorter if the clip fits. `v9_inputs` hands over what v9's data set did (see shown.py).
-    Frames that are decoded go to `kept`, if there is one, and are taken from there.
+    What is read goes to `kept`, if there is one, and is taken from there.
 
     Names and types are those of schema.CLIP_ARRAYS: images uint8 (T, H, W, 3), their masks bool (T,), True = missing;
     pose float32 (T, 3L), pose_conf_mask bool (T, L), True = keep the landmark; pad_mask bool (T,), True = real frame.
@@ -61,11 +60,11 @@ def read_clip(
         names = None if streams is None else tuple(streams)
         sizes = BatchSizes(1, sequence_length, image_size, num_landmarks, streams=names)
         out = {name: array[0] for name, array in empty(sizes).items()}
-    files = files.loaded()
-    pose, missing = read_pose(files, num_landmarks)
+    loaded = cache(files.loaded)  # which reads a packed clip
+    pose, missing = kept.pose(partial(_pose, loaded, num_landmarks)) if kept else _pose(loaded, num_landmarks)
     if not len(pose) and files.last_frame() < 0:
         raise BadClip(f"{files.video_id}: no frame in any stream and no pose")
-    read_frames, length = read_frames or partial(_read_images, files, kept), len(out[PAD_MASK])
+    read_frames, length = read_frames or partial(_read_images, loaded, kept), len(out[PAD_MASK])
     if v9_inputs:
         shown = as_v9(files, len(pose), sequence_length, length, rng)
     else:
@@ -105,30 +104,40 @@ def _fill_pose(pose: np.ndarray, numbers: np.ndarray, min_confidence: float, out
         out[POSE.mask][known] = keep
 
 
+def _pose(loaded: Callable[[], ClipFiles], num_landmarks: int) -> Pose:
+    return read_pose(loaded(), num_landmarks)
+
+
 def _read_images(
-    files: ClipFiles, kept: Kept | None, stream: str, positions: np.ndarray, arrays: Mapping[str, np.ndarray]
+    loaded: Callable[[], ClipFiles],
+    kept: KeptClip | None,
+    stream: str,
+    positions: np.ndarray,
+    arrays: Mapping[str, np.ndarray],
 ) -> None:
     """Decode into (T, H, W, 3): black if the position is -1, copied if it repeats."""
-    frames, out, video_id = files.frames[stream], arrays[stream], files.video_id
+    out = arrays[stream]
     if kept:
-        pixels, there = kept(stream)
-        for position in dict.fromkeys(positions[positions >= 0].tolist()):
-            if not there[position]:
-                frame = np.empty_like(pixels[position])  # decoders may try twice, and another process may look
-                frames.decode(video_id, position, frame)
-                pixels[position], there[position] = frame, True
+        pixels, there = kept.frames(stream)
         black = positions < 0
+        wanted = positions[~black]
+        for position in dict.fromkeys(wanted[~there[wanted]].tolist()):
+            files, frame = loaded(), np.empty_like(pixels[position])  # decoders may try twice, and another may look
+            files.frames[stream].decode(files.video_id, position, frame)
+            pixels[position], there[position] = frame, True
         if not black.all():
             np.take(pixels, np.where(black, 0, positions), axis=0, out=out, mode="clip")
         out[black] = 0
         return
+    files = loaded()
+    frames = files.frames[stream]
     for t, position in enumerate(positions):
         if position < 0:
             out[t] = 0
         elif t and position == positions[t - 1]:
             out[t] = out[t - 1]
         else:
-            frames.decode(video_id, int(position), out[t])
+            frames.decode(files.video_id, int(position), out[t])
 
 
 def flip_permutation(num_landmarks: int) -> tuple[int, ...] | None:

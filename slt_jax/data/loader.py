@@ -22,7 +22,7 @@ from slt_jax.data.clip_files import BadClip, ClipFiles
 from slt_jax.data.clips import MIN_CONFIDENCE, cannot_flip, empty, read_clip
 from slt_jax.data.feature_cache import Features
 from slt_jax.data.glosses import BLANK
-from slt_jax.data.kept_frames import KeptFrames
+from slt_jax.data.kept_clips import KeptClip, KeptClips
 from slt_jax.data.metadata import ClipRow
 from slt_jax.data.packs import listed
 from slt_jax.data.schema import CLIP_ARRAYS, PAD_MASK, ROW_ARRAYS, BatchSizes, shapes
@@ -106,7 +106,7 @@ class _Batches:
     epoch: int = 0
     taken: Taken = ()
     glosses: np.ndarray | None = None  # beside the labels, see data/glosses.py
-    kept: KeptFrames | None = None
+    kept: KeptClips | None = None
 
     @functools.cached_property
     def batches(self) -> int:
@@ -137,7 +137,7 @@ class _Batches:
             arrays["glosses"] = np.where(real[:, None], self.glosses[clips], BLANK)
         rows = [row for row in range(size) if row == 0 or real[row - 1]]  # the real rows, and the first filler row
         read = functools.partial(self._read, epoch, arrays, clips)
-        if self.threads > 1:
+        if self.threads > 1 and not (self.kept and self.kept.holds(clips[rows].tolist())):
             with ThreadPoolExecutor(min(self.threads, len(rows)), "slt-decode") as pool:
                 problems = list(pool.map(read, rows))
         else:
@@ -213,7 +213,7 @@ class _Batches:
                 min_confidence=settings.min_confidence,
                 out=out,
                 read_frames=read_frames,
-                kept=functools.partial(self.kept.of_clip, clip) if self.kept else None,
+                kept=KeptClip(self.kept, clip) if self.kept else None,
                 v9_inputs=settings.v9_inputs,
             )
         except BadClip as error:
@@ -318,13 +318,15 @@ class Loader:
         self._source = dataclasses.replace(self._source, features=features, kept=None)
 
     def keep_frames(self, limit: int) -> int:
-        """From now on, keep decoded frames in memory if all of them take no more than `limit` bytes.
+        """From now on, keep decoded frames and poses in memory if all of them take no more than `limit` bytes.
 
         Batches are the same. Returns the bytes that they will take; 0 if they are not kept.
         """
         self.close()
-        streams = [stream.name for stream in chosen(self.settings.streams) if stream in IMAGES]
-        kept = KeptFrames.within(limit, self.files, streams, self.settings.image_size) if streams else None
+        settings = self.settings
+        streams = [stream.name for stream in chosen(settings.streams) if stream in IMAGES]
+        pose = 12 * settings.num_landmarks * max(settings.num_workers, 1)
+        kept = KeptClips.within(limit, self.files, streams, settings.image_size, pose) if streams else None
         self._source = dataclasses.replace(self._source, kept=kept)
         return kept.bytes if kept else 0
 

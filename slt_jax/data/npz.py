@@ -1,5 +1,6 @@
 """Read arrays of an npz file, after a look at what each declares: a few bytes can claim, or inflate to, gigabytes."""
 
+import functools
 import io
 import lzma
 import math
@@ -70,11 +71,8 @@ def _header(member: zipfile.ZipExtFile, name: str, kinds: str) -> tuple[tuple[in
     length = member.read(width)
     if int.from_bytes(length, "little") > MAX_HEADER:
         raise ValueError(f"{name} has a header of {int.from_bytes(length, 'little')} bytes")
-    text = io.BytesIO(length + member.read(int.from_bytes(length, "little")))
-    read = np.lib.format.read_array_header_1_0 if start[6] == 1 else np.lib.format.read_array_header_2_0
     try:
-        with _ONE_AT_A_TIME:
-            shape, fortran, dtype = read(text)
+        shape, fortran, dtype = _parsed(start[6], length + member.read(int.from_bytes(length, "little")))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, OverflowError):
         raise ValueError(f"{name} has a damaged header") from None
     if dtype.hasobject:
@@ -86,3 +84,11 @@ def _header(member: zipfile.ZipExtFile, name: str, kinds: str) -> tuple[tuple[in
         shown = str(shape) if len(str(shape)) <= 60 else f"{len(shape)} dimensions"
         raise ValueError(f"{name} declares the shape {shown}, more than a clip can have")
     return shape, fortran, dtype
+
+
+@functools.lru_cache(1024)  # clips have few lengths, and NumPy takes a header apart as slowly as Python its source
+def _parsed(version: int, header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """What a header says. Raises what NumPy does."""
+    read = np.lib.format.read_array_header_1_0 if version == 1 else np.lib.format.read_array_header_2_0
+    with _ONE_AT_A_TIME:
+        return read(io.BytesIO(header))

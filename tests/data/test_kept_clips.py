@@ -27,21 +27,28 @@ def test_the_same_batches_epoch_after_epoch(folders, packed, workers):
             assert_equal(plain.epoch(epoch), keeping.epoch(epoch))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_next_epoch_reads_no_image(folders, workers):
-    """With two processes, what one has decoded the other finds."""
-    with loader(files_of(folders, packed=False), num_workers=workers) as keeping:
+@pytest.mark.parametrize(
+    ("packed", "workers", "gone"),
+    [(False, 0, ("*.jpg", "*.npz")), (True, 0, ("*.array_record",)), (False, 2, ("*.jpg",))],
+)
+def test_the_next_epoch_reads_no_file(folders, packed, workers, gone):
+    """With two processes, what one has decoded the other finds; each reads its own poses."""
+    with loader(files_of(folders, packed), num_workers=workers) as keeping:
         keeping.keep_frames(PLENTY)
         first = list(keeping.epoch())
         keeping.close()  # and what it has read ahead
-        for image in folders.root.rglob("*.jpg"):
-            image.write_bytes(b"no image")
+        for pattern in gone:
+            found = list(folders.root.parent.rglob(pattern))
+            assert found
+            for file in found:
+                file.write_bytes(bytes(file.stat().st_size))
         assert_equal(first, keeping.epoch())
 
 
 def test_all_frames_or_none(folders):
     files = scan(folders.dirs, IDS)
-    needed = sum(len(frames.numbers) for clip in files.values() for frames in clip.frames.values()) * (16 * 16 * 3 + 1)
+    counts = [[len(frames.numbers) for frames in clip.frames.values()] for clip in files.values()]
+    needed = sum(map(sum, counts)) * (16 * 16 * 3 + 1) + sum(map(max, counts)) * 12 * 13  # and 13 landmarks
     with loader(files) as keeping:
         assert [keeping.keep_frames(limit) for limit in (0, needed - 1)] == [0, 0]
         assert needed <= keeping.keep_frames(needed) < needed + 2**17

@@ -1,8 +1,11 @@
-"""Decoded frames of a split in memory: each is decoded when it is first asked for, in whichever process that is."""
+"""Decoded frames and poses of a split in memory, which are read when they are first asked for.
+
+A frame is decoded once, in whichever process that is; poses, which are small, are kept by each process for itself.
+"""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,9 +13,11 @@ from slt_jax.data.clip_files import ClipFiles
 from slt_jax.data.packs import PackedClips
 from slt_jax.data.workers import SharedMemory
 
+Pose = tuple[np.ndarray, Mapping[str, np.ndarray]]  # what `clip_files.read_pose` returns
+
 
 @dataclass(frozen=True)
-class KeptFrames:
+class KeptClips:
     """Room for all frames of a split. Worker processes that get it when they start share it."""
 
     shape: tuple[int, int, int]  # of a frame, uint8
@@ -20,14 +25,16 @@ class KeptFrames:
     counts: Mapping[str, np.ndarray]  # and how many frames it has (N,)
     total: int  # frames
     memory: SharedMemory  # the frames, then a byte each that says whether the frame is there
+    bytes: int  # what all frames and poses take
+    poses: dict[int, Pose] = field(default_factory=dict)
 
     @classmethod
     def within(
-        cls, limit: int, files: Sequence[ClipFiles], streams: Sequence[str], image_size: int
-    ) -> "KeptFrames | None":
+        cls, limit: int, files: Sequence[ClipFiles], streams: Sequence[str], image_size: int, pose_bytes: int = 0
+    ) -> "KeptClips | None":
         """Room for the frames of these clips as `image_size` pixels square; None if it takes more than `limit` bytes.
 
-        The system gives the memory as frames come.
+        `pose_bytes` are those of a frame's pose in all processes. The system gives the memory as frames come.
         """
         if limit <= 0 or not hasattr(os, "memfd_create"):  # else what is shared lies on a disk, which may be full
             return None
@@ -36,18 +43,22 @@ class KeptFrames:
         ends = np.cumsum(np.concatenate([*counts.values()], dtype=np.int64))
         total = int(ends[-1])
         needed = total * (int(np.prod(shape)) + 1)
-        if not 0 < needed <= limit:
+        poses = int(np.max([*counts.values()], axis=0).sum()) * pose_bytes
+        if not 0 < needed <= limit - poses:
             return None
         starts = np.split(ends - np.concatenate([*counts.values()]), len(counts))
-        return cls(shape, dict(zip(counts, starts, strict=True)), counts, total, SharedMemory(needed, 1))
+        memory = SharedMemory(needed, 1)
+        starts = dict(zip(counts, starts, strict=True))
+        return cls(shape, starts, counts, total, memory, memory.slot_bytes + poses)
 
-    @property
-    def bytes(self) -> int:
-        """What all frames take."""
-        return self.memory.slot_bytes
+    def holds(self, clips: Iterable[int]) -> bool:
+        """Whether nothing of these clips of the split has to be read any more."""
+        return all(
+            clip in self.poses and all(self.frames(clip, name)[1].all() for name in self.starts) for clip in clips
+        )
 
-    def of_clip(self, clip: int, stream: str) -> tuple[np.ndarray, np.ndarray]:
-        """The frames of a clip of the split, uint8 (n, H, W, 3), and which of them are there, bool (n,): to be filled.
+    def frames(self, clip: int, stream: str) -> tuple[np.ndarray, np.ndarray]:
+        """The frames of a clip, uint8 (n, H, W, 3), and which of them are there, bool (n,): to be filled.
 
         A frame counts as being there only once it is whole.
         """
@@ -55,6 +66,25 @@ class KeptFrames:
         block, size = self.memory.slot(0), int(np.prod(self.shape))
         there = block[self.total * size + start :][:count].view(bool)
         return block[start * size :][: count * size].reshape(count, *self.shape), there
+
+
+@dataclass(frozen=True)
+class KeptClip:
+    """A clip of them, by its number in the split."""
+
+    kept: KeptClips
+    number: int
+
+    def frames(self, stream: str) -> tuple[np.ndarray, np.ndarray]:
+        """See `KeptClips.frames`."""
+        return self.kept.frames(self.number, stream)
+
+    def pose(self, read: Callable[[], Pose]) -> Pose:
+        """The pose, which `read` reads if it is not kept yet. Not to be written to."""
+        known = self.kept.poses.get(self.number)
+        if known is None:
+            known = self.kept.poses[self.number] = read()
+        return known
 
 
 def frame_counts(files: Sequence[ClipFiles], streams: Sequence[str]) -> dict[str, np.ndarray]:
