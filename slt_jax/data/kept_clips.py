@@ -3,6 +3,7 @@
 A frame is decoded once, in whichever process that is; poses, which are small, are kept by each process for itself.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,13 +43,12 @@ class KeptClips:
         counts = frame_counts(files, streams)
         ends = np.cumsum(np.concatenate([*counts.values()], dtype=np.int64))
         total = int(ends[-1])
-        needed = total * (int(np.prod(shape)) + 1)
+        needed = total * (math.prod(shape) + 1)
         poses = int(np.max([*counts.values()], axis=0).sum()) * pose_bytes
         if not 0 < needed <= limit - poses:
             return None
-        starts = np.split(ends - np.concatenate([*counts.values()]), len(counts))
-        memory = SharedMemory(needed, 1)
-        starts = dict(zip(counts, starts, strict=True))
+        first = np.split(ends - np.concatenate([*counts.values()]), len(counts))
+        starts, memory = dict(zip(counts, first, strict=True)), SharedMemory(needed, 1)
         return cls(shape, starts, counts, total, memory, memory.slot_bytes + poses)
 
     def holds(self, clips: Iterable[int]) -> bool:
@@ -63,7 +63,7 @@ class KeptClips:
         A frame counts as being there only once it is whole.
         """
         start, count = int(self.starts[stream][clip]), int(self.counts[stream][clip])
-        block, size = self.memory.slot(0), int(np.prod(self.shape))
+        block, size = self.memory.slot(0), math.prod(self.shape)
         there = block[self.total * size + start :][:count].view(bool)
         return block[start * size :][: count * size].reshape(count, *self.shape), there
 

@@ -136,7 +136,7 @@ class Program:
         """The compiled functions."""
         return jitted(self.functions)
 
-    def step(self, state: TrainState, batches: Sequence[Arrays], lr: Array) -> tuple[TrainState, Results]:
+    def step(self, state: TrainState, batches: Sequence[Arrays], lr: Array | np.float32) -> tuple[TrainState, Results]:
         """Take one optimiser step over micro-batches; `state` is donated.
 
         Returns the new state, and results: lists of `loss`, `weight` and `metrics` of each micro-batch, `grad_norm`,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
 from slt_jax.base.console import Progress, say
 from slt_jax.runtime import hosts
@@ -109,7 +109,7 @@ class Run:
     def take_step(self, group: list[TaskBatch], lr: float, ledger: Ledger, progress: Progress) -> None:
         """Take one optimiser step on a group of micro-batches. Its results are read with those of the next step."""
         placed = [place_batch(batch.arrays, self.program.mesh) for batch in group]
-        self.state, results = self.program.step(self.state, placed, jnp.float32(lr))
+        self.state, results = self.program.step(self.state, placed, np.float32(lr))
         self.step += 1
         ledger.add(self.step, results, group)
         ledger.settle(keep=1)
