@@ -47,7 +47,7 @@ def test_a_file_as_if_live_takes_its_time_and_does_not_wait(video):
     assert len(shots(source_of(str(video), realtime=True))) == 20
     assert 0.7 < time.monotonic() - began < 3
     with Camera(source_of(str(video), realtime=True)) as opened:
-        time.sleep(1.2)  # nobody takes its pictures
+        opened._thread.join(10)  # nobody takes its pictures
         assert opened.shots.dropped == 20 - camera.WAITING
         assert len([opened.shots.get(1) for _ in range(camera.WAITING)]) == camera.WAITING
         assert opened.shots.over

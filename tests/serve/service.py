@@ -82,9 +82,11 @@ class CountingModel:
         self.extractors: list[Any] = []
         self.batches: list[int] = []
         self.folders: list[str] = []
+        self.looked, self.parts = 0, 4  # pictures and parts of files, counted as they are begun; parts of a file
         self._delay, self._device, self._compiling = delay, device, compiling
 
     def delay(self):
+        self.looked += 1
         time.sleep(self._delay)
 
     def described(self):
@@ -116,9 +118,9 @@ class CountingModel:
         self.folders.append(folder)
         if b"broken" in content:
             raise UserError(f"{path}: cannot be opened as a video (no)")
-        for done in range(4):
-            progress(done, 4)
-            time.sleep(self._delay)
+        for done in range(self.parts):
+            progress(done, self.parts)
+            self.delay()
         yield Segment(0.0, 1.0, f"{len(content)} bytes")
         yield Segment(1.0, 2.5, language or "¿más?")
 

@@ -5,7 +5,6 @@ import logging
 import socket as sockets
 import struct
 import threading
-import time
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -239,11 +238,13 @@ def test_a_reader_that_never_reads_is_closed(monkeypatch):
         free(server)
 
 
-def test_told_to_stop_it_finishes_what_was_signed():
-    with running(CountingModel(delay=0.02)) as server, begun(server) as socket:
+def test_told_to_stop_it_finishes_what_was_signed(monkeypatch):
+    monkeypatch.setattr("slt_jax.serve.session.LATE_SECONDS", 10)
+    model = CountingModel(delay=0.2)
+    with running(model) as server, begun(server) as socket:
         for number in range(4):
             socket.send(picture(number / 10))
-        time.sleep(0.05)
+        until(lambda: model.looked == 4)  # the last of them is being looked at
         server.server.should_exit = True
         messages, code, reason = rest(socket)
         assert (code, reason) == (1001, "the service stops")

@@ -167,6 +167,7 @@ def test_uploads_are_bounded_and_stop_with_their_client():
         for thread in some:
             thread.join()
         body, headers = form()
+        model.parts = 100  # half a minute
         for accept in ("application/json", "text/event-stream"):
             with sockets.create_connection(("127.0.0.1", server.port)) as raw:
                 lines = [f"{name}: {value}\r\n" for name, value in (headers | {"Accept": accept}).items()]
@@ -174,9 +175,7 @@ def test_uploads_are_bounded_and_stop_with_their_client():
                             f"Content-Length: {len(body)}\r\n\r\n".encode() + body)  # fmt: skip
                 until(lambda: server.service.uploads.open == 1)
                 time.sleep(0.1)
-            began = time.monotonic()
             until(lambda: server.service.uploads.open == 0)
-            assert time.monotonic() - began < 1.0  # of the 1.2 seconds that it would take
         until(lambda: not any(os.path.exists(folder) for folder in model.folders))
 
 
