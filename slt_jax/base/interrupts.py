@@ -24,7 +24,12 @@ def raised_again() -> Iterator[None]:
         if main is None or not issubclass(dropped.exc_type, KeyboardInterrupt) or not hasattr(signal, "pthread_kill"):
             before(dropped)
             return
-        _thread.start_new_thread(_raise, (main,))  # waits for nothing: what came meanwhile would be dropped here
+        while True:
+            try:
+                _thread.start_new_thread(_raise, (main,))
+                return
+            except KeyboardInterrupt:  # the machine is so busy that the moment is over: here it would be dropped
+                continue
 
     sys.unraisablehook = seen
     try:

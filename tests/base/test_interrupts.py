@@ -1,5 +1,6 @@
 """Ctrl-C ends a command wherever it comes, and reaches no process that the command has started."""
 
+import _thread
 import gc
 import multiprocessing
 import os
@@ -16,10 +17,17 @@ from slt_jax.cli.command import run
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
 
-@pytest.mark.parametrize("seconds", [0.0, interrupts.AGAIN_SECONDS], ids=["at once", "a moment later"])
-def test_an_interrupt_in_a_callback_of_the_garbage_collection_is_not_lost(capsys, monkeypatch, seconds):
+@pytest.mark.parametrize("late", [False, True], ids=["idle", "busy"])
+def test_an_interrupt_in_a_callback_of_the_garbage_collection_is_not_lost(capsys, monkeypatch, late):
     """Also on a machine that is so busy that the moment is over while Python still drops it."""
-    monkeypatch.setattr(interrupts, "AGAIN_SECONDS", seconds)
+    start, stalls = _thread.start_new_thread, [0.05] * late
+
+    def start_late(*arguments):
+        start(*arguments)
+        time.sleep(stalls.pop() if stalls else 0)
+
+    monkeypatch.setattr(interrupts, "AGAIN_SECONDS", 0.0 if late else interrupts.AGAIN_SECONDS)
+    monkeypatch.setattr(_thread, "start_new_thread", start_late)
 
     def interrupt(phase, _):
         gc.callbacks.remove(interrupt)
