@@ -61,7 +61,11 @@ def read_clip(
         sizes = BatchSizes(1, sequence_length, image_size, num_landmarks, streams=names)
         out = {name: array[0] for name, array in empty(sizes).items()}
     loaded = cache(files.loaded)  # which reads a packed clip
-    pose, missing = kept.pose(partial(_pose, loaded, num_landmarks)) if kept else _pose(loaded, num_landmarks)
+
+    def read() -> Pose:
+        return read_pose(loaded(), num_landmarks)
+
+    pose, missing = kept.pose(read) if kept else read()
     if not len(pose) and files.last_frame() < 0:
         raise BadClip(f"{files.video_id}: no frame in any stream and no pose")
     read_frames, length = read_frames or partial(_read_images, loaded, kept), len(out[PAD_MASK])
@@ -102,10 +106,6 @@ def _fill_pose(pose: np.ndarray, numbers: np.ndarray, min_confidence: float, out
         rows[~np.isfinite(rows)] = 0  # a NaN would survive the mask, as 0 * NaN
         out[POSE.name][known] = rows.reshape(len(known), -1)
         out[POSE.mask][known] = keep
-
-
-def _pose(loaded: Callable[[], ClipFiles], num_landmarks: int) -> Pose:
-    return read_pose(loaded(), num_landmarks)
 
 
 def _read_images(

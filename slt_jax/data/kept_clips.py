@@ -31,7 +31,7 @@ class KeptClips:
 
     @classmethod
     def within(
-        cls, limit: int, files: Sequence[ClipFiles], streams: Sequence[str], image_size: int, pose_bytes: int = 0
+        cls, limit: int, files: Sequence[ClipFiles], streams: Sequence[str], image_size: int, pose_bytes: int
     ) -> "KeptClips | None":
         """Room for the frames of these clips as `image_size` pixels square; None if it takes more than `limit` bytes.
 

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,11 +136,8 @@ class _Batches:
             arrays["glosses"] = np.where(real[:, None], self.glosses[clips], BLANK)
         rows = [row for row in range(size) if row == 0 or real[row - 1]]  # the real rows, and the first filler row
         read = functools.partial(self._read, epoch, arrays, clips)
-        if self.threads > 1 and not (self.kept and self.kept.holds(clips[rows].tolist())):
-            with ThreadPoolExecutor(min(self.threads, len(rows)), "slt-decode") as pool:
-                problems = list(pool.map(read, rows))
-        else:
-            problems = [read(row) for row in rows]
+        nothing_to_read = self.kept is not None and self.kept.holds(clips[rows].tolist())
+        problems = workers.each(read, 1 if nothing_to_read else self.threads, rows)
         for row in range(rows[-1] + 1, size):
             for array in arrays.values():
                 array[row] = array[rows[-1]]

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.reduction import DupFd
@@ -54,6 +54,14 @@ def cores() -> int:
 def readers() -> int:
     """Threads that read and decode the rows of a batch side by side, where no processes do."""
     return max(cores(), LEAST_READERS)
+
+
+def each(call: Callable[..., Any], threads: int, *columns: Sequence[Any] | np.ndarray) -> list[Any]:
+    """What `call` returns for every row of `columns`, by so many threads side by side, or by this one."""
+    if threads < 2:
+        return list(map(call, *columns))
+    with ThreadPoolExecutor(min(threads, len(columns[0])), "slt-decode") as pool:
+        return list(pool.map(call, *columns))
 
 
 # --- in the parent ------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ A batch is computed from (seed, epoch, what was taken, its number) alone, whoeve
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -119,6 +118,10 @@ class _Kept:
         self._pixels = np.empty((count, *shape), np.uint8)
         self._there = np.zeros(count, bool)
 
+    def holds(self, numbers: Sequence[int]) -> bool:
+        """Whether none of these crops has to be read any more."""
+        return bool(self._there[numbers].all())
+
     def read(self, crops: Crops, number: int, out: np.ndarray) -> None:
         """As `crops.decode`."""
         if not self._there[number]:
@@ -163,12 +166,8 @@ class _Source:
         chosen = _order(self.seed, epoch, len(self.crops))[start : start + self.rows].tolist()
         images = workers.allocate((self.rows, *self.shape), np.uint8)
         read = self.crops.decode if self.kept is None else partial(self.kept.read, self.crops)
-        if self.threads > 1:
-            with ThreadPoolExecutor(min(self.threads, self.rows), "slt-decode") as pool:
-                list(pool.map(read, chosen, images))
-        else:
-            for crop, image in zip(chosen, images, strict=True):
-                read(crop, image)
+        nothing_to_read = self.kept is not None and self.kept.holds(chosen)
+        workers.each(read, 1 if nothing_to_read else self.threads, chosen, images)
         return {"arrays": {"images": images}, "crops": chosen}
 
 

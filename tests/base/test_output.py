@@ -92,7 +92,8 @@ def test_a_librarys_news_go_nowhere_and_all_else_arrives(tmp_path):
         print(" after", file=sys.stderr)
     """
     done = subprocess.run([sys.executable, "-c", body], capture_output=True, check=True, cwd=ROOT)
-    # Python's own text may arrive between two lines of the library
+    # Python's own text may arrive between two lines of the library, which keep their order.
+    assert done.stderr.index(b"broken\n") < done.stderr.index(b"ours\n") < done.stderr.index(b"terminate called")
     for part in (b"E0000 00:00:1.2 3 x.cc:4] broken\n", b"ours\n", b"terminate called", b"a bar", b" after\n"):
         assert part in done.stderr
         done = subprocess.CompletedProcess([], 0, stderr=done.stderr.replace(part, b""))

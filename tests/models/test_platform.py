@@ -31,6 +31,19 @@ def test_what_a_cpu_needs_is_in_no_program_for_a_tpu():
     assert program() == here  # blocks that were traced for the TPU are not taken for these
 
 
+@pytest.fixture
+def traced_anew():
+    """Nothing that was traced for this machine's CPU is taken in the test, and nothing of the test after it."""
+
+    def forget() -> None:
+        platform.multiplies_bfloat16.cache_clear()
+        jax.clear_caches()
+
+    forget()
+    yield
+    forget()
+
+
 @pytest.mark.parametrize(
     ("features", "factors"),
     [
@@ -40,12 +53,8 @@ def test_what_a_cpu_needs_is_in_no_program_for_a_tpu():
         ("Features\t: fp asimd", "f32"),
     ],
 )
-def test_a_cpu_multiplies_what_it_has_instructions_for(monkeypatch, features, factors):
+def test_a_cpu_multiplies_what_it_has_instructions_for(monkeypatch, traced_anew, features, factors):
     """Where there are none for bfloat16, XLA's products of it are slower than those of float32."""
-    platform.multiplies_bfloat16.cache_clear()
     monkeypatch.setattr(platform, "open", lambda *_, **__: io.StringIO(f"processor\t: 0\n{features}\n"), raising=False)
-    jax.clear_caches()  # blocks that were traced for this machine's CPU
     products = re.findall(r"stablehlo\.dot_general.*: \(tensor<\S*x(\w+)>, tensor<\S*x(\w+)>\)", program())
-    jax.clear_caches()
-    platform.multiplies_bfloat16.cache_clear()
     assert set(products) == {(factors, factors)}
