@@ -1,4 +1,4 @@
-"""Beam search as HuggingFace's `generate` (transformers 5.23) does it, in one `while_loop`.
+"""Beam search as HuggingFace's `generate` (transformers 5.23) does it, in a loop that XLA compiles.
 
 Running beams race; finished ones are kept aside, ranked by score / length ** length_penalty.
 """
@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
 
 from slt_jax.decoding.search import ResolvedSearch
+from slt_jax.decoding.steps import Steps, search_in_stages
 from slt_jax.decoding.token_rules import Beginnings, is_eos, restrict
 from slt_jax.models.seq2seq import Cache, DecodeStep
 
@@ -42,7 +43,7 @@ class Candidates(NamedTuple):
 
 
 def beam_search(
-    step: DecodeStep, cache: Cache, batch: int, search: ResolvedSearch, rows: Beginnings = None
+    steps: Steps, batch: int, search: ResolvedSearch, rows: Beginnings = None
 ) -> tuple[Int[Array, "{batch} {search.max_length}"], Int[Array, ""]]:
     """Tokens, and how many columns of them HuggingFace would return."""
     # On the host in float64, rounded once, as Python's numbers are in HuggingFace's code. Length 0 never occurs.
@@ -52,12 +53,12 @@ def beam_search(
     first, forced = (None, None) if rows is None else (jnp.repeat(jnp.asarray(x), search.num_beams, 0) for x in rows)
 
     def extend(beams: Beams) -> Beams:
-        candidates, cache = _continue(step, beams, search, forced)
+        candidates, cache = _continue(steps.step, beams, search, forced)
         beams = _keep_finished(beams, candidates, penalty, search)
         beams = _run_on(beams, candidates, cache)
         return _judge(beams, candidates, penalty, search)
 
-    beams = jax.lax.while_loop(lambda beams: beams.go_on, extend, _first_beams(cache, batch, search, first))
+    beams = search_in_stages(lambda now: now.go_on, extend, _first_beams(steps.cache, batch, search, first), steps)
     return beams.finished[:, 0], 1 + beams.finished_lengths[:, 0].max()
 
 
@@ -78,7 +79,7 @@ def _first_beams(cache: Cache, batch: int, search: ResolvedSearch, first: Array 
         is_finished=jnp.zeros(shape, bool),
         can_improve=jnp.ones((batch, 1), bool),
         go_on=jnp.bool_(True),
-        cache=jax.tree.map(lambda x: jnp.repeat(x, search.num_beams, axis=0), cache),
+        cache=cache,
     )
 
 

@@ -1,24 +1,26 @@
 """Greedy and beam search that give exactly the tokens of HuggingFace's `generate` (transformers 5.23).
 
-One compiled function per model structure, shape and search: weights are arguments, the loop is a `while_loop` over
-the decoder's key/value cache, and only the final trimming happens on the host.
+One compiled function per model structure, shape and search: weights are arguments, the loop over the tokens runs on the
+device, and only the final trimming happens on the host.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Int, Int32, Shaped
+from jaxtyping import Bool, Float, Int, Int32, Shaped
 
 from slt_jax.data.text import RowStarts
 from slt_jax.decoding.beam_search import beam_search
 from slt_jax.decoding.search import ResolvedSearch, Search
+from slt_jax.decoding.steps import Steps, search_in_stages, steps_of
 from slt_jax.decoding.token_rules import Beginnings, is_eos, restrict
 from slt_jax.errors import UserError
-from slt_jax.models.seq2seq import Cache, DecodeStep, FrameMask, Frames, Position
+from slt_jax.models.seq2seq import Cache, FrameMask, Frames
 
 
 def generate_tokens(
@@ -90,10 +92,8 @@ def find_tokens(
     model: nnx.Module, search: ResolvedSearch, encoded: Frames, encoder_mask: FrameMask, rows: Beginnings = None
 ) -> tuple[Int32[Array, "b {search.max_length}"], Int32[Array, ""]]:
     """`generate` inside a compiled function: tokens, and how many columns of them HuggingFace would return."""
-    # The last token is never fed back, so it needs no place in the cache.
-    step, cache = _stepper(model, encoded, encoder_mask, search.max_length - 1)
     find = greedy_search if search.num_beams == 1 else beam_search
-    return find(step, cache, encoded.shape[0], search, rows)
+    return find(steps_of(model, encoded, encoder_mask, search), encoded.shape[0], search, rows)
 
 
 def beginnings(search: ResolvedSearch, rows: RowStarts) -> Beginnings:
@@ -101,37 +101,29 @@ def beginnings(search: ResolvedSearch, rows: RowStarts) -> Beginnings:
     return np.where(rows.first < 0, search.start, rows.first), rows.forced
 
 
-def _stepper(model: nnx.Module, encoded: Frames, encoder_mask: FrameMask, length: int) -> tuple[DecodeStep, Cache]:
-    """The decoder's own step and cache, or a step that runs the whole prefix, with its tokens as the cache."""
-    if hasattr(model, "decode_step") and hasattr(model, "init_cache"):
-        return model.decode_step, model.init_cache(encoded, encoder_mask, length)
+class Greedy(NamedTuple):
+    """The state of a greedy search."""
 
-    def step(tokens: Int[Array, " b"], position: Position, cache: Cache) -> tuple[Float[Array, "b vocab"], Cache]:
-        prefix = cache["self"].at[:, position].set(tokens)
-        return model(cache["encoded"], cache["encoder_mask"], prefix)[:, position], cache | {"self": prefix}
-
-    tokens = jnp.zeros((encoded.shape[0], length), jnp.int32)
-    return step, {"self": tokens, "encoded": encoded, "encoder_mask": encoder_mask}
+    length: Int[Array, ""]  # how many tokens each sentence has
+    tokens: Int[Array, "b max_length"]
+    finished: Bool[Array, " b"]
+    cache: Cache
 
 
 def greedy_search(
-    step: DecodeStep, cache: Cache, batch: int, search: ResolvedSearch, rows: Beginnings = None
+    steps: Steps, batch: int, search: ResolvedSearch, rows: Beginnings = None
 ) -> tuple[Int[Array, "{batch} {search.max_length}"], Int[Array, ""]]:
     """Tokens, and how many columns of them HuggingFace would return."""
-
-    def unfinished(carry):
-        length, _, finished, _ = carry
-        return (length < search.max_length) & ~finished.all()
-
-    def extend(carry):
-        length, tokens, finished, cache = carry
-        logits, cache = step(tokens[:, length - 1], length - 1, cache)
-        best = jnp.argmax(restrict(logits, tokens, length, search, forced), axis=-1).astype(jnp.int32)
-        best = jnp.where(finished, search.pad, best)
-        return length + 1, tokens.at[:, length].set(best), finished | is_eos(best, search), cache
-
     first, forced = (search.start, None) if rows is None else rows
+
+    def extend(now: Greedy) -> Greedy:
+        logits, cache = steps.step(now.tokens[:, now.length - 1], now.length - 1, now.cache)
+        best = jnp.argmax(restrict(logits, now.tokens, now.length, search, forced), axis=-1).astype(jnp.int32)
+        best = jnp.where(now.finished, search.pad, best)
+        tokens = now.tokens.at[:, now.length].set(best)
+        return Greedy(now.length + 1, tokens, now.finished | is_eos(best, search), cache)
+
     tokens = jnp.full((batch, search.max_length), search.pad, jnp.int32).at[:, 0].set(first)
-    carry = jnp.int32(1), tokens, jnp.zeros(batch, bool), cache
-    length, tokens, _, _ = jax.lax.while_loop(unfinished, extend, carry)
-    return tokens, length
+    begin = Greedy(jnp.int32(1), tokens, jnp.zeros(batch, bool), steps.cache)
+    end = search_in_stages(lambda now: ~now.finished.all(), extend, begin, steps)
+    return end.tokens, end.length

@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Key, Shaped
 
 from slt_jax.config import ModelConfig
-from slt_jax.models.attention import attention, mask_bias
+from slt_jax.models.attention import mask_bias
 from slt_jax.models.layers import Buffer, dropout, layer_norm, linear, normal, residual, split
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.seq2seq import (
@@ -27,12 +27,15 @@ from slt_jax.models.seq2seq import (
     Position,
     States,
     activation,
+    attend,
     causal_keep,
     empty_cache,
+    grow_cache,
     memory_keep,
     past_keep,
     shift_right,
     split_heads,
+    spread_cache,
     vocabulary_logits,
     write_cache,
 )
@@ -161,6 +164,14 @@ class Bart(nnx.Module):
         x, filled = self.model.decoder.step(tokens, position, cache)
         return self._logits(x)[:, 0], cache | {"self": filled}
 
+    def spread_cache(self, cache: Cache, copies: int) -> Cache:
+        """`cache` for `copies` beams of each sentence, which share the encoded frames."""
+        return spread_cache(cache, copies)
+
+    def grow_cache(self, cache: Cache, max_length: int) -> Cache:
+        """`cache` with room for `max_length` tokens."""
+        return grow_cache(cache, max_length)
+
     def _logits(self, x: States) -> Float[Array, "b s vocab"]:
         return vocabulary_logits(x, self.lm_head, self.dtype) + self.final_logits_bias[...]
 
@@ -238,7 +249,7 @@ class Stack(nnx.Module):
         self, tokens: Int[Array, " b"], position: Position, cache: Cache
     ) -> tuple[Float[Array, "b 1 d_model"], list[KeysValues]]:
         """The state of one token a sentence, and the self-attention caches with it in them."""
-        length = cache["self"][0][0].shape[1]
+        length = cache["self"][0][0].shape[2]
         bias, cross_bias = mask_bias(past_keep(length, position)), mask_bias(memory_keep(cache["encoder_mask"]))
 
         x = self._embed(tokens[:, None], jnp.asarray(position)[None])
@@ -286,7 +297,7 @@ class Layer(nnx.Module):
         x: States,
         bias: Float[Array, "#b 1 #s k"] | None,
         cross: KeysValues | None,
-        cross_bias: Float[Array, "b 1 1 t"] | None,
+        cross_bias: Float[Array, "_ 1 1 t"] | None,
         *,
         past: KeysValues | None = None,
         position: Position | None = None,
@@ -339,13 +350,12 @@ class Attention(nnx.Module):
         self.rate = config["attention_dropout"]
 
     def keys_values(self, memory: Float[Array, "b k d_model"]) -> KeysValues:
-        """Of `memory`: each (B, K, heads, head_dim)."""
+        """Of `memory`: each (B, heads, K, head_dim)."""
         return split_heads(self.k_proj(memory), self.heads), split_heads(self.v_proj(memory), self.heads)
 
     def __call__(
-        self, x: States, keys_values: KeysValues, bias: Float[Array, "#b #h #s k"] | None, *, key: Key[Array, ""] | None
+        self, x: States, keys_values: KeysValues, bias: Float[Array, "#n #h #s k"] | None, *, key: Key[Array, ""] | None
     ) -> States:
         """What each state reads from `keys_values`."""
-        query = split_heads(self.q_proj(x), self.heads)
-        mixed = attention(query, *keys_values, bias=bias, scale=self.scale, dropout_rate=self.rate, dropout_key=key)
-        return self.out_proj(mixed.reshape(*x.shape[:-1], -1))
+        mixed = attend(self.q_proj(x), keys_values, bias, scale=self.scale, rate=self.rate, key=key)
+        return self.out_proj(mixed)

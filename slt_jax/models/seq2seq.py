@@ -7,10 +7,12 @@ The protocol of a decoder, which `T5` and `Bart` have and `generate` uses:
     model(encoded (B, T, d), encoder_mask (B, T), ids (B, S), mask (B, S))   logits (B, S, vocab), float32
     model.init_cache(encoded, encoder_mask, max_length)                      cache
     model.decode_step(tokens (B,), position (), cache)                       logits (B, vocab), cache
+    model.spread_cache(cache, copies)                                        the same for `copies` beams a sentence
+    model.grow_cache(cache, max_length)                                      the same with room for more tokens
 
-A cache is `{"self": a (keys, values) pair a layer, each (B, max_length, heads, head_dim); "cross": the same of the
-encoded frames, (B, T, heads, head_dim); "encoder_mask": (B, T)}`. Beam search reorders "self" alone: the rest is the
-same for every beam of a sentence.
+A cache is `{"self": a (keys, values) pair a layer, each (rows, heads, max_length, head_dim); "cross": the same of the
+encoded frames, (B, heads, T, head_dim); "encoder_mask": (B, T)}`. Beam search reorders "self" alone, which has a row
+for each beam: the rest is the same for every beam of a sentence.
 
 Matrix products run in `dtype`; the residual stream stays float32, as under torch's autocast (T5's outgrows float16).
 """
@@ -24,15 +26,16 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Key, Shaped
 
+from slt_jax.models.attention import attention_by_head
 from slt_jax.models.layers import gelu, logits
 
 Frames = Float[Array | np.ndarray, "b t d_model"]
 FrameMask = Shaped[Array | np.ndarray, "b t"] | None  # True/1 = real; None where every frame is
 States = Float[Array, "b s d_model"]
 Position = Int[ArrayLike, ""]
-KeysValues = tuple[Float[Array, "b _ heads head_dim"], Float[Array, "b _ heads head_dim"]]
+KeysValues = tuple[Float[Array, "_ heads _ head_dim"], Float[Array, "_ heads _ head_dim"]]
 Cache = dict
 DecodeStep = Callable[[Int[Array, " b"], Position, Cache], tuple[Float[Array, "b vocab"], Cache]]
 
@@ -131,20 +134,51 @@ def memory_keep(encoder_mask: Shaped[Array | np.ndarray, "b t"]) -> Bool[Array, 
 # --- cache and logits ---------------------------------------------------------------------------------------------
 
 
-def split_heads(x: Float[Array, "b s d"], heads: int) -> Float[Array, "b s {heads} head_dim"]:
+def split_heads(x: Float[Array, "b s d"], heads: int) -> Float[Array, "b {heads} s head_dim"]:
     """`d` is heads * head_dim."""
-    return x.reshape(*x.shape[:-1], heads, -1)
+    return x.reshape(*x.shape[:-1], heads, -1).swapaxes(1, 2)
+
+
+def attend(
+    query: Float[Array, "rows s d"],
+    keys_values: KeysValues,
+    bias: Float[Array, "#b #heads #s #k"] | None,
+    *,
+    scale: float = 1.0,
+    rate: float,
+    key: Key[Array, ""] | None,
+) -> Float[Array, "rows s d"]:
+    """What each query reads. The beams of a sentence, which lie together, read its keys and values together."""
+    rows, length, width = query.shape
+    sentences, heads, *_ = keys_values[0].shape
+    query = split_heads(query.reshape(sentences, -1, width), heads)
+    mixed = attention_by_head(query, *keys_values, bias=bias, scale=scale, dropout_rate=rate, dropout_key=key)
+    return mixed.swapaxes(1, 2).reshape(rows, length, width)
 
 
 def empty_cache(batch: int, length: int, heads: int, head_dim: int, dtype) -> KeysValues:
-    """Keys and values (B, length, heads, head_dim), all 0."""
-    keys = jnp.zeros((batch, length, heads, head_dim), dtype)
+    """Keys and values (B, heads, length, head_dim), all 0."""
+    keys = jnp.zeros((batch, heads, length, head_dim), dtype)
     return keys, jnp.zeros_like(keys)
 
 
 def write_cache(cache: KeysValues, new: KeysValues, position: Position) -> KeysValues:
-    """`cache` with `new` (B, 1, heads, head_dim) at `position`."""
-    return jax.tree.map(lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, position, axis=1), cache, new)
+    """`cache` with `new` (B, heads, 1, head_dim) at `position`."""
+    return jax.tree.map(lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, position, axis=2), cache, new)
+
+
+def spread_cache(cache: Cache, copies: int) -> Cache:
+    """`cache` with `copies` rows for each sentence, one after the other; what they all read stays as it is."""
+    return cache | {"self": jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), cache["self"])}
+
+
+def grow_cache(cache: Cache, length: int) -> Cache:
+    """`cache` with room for `length` tokens, empty after those that it had room for."""
+
+    def longer(x: Float[Array, "b heads old head_dim"]) -> Float[Array, "b heads room head_dim"]:
+        return jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
+
+    return cache | {"self": jax.tree.map(longer, cache["self"])}
 
 
 def vocabulary_logits(x: Float[Array, "b s d"], head: nnx.Embed | nnx.Linear, dtype) -> Float[Array, "b s vocab"]:

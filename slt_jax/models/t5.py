@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, Int32, Key, Shaped
 
-from slt_jax.models.attention import attention, mask_bias
+from slt_jax.models.attention import mask_bias
 from slt_jax.models.layers import dropout, linear, normal, residual, split
 from slt_jax.models.remat import KEEP_ALL, Memory
 from slt_jax.models.seq2seq import (
@@ -26,12 +26,15 @@ from slt_jax.models.seq2seq import (
     Position,
     States,
     activation,
+    attend,
     causal_keep,
     empty_cache,
+    grow_cache,
     memory_keep,
     past_keep,
     shift_right,
     split_heads,
+    spread_cache,
     vocabulary_logits,
     write_cache,
 )
@@ -101,6 +104,14 @@ class T5(nnx.Module):
         x, filled = self.decoder.step(tokens, position, cache)
         return self._logits(x)[:, 0], cache | {"self": filled}
 
+    def spread_cache(self, cache: Cache, copies: int) -> Cache:
+        """`cache` for `copies` beams of each sentence, which share the encoded frames."""
+        return spread_cache(cache, copies)
+
+    def grow_cache(self, cache: Cache, max_length: int) -> Cache:
+        """`cache` with room for `max_length` tokens."""
+        return grow_cache(cache, max_length)
+
     def _logits(self, x: States) -> Float[Array, "b s vocab"]:
         if self.config["scale_decoder_outputs"]:
             x = x * self.config["d_model"] ** -0.5
@@ -147,7 +158,7 @@ class Stack(nnx.Module):
         self, tokens: Int[Array, " b"], position: Position, cache: Cache
     ) -> tuple[Float[Array, "b 1 d_model"], list[KeysValues]]:
         """The state of one token a sentence, and the self-attention caches with it in them."""
-        length = cache["self"][0][0].shape[1]
+        length = cache["self"][0][0].shape[2]
         bias = self._bias(jnp.asarray(position)[None], jnp.arange(length), past_keep(length, position))
         cross_bias = mask_bias(memory_keep(cache["encoder_mask"]))
 
@@ -202,7 +213,7 @@ class Block(nnx.Module):
         x: States,
         bias: Float[Array, "#b h s k"],
         cross: KeysValues | None,
-        cross_bias: Float[Array, "b 1 1 t"] | None,
+        cross_bias: Float[Array, "_ 1 1 t"] | None,
         *,
         past: KeysValues | None = None,
         position: Position | None = None,
@@ -252,7 +263,7 @@ class CrossAttentionLayer(nnx.Module):
         self.rate = config["dropout_rate"]
 
     def __call__(
-        self, x: States, keys_values: KeysValues, bias: Float[Array, "#b #h #s k"] | None, *, key: Key[Array, ""] | None
+        self, x: States, keys_values: KeysValues, bias: Float[Array, "#n #h #s k"] | None, *, key: Key[Array, ""] | None
     ) -> States:
         """The next states; `keys_values` are the encoded frames'."""
         attention_key, output_key = split(key, 2)
@@ -298,16 +309,14 @@ class Attention(nnx.Module):
         self.rate = config["dropout_rate"]
 
     def keys_values(self, memory: Float[Array, "b k d_model"]) -> KeysValues:
-        """Of `memory`: each (B, K, heads, d_kv)."""
+        """Of `memory`: each (B, heads, K, d_kv)."""
         return split_heads(self.k(memory), self.heads), split_heads(self.v(memory), self.heads)
 
     def __call__(
-        self, x: States, keys_values: KeysValues, bias: Float[Array, "#b #h #s k"] | None, *, key: Key[Array, ""] | None
+        self, x: States, keys_values: KeysValues, bias: Float[Array, "#n #h #s k"] | None, *, key: Key[Array, ""] | None
     ) -> States:
         """What each state reads from `keys_values`."""
-        query = split_heads(self.q(x), self.heads)
-        mixed = attention(query, *keys_values, bias=bias, dropout_rate=self.rate, dropout_key=key)
-        return self.o(mixed.reshape(*x.shape[:-1], -1))
+        return self.o(attend(self.q(x), keys_values, bias, rate=self.rate, key=key))
 
 
 class FeedForward(nnx.Module):

@@ -166,6 +166,27 @@ def test_tokens_are_huggingfaces(name):
     assert len(distinct) > SEEDS
 
 
+@pytest.mark.parametrize("family", ["t5 v1.1", "bart"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_texts_that_outgrow_the_first_cache(family, beams):
+    """It has room for 32 tokens."""
+    family = FAMILIES[family]
+    config = type(family.config)(**family.config.to_dict() | {"max_position_embeddings": 80})
+    theirs, ours = Family(family.ours, family.theirs, config, family.std).build()
+    settings = {"num_beams": beams, "min_length": 38, "max_length": 72, "no_repeat_ngram_size": 3}
+    lengths = set()
+    for seed in range(3):
+        load(ours, randomise(theirs, seed, family.std).state_dict())
+        encoded, mask = random_frames(seed)
+        expected = huggingface(theirs, encoded, mask, **settings).numpy()
+        tokens = generate(ours, encoded, mask, **settings)
+        if not np.array_equal(tokens, expected):
+            assert_tie(tokens, theirs, encoded, mask, settings)
+        np.testing.assert_array_equal(generate(WithoutCache(ours), encoded, mask, **settings), tokens)
+        lengths |= {int((row != config.pad_token_id).sum()) for row in expected}
+    assert len(lengths) > 1
+
+
 def assert_tie(tokens, model, encoded, mask, settings):
     """Every row is one of HuggingFace's beams, and within 1e-5 of the best one's score."""
     assert settings.get("num_beams", 1) > 1, tokens
