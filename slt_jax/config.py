@@ -107,7 +107,7 @@ class DataConfig:
         "auto", "where features of frozen backbones are kept: auto (in the work-dir), none, or a folder"
     )
     keep_decoded: float = option(
-        0.25, "keep a split's decoded frames in memory if all fit into this share of what is free; 0: never"
+        0.25, "keep a split's decoded frames and poses in memory if all fit into this share of what is free; 0: never"
     )
     skip_bad_clips: bool = option(False, "count and skip clips that cannot be read instead of stopping")
     strict_quality: bool = option(False, "make the quality checks errors instead of warnings")

@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from slt_jax.decoding.search import ResolvedSearch
-from slt_jax.models.seq2seq import Cache, DecodeStep, FrameMask, Frames, Position
+from slt_jax.models.seq2seq import Cache, DecodeStep, FrameMask, Frames, Position, cache_for_beams
 
 FIRST = 32  # tokens that the first stage's cache holds; that of each further one holds four times as many
 
@@ -52,8 +52,7 @@ def steps_of(model: nnx.Module, encoded: Frames, encoder_mask: FrameMask, search
     decoder: Any = model if has_cache else WholePrefix(model)
     grows = hasattr(decoder, "grow_cache")
     lengths = stage_lengths(longest) if grows else (longest,)
-    spread = decoder.spread_cache if hasattr(decoder, "spread_cache") else spread_all
-    cache = spread(decoder.init_cache(encoded, encoder_mask, lengths[0]), search.num_beams)
+    cache = cache_for_beams(decoder, decoder.init_cache(encoded, encoder_mask, lengths[0]), search.num_beams)
     return Steps(decoder.decode_step, cache, decoder.grow_cache if grows else lambda cache, _: cache, lengths)
 
 
@@ -108,8 +107,3 @@ class WholePrefix:
         """Logits after `tokens` at `position`, and the cache with them in it."""
         prefix = cache["self"].at[:, position].set(tokens)
         return self.model(cache["encoded"], cache["encoder_mask"], prefix)[:, position], cache | {"self": prefix}
-
-
-def spread_all(cache: Cache, copies: int) -> Cache:
-    """All arrays of `cache` with each row `copies` times, for the beams of a sentence."""
-    return jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), cache)

@@ -8,6 +8,7 @@ The user's own class, `--decoder-class package.module:Class`, is a Flax NNX modu
         logits (B, S, vocab_size); a position sees itself and the past; `key` turns dropout on
     model.shift_right(labels (B, S))                  optional: decoder inputs; by default pad_token_id comes first
     model.init_cache, model.decode_step               optional: see `seq2seq`; without them each token runs the prefix
+    model.grow_cache, model.spread_cache              optional, if it has those two: see `seq2seq`
     model.generate(encoded, encoder_mask, **options)  optional: token ids, in place of our search
 
 Its attribute paths are its torch keys, under `decoder.model.`. docs/custom_decoders.md has an example.
@@ -124,14 +125,10 @@ def _custom_settings(config: ModelConfig) -> dict[str, Any]:
     def call() -> Array:
         model = build_decoder(settings, dtype=jnp.float32, rngs=nnx.Rngs(0))
         built["d_model"] = getattr(model, "d_model", kwargs["d_model"])
-        frames, tokens = (2, 3), (2, 5)
-        return model(
-            jnp.zeros((*frames, config.d_model)),
-            jnp.ones(frames, bool),
-            jnp.zeros(tokens, jnp.int32),
-            jnp.ones(tokens, bool),
-            key=jax.random.key(0),
-        )
+        encoded, seen, tokens = jnp.zeros((2, 3, config.d_model)), jnp.ones((2, 3), bool), jnp.zeros((2, 5), jnp.int32)
+        if hasattr(model, "init_cache") and hasattr(model, "decode_step") and not hasattr(model, "generate"):
+            _try_cache(model, encoded, seen, kwargs["vocab_size"])
+        return model(encoded, seen, tokens, jnp.ones(tokens.shape, bool), key=jax.random.key(0))
 
     problem = None
     try:
@@ -151,6 +148,28 @@ def _custom_settings(config: ModelConfig) -> dict[str, Any]:
     if problem:
         raise UserError(f"{flag}: {problem} (the protocol is in slt_jax/models/decoders.py)")
     return settings
+
+
+def _try_cache(model: Any, encoded: Array, seen: Array, vocab: int) -> None:
+    """Generate a token as greedy and beam search do. Raises ValueError if shapes are not those of the protocol."""
+    for beams in (1, 2):
+        rows = beams * len(encoded)
+        cache = seq2seq.cache_for_beams(model, model.init_cache(encoded, seen, 4), beams)
+        if hasattr(model, "grow_cache"):
+            cache = model.grow_cache(cache, 8)
+        logits, after = model.decode_step(jnp.zeros(rows, jnp.int32), jnp.int32(0), cache)
+        if logits.shape != (rows, vocab):
+            raise ValueError(f"decode_step gives logits {logits.shape} where {(rows, vocab)} is expected")
+        had, has = _shapes(cache), _shapes(after)
+        for name in had | has:
+            if had.get(name) != has.get(name):
+                raise ValueError(f"decode_step turns cache{name} from {had.get(name)} into {has.get(name)}")
+
+
+def _shapes(cache: seq2seq.Cache) -> dict[str, str]:
+    """The type and shape of each of its arrays, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(cache)
+    return {jax.tree_util.keystr(path): f"{jnp.result_type(x)}{list(jnp.shape(x))}" for path, x in leaves}
 
 
 def _build_custom(settings: Mapping[str, Any], *, dtype, rngs: nnx.Rngs) -> nnx.Module:

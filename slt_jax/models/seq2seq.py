@@ -18,7 +18,7 @@ Matrix products run in `dtype`; the residual stream stays float32, as under torc
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -165,6 +165,13 @@ def empty_cache(batch: int, length: int, heads: int, head_dim: int, dtype) -> Ke
 def write_cache(cache: KeysValues, new: KeysValues, position: Position) -> KeysValues:
     """`cache` with `new` (B, heads, 1, head_dim) at `position`."""
     return jax.tree.map(lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, position, axis=2), cache, new)
+
+
+def cache_for_beams(model: Any, cache: Cache, beams: int) -> Cache:
+    """The `model`'s cache with rows for so many beams of each sentence: by its own rule, or by copies of all arrays."""
+    if hasattr(model, "spread_cache"):
+        return model.spread_cache(cache, beams)
+    return jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), cache)
 
 
 def spread_cache(cache: Cache, copies: int) -> Cache:

@@ -160,7 +160,7 @@ def keep_decoded(loaders: Sequence[Loader], share: float, batch: Shapes, mesh: M
     for loader in loaders:
         taken += loader.keep_frames(left - taken)
     if taken:
-        say(f"memory: up to {taken / GIB:.1f} GiB hold decoded frames (data.keep_decoded)")
+        say(f"memory: up to {taken / GIB:.1f} GiB hold decoded frames and poses (data.keep_decoded)")
     return taken
 
 

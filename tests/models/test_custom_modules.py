@@ -95,6 +95,34 @@ class OwnSearch(Bag):
         return jnp.zeros_like(labels)
 
 
+class Cached(Bag):
+    """One token at a time; the cache is the mean of the frames and the last token's embedding."""
+
+    def init_cache(self, encoded, encoder_mask, max_length):
+        return {"self": jnp.zeros((len(encoded), self.embed.features)), "mean": encoded.mean(axis=1)}
+
+    def decode_step(self, tokens, position, cache):
+        last = self.embed(tokens)
+        return self.encoder(last + cache["mean"]), cache | {"self": last}
+
+
+class LogitsOfAll(Cached):
+    def decode_step(self, tokens, position, cache):
+        logits, cache = super().decode_step(tokens, position, cache)
+        return logits[:, None], cache
+
+
+class Widening(Cached):
+    def decode_step(self, tokens, position, cache):
+        logits, cache = super().decode_step(tokens, position, cache)
+        return logits, cache | {"self": jnp.tile(cache["self"], 2)}
+
+
+class BlindToBeams(Cached):
+    def spread_cache(self, cache, copies):
+        return cache
+
+
 class Typed(Bag):
     def __init__(self, *args, dtype, **kwargs):
         super().__init__(*args, **kwargs)
@@ -110,7 +138,9 @@ class Widthless(nnx.Module):
 def my_modules(monkeypatch):
     """These classes as a module that can be imported by name."""
     module = types.ModuleType("my_modules")
-    for kind in (TorchBag, Bag, Wide, Short, Keyless, Hungry, OwnRandom, OwnSearch, Typed, Widthless):
+    for kind in (TorchBag, Bag, Wide, Short, Keyless, Hungry, OwnRandom, OwnSearch, Cached, Typed, Widthless):
+        setattr(module, kind.__name__, kind)
+    for kind in (LogitsOfAll, Widening, BlindToBeams):
         setattr(module, kind.__name__, kind)
     monkeypatch.setitem(sys.modules, "my_modules", module)
 
@@ -166,6 +196,15 @@ def test_own_search_and_shift_take_the_place_of_ours():
     np.testing.assert_array_equal(logits, np.broadcast_to(logits[:, :1], logits.shape))
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_cache_of_ones_own_finds_the_same_texts(beams):
+    whole, cached = translator(decoder_class="my_modules:Bag"), translator(decoder_class="my_modules:Cached")
+    search = {"num_beams": beams, "max_length": 9, "no_repeat_ngram_size": 1}
+    expected = whole.generate(batch(), **search)
+    np.testing.assert_array_equal(cached.generate(batch(), **search), expected)
+    assert len(set(expected.ravel().tolist())) > 5
+
+
 def test_dtype_is_given_where_it_is_asked_for():
     plan = plan_model(build_section("model", MODEL | {"decoder_class": "my_modules:Typed"}))
     assert plan.build(dtype=jnp.bfloat16).decoder.model.encoder.dtype == jnp.bfloat16
@@ -178,6 +217,9 @@ def test_dtype_is_given_where_it_is_asked_for():
         ("Short", r"its logits have the shape (2, 4, 20) where (2, 5, vocab_size 20) is expected"),
         ("Keyless", "calling it fails: TypeError"),
         ("Hungry", "missing 1 required positional argument: 'temperature'"),
+        ("LogitsOfAll", "decode_step gives logits (2, 1, 20) where (2, 20) is expected"),
+        ("Widening", "decode_step turns cache['self'] from float32[2, 16] into float32[2, 32]"),
+        ("BlindToBeams", "calling it fails: "),
         ("OwnRandom", "it keeps random numbers of its own"),
         ("Nothing", "has no Flax NNX class 'Nothing'"),
         ("TorchBag", "is a torch.nn.Module, which JAX cannot train; write it as a class of flax.nnx.Module"),
