@@ -88,7 +88,9 @@ def test_data_packs_and_training_guides_run(folder, monkeypatch):
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("guide", ["training.md", "pretraining.md", "learning.md", "performance.md"])
+@pytest.mark.parametrize(
+    "guide", ["data.md", "preparing.md", "training.md", "pretraining.md", "learning.md", "performance.md"]
+)
 def test_the_spanish_guides_have_the_same_commands(guide):
     """But for the names of files that a reader chooses."""
     ours, theirs = (
