@@ -61,7 +61,7 @@ def _of_splits(splits: Mapping[str, Sequence[CorpusClip]], published: Mapping[st
     for number, one in enumerate(names):
         for other in names[number + 1 :]:
             pair = f"{one} and {other}"
-            yield f"videos in both {pair}", _shared(given[one], given[other], lambda clip: clip.video)
+            yield f"videos in both {pair}", _shared(given[one], given[other], lambda clip: clip.recording)
             yield (
                 f"signers in both {pair}",
                 _shared(given[one], given[other], lambda clip: clip.extra.get("signer", "")),

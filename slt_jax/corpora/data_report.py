@@ -64,7 +64,7 @@ def report_page(name: str, prepared: Prepared) -> str:
         (f"{len(corpus.clips):,}", f"clips of {corpus.rows:,} rows"),
         (f"{len(corpus.drops):,}", "rows dropped"),
         (f"{len({repair.line for repair in corpus.repairs}):,}", "rows repaired"),
-        (f"{len({clip.video for clip in corpus.clips}):,}", "videos"),
+        (f"{len({clip.recording for clip in corpus.clips}):,}", "videos"),
         (f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.1f} min" if minutes else "unknown", "of signing"),
         (f"{len(words):,}", f"different words of {words.total():,}"),
     )
@@ -142,7 +142,8 @@ def _splits(splits: Mapping[str, Sequence[CorpusClip]], prepared: Prepared) -> t
         repeated = sum(clip.text in texts for clip in clips) / len(clips)
         row = [
             (f'<i class="{split}"></i>{split}', "name"),
-            f"{len(clips):,}", f"{len(clips) / len(prepared.corpus.clips):.1%}", len({clip.video for clip in clips}),
+            f"{len(clips):,}", f"{len(clips) / len(prepared.corpus.clips):.1%}",
+            len({clip.recording for clip in clips}),
             f"{sum(durations) / 60:,.1f}" if durations else "", f"{median(durations):.1f}" if durations else "",
             f"{median(len(words_of(c.text)) for c in clips):g}",
             f"{len(set(words)):,}", "" if split == "train" else f"{unknown:.1%}",

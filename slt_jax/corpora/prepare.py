@@ -190,13 +190,13 @@ def _drop(corpus: Corpus, reason: str, detail: Callable[[CorpusClip], str | None
 def _new_splits(corpus: Corpus, request: PreparationRequest) -> Prepared:
     texts, lengths = defaultdict(list), defaultdict(list)
     for clip in corpus.clips:
-        texts[clip.video].append(clip.text)
+        texts[clip.recording].append(clip.text)
     groups = same_footage(texts)
     name = {video: members[0] for members in groups for video in members}
     for clip in corpus.clips:
-        lengths[name[clip.video]].append(clip.duration)
+        lengths[name[clip.recording]].append(clip.duration)
     split_of = partition(lengths, dict(zip(SPLITS, request.shares, strict=True)), request.seed)
-    splits = {split: [clip for clip in corpus.clips if split_of[name[clip.video]] == split] for split in SPLITS}
+    splits = {split: [clip for clip in corpus.clips if split_of[name[clip.recording]] == split] for split in SPLITS}
     return Prepared(corpus, splits, shared_footage=[members for members in groups if len(members) > 1])
 
 
@@ -212,7 +212,7 @@ def _own_splits(corpus: Corpus, request: PreparationRequest) -> Prepared:
         lambda clip: None if clip.split.lower() in SPLIT_NAMES else f"split {clip.split or 'empty'}",
     )
     splits = {split: [clip for clip in corpus.clips if SPLIT_NAMES[clip.split.lower()] == split] for split in SPLITS}
-    places = Counter(video for clips in splits.values() for video in {clip.video for clip in clips})
+    places = Counter(video for clips in splits.values() for video in {clip.recording for clip in clips})
     return Prepared(corpus, splits, cut=sorted(video for video, count in places.items() if count > 1))
 
 

@@ -10,12 +10,13 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from slt_jax.base.console import say
 from slt_jax.data import tables
 from slt_jax.data.metadata import parse_number
 from slt_jax.errors import UserError
+from slt_jax.media.video import SUFFIXES
 
 SHORTEST, LONGEST = 0.2, 300.0  # seconds that a clip may last
 VIDEO_COLUMNS = ("video", "video_name", "source_video")
@@ -57,6 +58,15 @@ class CorpusClip:
     def duration(self) -> float | None:
         """Seconds, or None if the whole video is the clip and its length is not known."""
         return self.seconds if self.start is None or self.end is None else self.end - self.start
+
+    @property
+    def recording(self) -> str:
+        """The name of the video, alike in all rows that name it: with its ending and folder or without."""
+        path = PurePosixPath(self.video.replace("\\", "/"))
+        if path.suffix.lower() in SUFFIXES:
+            return path.stem
+        found_by_name = self.footage is not None and self.footage.rate is None  # folders of frames are found by path
+        return path.name if found_by_name else self.video
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -115,6 +116,21 @@ def test_a_dry_run_needs_neither_videos_nor_extraction(request_for, tmp_path):
     prepare(request_for(videos=None, dry_run=True, output=None), never)
     prepare(request, never)
     assert {path: path.read_bytes() for path in request.output.rglob("*.csv")} == before
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_video_that_rows_name_in_several_ways_stays_in_one_split(request_for, tmp_path, dry):
+    lines = []
+    for number, row in enumerate(rows(5, 6)):
+        cells = row.split(";")
+        video = next(name for name in VIDEOS if name.startswith(cells[2] + "."))
+        cells[2] = (cells[2], video, f"clips/{video}")[number % 3]
+        lines.append(";".join(cells))
+    request = request_for(metadata=write_csv(tmp_path / "c.csv", lines), dry_run=dry)
+    prepared = prepare(replace(request, videos=None) if dry else request, FakeExtraction())
+    videos = [{clip.video_id.split("_")[0] for clip in clips} for clips in prepared.splits.values()]
+    assert sorted(video for split in videos for video in split) == ["v0", "v1", "v2", "v3", "v4"]
+    assert sum(len(clips) for clips in prepared.splits.values()) == 30
 
 
 def test_splits_of_the_file_itself(request_for, tmp_path):
