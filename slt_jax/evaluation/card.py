@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
@@ -162,7 +163,16 @@ def read_rows(path: Path, flag: str) -> list[tuple[str, str, str]]:
 
 
 def _metrics(scoring: Scoring) -> list[tuple[str, BLEU | CHRF]]:
-    return [("bleu", BLEU(tokenize=scoring.bleu_tokens)), ("chrf", CHRF()), ("chrf_pp", CHRF(word_order=2))]
+    return [("bleu", BLEU(tokenize=scoring.bleu_tokens)), ("chrf", _CHRF()), ("chrf_pp", _CHRF(word_order=2))]
+
+
+class _CHRF(CHRF):
+    """sacrebleu's, which cannot take the mean of resampled corpora if some of them score 0: these are no float32."""
+
+    def _compute_score_from_stats(self, stats: list[int]) -> Any:
+        score = super()._compute_score_from_stats(stats)
+        score.score = score.score or np.float32(0)
+        return score
 
 
 def _interval(metric: BLEU | CHRF, texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:

@@ -53,6 +53,14 @@ def test_scores_are_sacrebleus_with_its_confidence(tmp_path):
     assert {"python", "jax", "sacrebleu"} <= told["versions"].keys()
 
 
+def test_a_model_that_says_next_to_nothing_gets_its_card(tmp_path):
+    """Of resampled corpora, some then have a chrF of 0."""
+    pairs = [("mañana llueve mucho", "xx"), ("hoy hace frío", "xx"), ("buenos días", "xx"), ("gracias", "gr")]
+    scores = made(tmp_path / "card", pairs)
+    assert 0 < scores["bootstrap"]["chrf"]["mean"] < 20
+    check_card(tmp_path / "card")
+
+
 def test_a_card_is_computed_again_without_a_model(tmp_path, capsys):
     made(tmp_path / "card")
     assert main(["--check", str(tmp_path / "card")]) == 0
