@@ -18,10 +18,11 @@ from slt_jax.data.decode import IMAGE_ERRORS, decode_into
 from slt_jax.data.npz import NPZ_ERRORS, read_arrays
 from slt_jax.data.pose_layout import SHAPES, into_landmarks, is_pose, other_landmarks, with_confidence
 from slt_jax.data.regular import open_regular, read_regular
-from slt_jax.errors import UserError
+from slt_jax.errors import UserError, shortened, shown
 from slt_jax.streams import MASKED, POSE, chosen
 
 FRAME = re.compile(r"(.+)_f(\d+)(\.(?:jpe?g|png))", re.IGNORECASE | re.DOTALL)
+LONGEST = 10**8  # frames of a clip, or a name has another number than a frame's: a date, say
 
 
 class BadClip(UserError):
@@ -144,9 +145,19 @@ def _list_frames(directory: str, wanted: dict[str, None]) -> dict[str, Frames]:
         for entry in entries:
             match = FRAME.fullmatch(entry.name)
             if match and match[1] in files:
-                names, number = files[match[1]], int(match[2])
+                names, number = files[match[1]], frame_number(directory, match)
                 names[number] = min(names.get(number, entry.name), entry.name)  # of two files, always the same one
     return {video_id: _frames(directory, video_id, names) for video_id, names in files.items()}
+
+
+def frame_number(directory: str, name: re.Match[str]) -> int:
+    """The number of a file that `FRAME` matches. Raises UserError if no clip is so long."""
+    if len(name[2].lstrip("0")) < len(str(LONGEST)):
+        return int(name[2])
+    raise UserError(
+        f"{directory}: {shown(name[0])} would be frame {shortened(name[2])} of its clip; frames are counted from 0, "
+        f"as in <id>_f000000.jpg: rename the file, or take it away"
+    )
 
 
 def _frames(directory: str, video_id: str, names: dict[int, str]) -> Frames:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from slt_jax.errors import UserError
 from slt_jax.models.families import max_positions
 
 
@@ -55,7 +56,8 @@ class Search:
     def resolved(self, config: Mapping[str, Any]) -> ResolvedSearch:
         """The search for a decoder with this configuration. It ends with the decoder's positions.
 
-        Raises ValueError if the start or pad token is missing, or if there is no room for a token, or no beam.
+        Raises ValueError if the start or pad token is missing, if there is no room for a token, or no beam; UserError
+        for a token that the vocabulary does not have.
         """
 
         def setting(name: str, default=None):
@@ -67,11 +69,20 @@ class Search:
         pad = setting("pad_token_id", eos[0] if eos else None)
         if start is None or pad is None:
             raise ValueError("generation needs decoder_start_token_id and pad_token_id, as arguments or in the config")
+        if self.early_stopping not in (True, False, None, "never"):
+            raise UserError(f"early_stopping {self.early_stopping!r} must be True, False or 'never'")
         max_length = self.max_length if self.max_new_tokens is None else self.max_new_tokens + 1
         if (positions := max_positions(config)) is not None:
             max_length = min(max_length, positions + 1)
         if max_length < 2 or self.num_beams < 1:
             raise ValueError(f"max_length {max_length} must be at least 2 and num_beams {self.num_beams} at least 1")
+        forced_bos, forced_eos = setting("forced_bos_token_id"), _as_tuple(setting("forced_eos_token_id", ()))
+        vocab = config.get("vocab_size")
+        for name, ids in {"decoder_start_token_id": (start,), "pad_token_id": (pad,), "eos_token_id": eos,
+                          "forced_bos_token_id": () if forced_bos is None else (forced_bos,),
+                          "forced_eos_token_id": forced_eos}.items():  # fmt: skip
+            if vocab is not None and not all(0 <= id < vocab for id in ids):
+                raise UserError(f"{name} {', '.join(map(str, ids))}: the vocabulary has the ids 0 to {vocab - 1}")
         return ResolvedSearch(
             start=start,
             pad=pad,
@@ -82,8 +93,8 @@ class Search:
             early_stopping=self._stops_early(),
             length_penalty=float(setting("length_penalty", 1.0)),
             no_repeat_ngram_size=setting("no_repeat_ngram_size", 0),
-            forced_bos=setting("forced_bos_token_id"),
-            forced_eos=_as_tuple(setting("forced_eos_token_id", ())),
+            forced_bos=forced_bos,
+            forced_eos=forced_eos,
         )
 
     def _stops_early(self) -> bool | Literal["never"]:
@@ -91,4 +102,4 @@ class Search:
 
 
 def _as_tuple(ids: int | Sequence[int]) -> tuple[int, ...]:
-    return (ids,) if isinstance(ids, int) else tuple(ids)
+    return tuple(ids) if isinstance(ids, Sequence) else (int(ids),)

@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from slt_jax.decoding.search import ResolvedSearch
-from slt_jax.models.seq2seq import Cache, DecodeStep, FrameMask, Frames, Position, cache_for_beams
+from slt_jax.models.seq2seq import Cache, DecodeStep, FrameMask, Frames, Position, cache_for_beams, has_cache
 
 FIRST = 32  # tokens that the first stage's cache holds; that of each further one holds four times as many
 
@@ -48,8 +48,7 @@ State = TypeVar("State", bound=Progress)
 def steps_of(model: nnx.Module, encoded: Frames, encoder_mask: FrameMask, search: ResolvedSearch) -> Steps:
     """The steps of `model` after these frames. Without `decode_step`, each runs the whole prefix."""
     longest = search.max_length - 1  # the last token is never fed back
-    has_cache = hasattr(model, "decode_step") and hasattr(model, "init_cache")
-    decoder: Any = model if has_cache else WholePrefix(model)
+    decoder: Any = model if has_cache(model) else WholePrefix(model)
     grows = hasattr(decoder, "grow_cache")
     lengths = stage_lengths(longest) if grows else (longest,)
     cache = cache_for_beams(decoder, decoder.init_cache(encoded, encoder_mask, lengths[0]), search.num_beams)

@@ -61,6 +61,8 @@ def repeats(
 ) -> Bool[Array, "rows {vocab}"]:
     """Tokens that would complete an n-gram that `tokens[:, :length]` already has."""
     rows, max_length = tokens.shape
+    if n > max_length:
+        return jnp.zeros((rows, vocab), bool)
     starts = jnp.arange(max(0, max_length - n + 1))
     suffix = jax.lax.dynamic_slice_in_dim(tokens, length - (n - 1), n - 1, axis=1)
     same = jnp.broadcast_to(starts + n <= length, (rows, len(starts)))

@@ -126,7 +126,7 @@ def _custom_settings(config: ModelConfig) -> dict[str, Any]:
         model = build_decoder(settings, dtype=jnp.float32, rngs=nnx.Rngs(0))
         built["d_model"] = getattr(model, "d_model", kwargs["d_model"])
         encoded, seen, tokens = jnp.zeros((2, 3, config.d_model)), jnp.ones((2, 3), bool), jnp.zeros((2, 5), jnp.int32)
-        if hasattr(model, "init_cache") and hasattr(model, "decode_step") and not hasattr(model, "generate"):
+        if seq2seq.has_cache(model) and not hasattr(model, "generate"):
             _try_cache(model, encoded, seen, kwargs["vocab_size"])
         return model(encoded, seen, tokens, jnp.ones(tokens.shape, bool), key=jax.random.key(0))
 
@@ -154,16 +154,26 @@ def _try_cache(model: Any, encoded: Array, seen: Array, vocab: int) -> None:
     """Generate a token as greedy and beam search do. Raises ValueError if shapes are not those of the protocol."""
     for beams in (1, 2):
         rows = beams * len(encoded)
-        cache = seq2seq.cache_for_beams(model, model.init_cache(encoded, seen, 4), beams)
+        cache = model.init_cache(encoded, seen, 4)
+        if not isinstance(cache, dict) or "self" not in cache:
+            raise ValueError("init_cache gives no dict with the key 'self'")
+        cache = seq2seq.cache_for_beams(model, cache, beams)
         if hasattr(model, "grow_cache"):
+            longer = seq2seq.cache_for_beams(model, model.init_cache(encoded, seen, 8), beams)
             cache = model.grow_cache(cache, 8)
+            _compare(_shapes(cache), _shapes(longer), "grow_cache makes", "where init_cache has")
         logits, after = model.decode_step(jnp.zeros(rows, jnp.int32), jnp.int32(0), cache)
         if logits.shape != (rows, vocab):
             raise ValueError(f"decode_step gives logits {logits.shape} where {(rows, vocab)} is expected")
-        had, has = _shapes(cache), _shapes(after)
-        for name in had | has:
-            if had.get(name) != has.get(name):
-                raise ValueError(f"decode_step turns cache{name} from {had.get(name)} into {has.get(name)}")
+        _compare(_shapes(cache), _shapes(after), "decode_step turns", "into")
+        if any(x.shape[:1] != (rows,) for x in jax.tree.leaves(after["self"])):
+            raise ValueError("what lies under 'self' in the cache needs a row for each beam first")
+
+
+def _compare(had: dict[str, str], has: dict[str, str], verb: str, link: str) -> None:
+    for name in had | has:
+        if had.get(name) != has.get(name):
+            raise ValueError(f"{verb} cache{name} {had.get(name, 'nothing')} {link} {has.get(name, 'nothing')}")
 
 
 def _shapes(cache: seq2seq.Cache) -> dict[str, str]:

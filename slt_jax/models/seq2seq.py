@@ -167,6 +167,11 @@ def write_cache(cache: KeysValues, new: KeysValues, position: Position) -> KeysV
     return jax.tree.map(lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, position, axis=2), cache, new)
 
 
+def has_cache(model: Any) -> bool:
+    """Whether a decoder goes on token by token by itself."""
+    return getattr(model, "decode_step", None) is not None and getattr(model, "init_cache", None) is not None
+
+
 def cache_for_beams(model: Any, cache: Cache, beams: int) -> Cache:
     """The `model`'s cache with rows for so many beams of each sentence: by its own rule, or by copies of all arrays."""
     if hasattr(model, "spread_cache"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from slt_jax.base.console import Progress, say
-from slt_jax.data.clip_files import FRAME, BadClip, ClipFiles, Frames
+from slt_jax.data.clip_files import FRAME, BadClip, ClipFiles, Frames, frame_number
 from slt_jax.data.decode import IMAGE_ERRORS, open_image
 from slt_jax.data.pack_index import INDEX
 from slt_jax.data.packs import open_pack
@@ -282,7 +282,7 @@ def _group(directory: str, names: Sequence[str]) -> Iterator[Video]:
     loose = []
     for name in names:
         if match := FRAME.fullmatch(name):
-            frames.setdefault(match[1], []).append((int(match[2]), name))
+            frames.setdefault(match[1], []).append((frame_number(directory, match), name))
         else:
             loose.append(name)
     for video_id, found in frames.items():

@@ -106,3 +106,12 @@ def test_a_pack_without_faces_is_told(folders):
         path.unlink()
     with pytest.raises(UserError, match=r"--packs .*pack: has no frame of the 5 clips in the stream face"):
         check_streams(open_pack(pack_of(folders)).files(IDS).values())
+
+
+@pytest.mark.parametrize("digits", ["99999999999999999999", "20240101120000"])
+def test_a_file_whose_number_is_no_frames_is_named(factory, digits):
+    factory.write("a", 2)
+    name = f"a_f{digits}.jpg"
+    shutil.copy(factory.root / "face" / "a_f000000.jpg", factory.root / "face" / name)
+    with pytest.raises(UserError, match=f"'{name}' would be frame {digits} of its clip; frames are counted from 0"):
+        scan(factory.dirs, ["a"])

@@ -118,6 +118,25 @@ class Widening(Cached):
         return logits, cache | {"self": jnp.tile(cache["self"], 2)}
 
 
+class LazyGrow(Cached):
+    """Its cache is of all tokens, and never grows."""
+
+    def init_cache(self, encoded, encoder_mask, max_length):
+        return super().init_cache(encoded, encoder_mask, max_length) | {"self": jnp.zeros((len(encoded), max_length))}
+
+    def decode_step(self, tokens, position, cache):
+        logits, _ = super().decode_step(tokens, position, cache)
+        return logits, cache | {"self": cache["self"].at[:, position].set(tokens)}
+
+    def grow_cache(self, cache, max_length):
+        return cache
+
+
+class Selfless(Cached):
+    def init_cache(self, encoded, encoder_mask, max_length):
+        return {"last": jnp.zeros(len(encoded))}
+
+
 class BlindToBeams(Cached):
     def spread_cache(self, cache, copies):
         return cache
@@ -140,7 +159,7 @@ def my_modules(monkeypatch):
     module = types.ModuleType("my_modules")
     for kind in (TorchBag, Bag, Wide, Short, Keyless, Hungry, OwnRandom, OwnSearch, Cached, Typed, Widthless):
         setattr(module, kind.__name__, kind)
-    for kind in (LogitsOfAll, Widening, BlindToBeams):
+    for kind in (LogitsOfAll, Widening, LazyGrow, Selfless, BlindToBeams):
         setattr(module, kind.__name__, kind)
     monkeypatch.setitem(sys.modules, "my_modules", module)
 
@@ -218,7 +237,9 @@ def test_dtype_is_given_where_it_is_asked_for():
         ("Keyless", "calling it fails: TypeError"),
         ("Hungry", "missing 1 required positional argument: 'temperature'"),
         ("LogitsOfAll", "decode_step gives logits (2, 1, 20) where (2, 20) is expected"),
-        ("Widening", "decode_step turns cache['self'] from float32[2, 16] into float32[2, 32]"),
+        ("Widening", "decode_step turns cache['self'] float32[2, 16] into float32[2, 32]"),
+        ("LazyGrow", "grow_cache makes cache['self'] float32[2, 4] where init_cache has float32[2, 8]"),
+        ("Selfless", "init_cache gives no dict with the key 'self'"),
         ("BlindToBeams", "calling it fails: "),
         ("OwnRandom", "it keeps random numbers of its own"),
         ("Nothing", "has no Flax NNX class 'Nothing'"),

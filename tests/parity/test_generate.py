@@ -243,6 +243,30 @@ def test_generation_ends_with_the_positions():
     assert generate(ours, encoded, max_length=99, eos_token_id=()).shape[1] == 17
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_no_repeats_of_more_tokens_than_there_are(beams):
+    theirs, ours = FAMILIES["t5"].build()
+    load(ours, randomise(theirs, 0, 0.4).state_dict())
+    encoded, mask = random_frames(0)
+    settings = {"num_beams": beams, "max_length": 4, "no_repeat_ngram_size": 6}
+    expected = huggingface(theirs, encoded, mask, **settings).numpy()
+    np.testing.assert_array_equal(generate(ours, encoded, mask, **settings), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"forced_bos_token_id": VOCAB}, f"forced_bos_token_id {VOCAB}: the vocabulary has the ids 0 to {VOCAB - 1}"),
+        ({"eos_token_id": [2, 99]}, "eos_token_id 2, 99: the vocabulary has the ids"),
+        ({"decoder_start_token_id": -1}, "decoder_start_token_id -1: the vocabulary has the ids"),
+    ],
+)
+def test_settings_that_huggingface_refuses_too(settings, message):
+    _, ours = FAMILIES["bart"].build()
+    with pytest.raises(ValueError, match=message):
+        generate(ours, random_frames(0)[0], **settings)
+
+
 def test_what_cannot_be_generated():
     _, ours = FAMILIES["bart"].build()
     encoded = jnp.zeros((1, 2, WIDTH))
