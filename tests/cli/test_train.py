@@ -173,6 +173,17 @@ def test_init_checkpoint(corpus, finished, tmp_path):
     assert (runs[0] / "tokenizer" / "tokenizer.json").read_bytes() == vocabulary
 
 
+@pytest.mark.parametrize("flag", ["--init-checkpoint", "--resume"])
+def test_a_decoder_without_its_tokenizer_is_told(corpus, finished, tmp_path, capsys, stop_before_training, flag):
+    lone, note = tmp_path / "lone.pt", "note: no tokenizer lies beside"
+    shutil.copy(finished / "last.pt", lone)
+    for source, more, told in ((lone, [], True), (lone, ["--tokenizer", str(finished / "tokenizer")], False),
+                               (finished / "last.pt", [], False)):  # fmt: skip
+        with pytest.raises(ReadyToTrain):
+            main(corpus.flags(tmp_path / "run", flag, str(source), "--overwrite", *more, epochs=3))
+        assert (f"{note} {lone}" in capsys.readouterr().out) == told
+
+
 def test_init_checkpoint_takes_what_fits(corpus, finished, tmp_path, capsys, stop_before_training):
     with pytest.raises(ReadyToTrain):
         main(corpus.flags(tmp_path / "run", "--init-checkpoint", str(finished / "last.pt"), temporal_layers=2))
