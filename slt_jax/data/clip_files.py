@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
+from slt_jax.base.spellings import Spellings
 from slt_jax.data.corpus_folder import StreamFolders, check_folders
 from slt_jax.data.decode import IMAGE_ERRORS, decode_into
 from slt_jax.data.npz import NPZ_ERRORS, read_arrays
@@ -122,30 +123,32 @@ def scan(
 ) -> dict[str, ClipFiles]:
     """The files of every clip, from one listing of each folder: of these `streams`, or of all.
 
-    Raises UserError as `check_folders` does.
+    Ids and names may write their accents in different ways (NFC, or NFD as macOS does). Raises UserError as
+    `check_folders` does.
     """
     check_folders(folders, streams)
-    wanted, poses = dict.fromkeys(video_ids), {}
+    wanted, poses = Spellings(video_ids), {}
     named = [stream.name for stream in chosen(streams)]
     listed = {name: _list_frames(str(folders[name]), wanted) for name in named if name != POSE.name}
     if POSE.name in named:
         with os.scandir(folders[POSE.name]) as entries:
-            poses = {entry.name: entry.path for entry in entries if entry.name.endswith(".npz")}
+            for entry in entries:
+                stem, clip = entry.name.removesuffix(".npz"), wanted.meant(entry.name.removesuffix(".npz"))
+                if entry.name.endswith(".npz") and clip is not None and (stem == clip or clip not in poses):
+                    poses[clip] = entry.path
     return {
-        video_id: ClipFiles(
-            video_id, {name: frames[video_id] for name, frames in listed.items()}, poses.get(f"{video_id}.npz")
-        )
-        for video_id in wanted
+        video_id: ClipFiles(video_id, {name: frames[video_id] for name, frames in listed.items()}, poses.get(video_id))
+        for video_id in wanted.ids
     }
 
 
-def _list_frames(directory: str, wanted: dict[str, None]) -> dict[str, Frames]:
-    files: dict[str, dict[int, str]] = {video_id: {} for video_id in wanted}
+def _list_frames(directory: str, wanted: Spellings) -> dict[str, Frames]:
+    files: dict[str, dict[int, str]] = {video_id: {} for video_id in wanted.ids}
     with os.scandir(directory) as entries:
         for entry in entries:
             match = FRAME.fullmatch(entry.name)
-            if match and match[1] in files:
-                names, number = files[match[1]], frame_number(directory, match)
+            if match and (clip := wanted.meant(match[1])) is not None:
+                names, number = files[clip], frame_number(directory, match)
                 names[number] = min(names.get(number, entry.name), entry.name)  # of two files, always the same one
     return {video_id: _frames(directory, video_id, names) for video_id, names in files.items()}
 

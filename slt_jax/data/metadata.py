@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slt_jax.base.heap import no_collection
+from slt_jax.base.spellings import Spellings
 from slt_jax.data.ids import PLAIN, are_plain
 from slt_jax.data.tables import (
     FILLED,
@@ -243,6 +244,9 @@ def _counted_rows(path: str | Path) -> int:
 def select(index_ids: Iterable[str], metadata: Mapping[str, ClipRow], split_name: str) -> list[ClipRow]:
     """The clips of a split in its order. In errors, `split_name` (flag and file) says where the ids came from."""
     index_ids = list(index_ids)
+    if not all(i in metadata for i in index_ids):
+        spellings = Spellings(metadata)
+        index_ids = [spellings.meant(i) or i for i in index_ids]
     _refuse([i for i in index_ids if i not in metadata], len(index_ids), split_name, "have no row in the metadata")
     with no_collection():
         rows = [metadata[i] for i in index_ids]

@@ -102,7 +102,8 @@ class WorkDir:
 
     def _remove_run(self, keep: str | None) -> None:
         files = (self.last, self.best, self.metrics, self.settings, self.path / "config.merged.json")
-        for path in (*files, *self.epoch_files().values()):
+        events = self.path.glob("events.out.tfevents.*")  # TensorBoard would draw both runs as one
+        for path in (*files, *self.epoch_files().values(), *events):
             path.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.tokenizer):
             if keep is None or folder.absolute() != Path(keep).absolute():

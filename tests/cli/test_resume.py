@@ -297,7 +297,10 @@ def test_overwrite_begins_anew(corpus, finished, tmp_path):
     work_dir = tmp_path / "run"
     shutil.copytree(finished, work_dir)
     tokenizer = str(work_dir / "tokenizer")  # still wanted, though it lies where the old run is removed
+    events = work_dir / "events.out.tfevents.1.machine"
+    events.write_bytes(b"")
     assert main(corpus.flags(work_dir, "--overwrite", "--tokenizer", tokenizer)) == 0
+    assert not events.exists()
     assert_same_run(work_dir, finished)
 
 

@@ -1,12 +1,15 @@
 """Folders in which a person sees frames and a program does not."""
 
 import shutil
+import unicodedata
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from slt_jax.data.clip_files import scan
 from slt_jax.data.contract import check_data_set
-from slt_jax.data.metadata import ClipRow
+from slt_jax.data.metadata import ClipRow, read_metadata, select
 from slt_jax.data.packs import open_pack
 from slt_jax.data.splits import usable
 from slt_jax.data.stream_folders import check_streams
@@ -115,3 +118,21 @@ def test_a_file_whose_number_is_no_frames_is_named(factory, digits):
     shutil.copy(factory.root / "face" / "a_f000000.jpg", factory.root / "face" / name)
     with pytest.raises(UserError, match=f"'{name}' would be frame {digits} of its clip; frames are counted from 0"):
         scan(factory.dirs, ["a"])
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_may_be_written_in_two_ways(factory, form):
+    """As one character, or as a letter and its accent, as macOS writes the names of files."""
+    factory.write("señal", 3)
+    plain = scan(factory.dirs, ["señal"])["señal"]
+    for stream in ("face", "hand_l", "hand_r", "pose"):
+        rename(lambda name: unicodedata.normalize(form, name))(factory.root / stream)
+    other = unicodedata.normalize("NFD" if form == "NFC" else "NFC", "señal")
+    (factory.root / "meta.csv").write_text(f"id;text\n{unicodedata.normalize('NFC', 'señal')};one\n", encoding="utf-8")
+    (row,) = select([other], read_metadata(factory.root / "meta.csv"), "--train-index")
+    assert row.text == "one"
+    found = scan(factory.dirs, [other])[other]
+    assert found.pose is not None
+    for stream in ("face", "hand_l", "hand_r"):
+        np.testing.assert_array_equal(found.frames[stream].numbers, plain.frames[stream].numbers)
+        assert all(Path(found.frames[stream].path(other, position)).is_file() for position in range(3))
