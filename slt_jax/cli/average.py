@@ -8,10 +8,12 @@ from pathlib import Path
 from convert.average import average
 from convert.source import open_source
 from slt_jax.base.console import byte_bar
+from slt_jax.base.json_text import read_json
 from slt_jax.base.places import check_file
 from slt_jax.cli import flags
 from slt_jax.cli.command import run
 from slt_jax.errors import UserError
+from slt_jax.training.start import tokenizer_beside
 from slt_jax.training.workdir import WorkDir
 
 PROG = "slt-average"
@@ -41,6 +43,7 @@ def _average(argv: Sequence[str] | None) -> int:
     paths = chosen([Path(path) for path in arguments.paths], getattr(arguments, "last", None))
     if output.resolve() in {path.resolve() for path in paths}:
         raise UserError(f"--output {output}: is one of the checkpoints to average; name another file")
+    check_one_vocabulary(paths)
     with byte_bar(output.name) as progress:
         average([open_source(path) for path in paths], output, progress=progress)
     print(f"{output}: the mean of {', '.join(path.name for path in paths)}")
@@ -59,6 +62,20 @@ def chosen(paths: Sequence[Path], last: int | None) -> list[Path]:
     if len(kept) < 2:
         raise UserError(f"{paths[0]}: keeps fewer than 2 epoch-N.pt files; train with --keep-epochs 5, or name files")
     return kept[-last:] if last else kept
+
+
+def check_one_vocabulary(paths: Sequence[Path]) -> None:
+    """Raise UserError if the tokenizers beside the checkpoints have other tokens: their rows mean other words."""
+    known = {}
+    for path in paths:
+        folder = tokenizer_beside(path)
+        if folder and (folder / "tokenizer.json").is_file():
+            read = read_json(folder / "tokenizer.json", "the tokenizer of a checkpoint")
+            known[path] = read.get("model", {}).get("vocab") if isinstance(read, dict) else None
+    for path, vocabulary in known.items():
+        first = next(iter(known))
+        if vocabulary != known[first]:
+            raise UserError(f"{first} and {path} have different tokenizers beside them; average checkpoints of one")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`max_steps`, warm-up, averaged weights and kept epochs, from the command line to the files."""
 
+import json
 import shutil
 import warnings
 
@@ -124,10 +125,17 @@ def test_kept_epochs_are_averaged(averaged, tmp_path, capsys):
 def test_what_cannot_be_averaged_is_one_line(averaged, tmp_path, capsys):
     other = tmp_path / "other.pt"
     write_pt(other, {"model_state": {"w": np.zeros(3, np.float32)}})
+    foreign = tmp_path / "foreign"  # of other texts: the same weights mean other words
+    shutil.copytree(averaged / "tokenizer", foreign / "tokenizer")
+    shutil.copy(averaged / "last.pt", foreign)
+    written = json.loads((foreign / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+    written["model"]["vocab"] = list(reversed(written["model"]["vocab"]))
+    (foreign / "tokenizer" / "tokenizer.json").write_text(json.dumps(written), encoding="utf-8")
     for arguments, said in (
         ([averaged, "--last", "3"], "--last 3: "),
         ([tmp_path], "keeps fewer than 2 epoch-N.pt files"),
         ([averaged / "last.pt", other], "average checkpoints of one model"),
+        ([averaged / "last.pt", foreign / "last.pt"], "have different tokenizers beside them"),
         ([averaged / "last.pt", averaged / "no.pt"], "no such file"),
         ([other, other, "--last", "2"], "--last 2: is about one work-dir"),
     ):
