@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from convert.average import average
 from convert.source import open_source
@@ -66,16 +67,22 @@ def chosen(paths: Sequence[Path], last: int | None) -> list[Path]:
 
 def check_one_vocabulary(paths: Sequence[Path]) -> None:
     """Raise UserError if the tokenizers beside the checkpoints have other tokens: their rows mean other words."""
-    known = {}
+    beside: dict[Path, Path] = {}
     for path in paths:
         folder = tokenizer_beside(path)
         if folder and (folder / "tokenizer.json").is_file():
-            read = read_json(folder / "tokenizer.json", "the tokenizer of a checkpoint")
-            known[path] = read.get("model", {}).get("vocab") if isinstance(read, dict) else None
-    for path, vocabulary in known.items():
-        first = next(iter(known))
-        if vocabulary != known[first]:
+            beside.setdefault(folder.resolve(), path)
+    if len(beside) < 2:
+        return
+    (first, known), *others = ((path, _vocabulary(folder)) for folder, path in beside.items())
+    for path, vocabulary in others:
+        if vocabulary != known:
             raise UserError(f"{first} and {path} have different tokenizers beside them; average checkpoints of one")
+
+
+def _vocabulary(folder: Path) -> Any:
+    read = read_json(folder / "tokenizer.json", "the tokenizer of a checkpoint")
+    return read.get("model", {}).get("vocab") if isinstance(read, dict) else None
 
 
 if __name__ == "__main__":

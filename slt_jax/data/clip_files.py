@@ -133,8 +133,9 @@ def scan(
     if POSE.name in named:
         with os.scandir(folders[POSE.name]) as entries:
             for entry in entries:
-                stem, clip = entry.name.removesuffix(".npz"), wanted.meant(entry.name.removesuffix(".npz"))
-                if entry.name.endswith(".npz") and clip is not None and (stem == clip or clip not in poses):
+                stem, ending = os.path.splitext(entry.name)
+                clip = wanted.meant(stem) if ending == ".npz" else None
+                if clip is not None and (stem == clip or clip not in poses):
                     poses[clip] = entry.path
     return {
         video_id: ClipFiles(video_id, {name: frames[video_id] for name, frames in listed.items()}, poses.get(video_id))

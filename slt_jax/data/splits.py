@@ -36,6 +36,7 @@ class Splits:
     train: Loader
     val: Loader
     tokenizer: Any
+    new_tokenizer: bool  # made of the training texts, as none was there
     prompts: Prompts
     glosses: Glosses | None = None  # where they are learned too
 
@@ -89,6 +90,7 @@ def open_splits(
         loader(train, data.batch_size, training=True),
         loader(val, data.val_batch_size or data.batch_size, training=False),
         tokenizer,
+        not named,
         prompts,
         glosses,
     )

@@ -176,12 +176,16 @@ def cache_for_beams(model: Any, cache: Cache, beams: int) -> Cache:
     """The `model`'s cache with rows for so many beams of each sentence: by its own rule, or by copies of all arrays."""
     if hasattr(model, "spread_cache"):
         return model.spread_cache(cache, beams)
-    return jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), cache)
+    return _repeated(cache, beams)
 
 
 def spread_cache(cache: Cache, copies: int) -> Cache:
     """`cache` with `copies` rows for each sentence, one after the other; what they all read stays as it is."""
-    return cache | {"self": jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), cache["self"])}
+    return cache | {"self": _repeated(cache["self"], copies)}
+
+
+def _repeated(arrays: Any, copies: int) -> Any:
+    return jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), arrays)
 
 
 def grow_cache(cache: Cache, length: int) -> Cache:

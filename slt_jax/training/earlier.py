@@ -63,6 +63,14 @@ class Earlier:
         """Whether the weights are those of a model that reads the streams together, not of backbones alone."""
         return self.checkpoint is None or any(key.startswith("encoder.fusion.") for key in self.checkpoint.state)
 
+    def tell_new_tokenizer(self) -> None:
+        """Say that a decoder that was trained goes on with a tokenizer that was made now."""
+        if self.checkpoint is None or any(key.startswith("decoder.") for key in self.checkpoint.state):
+            say(
+                f"note: no tokenizer lies beside {self.path}: its decoder goes on with the one made of this run's "
+                f"texts; if it was trained with another, name that with --tokenizer"
+            )
+
     @property
     def lora(self) -> Mapping[str, Any] | None:
         """`model.lora` of what there is to go on with, None where its weights have no adapters."""

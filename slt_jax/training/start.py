@@ -18,7 +18,6 @@ from convert.state_dict import Entry, to_params
 from slt_jax.base.console import say
 from slt_jax.config import Config
 from slt_jax.config_rules import trains_decoder
-from slt_jax.data.splits import tokenizer_of_decoder
 from slt_jax.data.target_language import generation_starts
 from slt_jax.data.text import end_token, vocabulary_size
 from slt_jax.errors import UserError
@@ -145,20 +144,6 @@ def tokenizer_beside(path: str | Path | None) -> Path | None:
     """The tokenizer that a run kept in its work-dir; `path` is the work-dir or something in it."""
     folders = () if path is None else (Path(path) / "tokenizer", Path(path).absolute().parent / "tokenizer")
     return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def tell_lone_decoder(path: Path, checkpoint: Checkpoint | None, config: Config) -> None:
-    """Say it if a trained decoder goes on with a new tokenizer. `checkpoint` is None for saved states."""
-    teacher = tokenizer_beside(config.training.teacher)
-    named = (
-        config.data.tokenizer or tokenizer_beside(path) or teacher or tokenizer_of_decoder(config.model.decoder_model)
-    )
-    writes = checkpoint is None or any(key.startswith("decoder.") for key in checkpoint.state)
-    if writes and not named:
-        say(
-            f"note: no tokenizer lies beside {path}: its decoder goes on with the one made of this run's texts; "
-            f"if it was trained with another, name that with --tokenizer"
-        )
 
 
 def resume_checkpoint(

@@ -55,7 +55,6 @@ from slt_jax.training.start import (
     last_comes_first,
     resume_checkpoint,
     starting_params,
-    tell_lone_decoder,
     tokenizer_beside,
     trained_with_v9_masks,
     with_starts,
@@ -197,8 +196,8 @@ def begin(
 ) -> tuple[TrainState, Position]:
     """The first state and its position: of the run that goes on, from given weights, or new."""
     checkpoint = earlier.checkpoint if earlier else None
-    if earlier:
-        tell_lone_decoder(earlier.path, checkpoint, config)
+    if earlier and splits.new_tokenizer:
+        earlier.tell_new_tokenizer()
     heads = heads_of(config, splits.glosses, checkpoint.rest if checkpoint else {})
     if earlier and resuming:
         plan.check_resize(earlier.architecture, f"--resume {earlier.path}")
