@@ -61,12 +61,13 @@ class CorpusClip:
 
     @property
     def recording(self) -> str:
-        """The name of the video, alike in all rows that name it: with its ending and folder or without."""
-        path = PurePosixPath(self.video.replace("\\", "/"))
+        """The name of the video, alike in all rows that name it: with its ending and folder or without, in NFC."""
+        video = unicodedata.normalize("NFC", self.video)
+        path = PurePosixPath(video.replace("\\", "/"))
         if path.suffix.lower() in SUFFIXES:
             return path.stem
         found_by_name = self.footage is not None and self.footage.rate is None  # folders of frames are found by path
-        return path.name if found_by_name else self.video
+        return path.name if found_by_name else video
 
 
 @dataclass(frozen=True)

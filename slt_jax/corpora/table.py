@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from slt_jax.base.json_text import parse_json
+from slt_jax.base.spellings import Spellings
 from slt_jax.corpora.gathering import size_of
 from slt_jax.corpora.subtitled import Corpus, Footage
 from slt_jax.data import tables
@@ -117,10 +118,12 @@ def find_footage(corpus: Corpus, folder: Path, *, named_by_id: bool = False) -> 
     frames_only = folder.is_dir() and not any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
     paths = [] if frames_only else [Path(job.video) for job in find_videos(folder)]
     by_name = {path.stem: path for path in paths} | {path.name: path for path in paths}
+    names = Spellings(by_name)
     for place, clip in enumerate(corpus.clips):
-        path = by_name.get(clip.video) or by_name.get(Path(clip.video).name)
-        if named_by_id and clip.video_id in by_name:
-            corpus.clips[place] = replace(clip, start=None, end=None, footage=Footage(by_name[clip.video_id]))
+        found = names.meant(clip.video) or names.meant(Path(clip.video).name)
+        path = by_name[found] if found else None
+        if named_by_id and (own := names.meant(clip.video_id)):
+            corpus.clips[place] = replace(clip, start=None, end=None, footage=Footage(by_name[own]))
         elif path:
             corpus.clips[place] = replace(clip, footage=Footage(path))
         elif clip.rate and isinstance(frames := size_of(folder / clip.video), int) and (folder / clip.video).is_dir():

@@ -1,6 +1,6 @@
 """How to search for tokens: what a caller asks for, completed from the decoder's configuration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -102,4 +102,4 @@ class Search:
 
 
 def _as_tuple(ids: int | Sequence[int]) -> tuple[int, ...]:
-    return tuple(ids) if isinstance(ids, Sequence) else (int(ids),)
+    return tuple(ids) if isinstance(ids, Iterable) else (int(ids),)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import unicodedata
 from dataclasses import replace
 
 import pytest
@@ -131,6 +132,19 @@ def test_a_video_that_rows_name_in_several_ways_stays_in_one_split(request_for, 
     videos = [{clip.video_id.split("_")[0] for clip in clips} for clips in prepared.splits.values()]
     assert sorted(video for split in videos for video in split) == ["v0", "v1", "v2", "v3", "v4"]
     assert sum(len(clips) for clips in prepared.splits.values()) == 30
+
+
+def test_a_video_whose_accents_are_written_in_two_ways_is_one(request_for, tmp_path):
+    """As macOS writes the names of files, and as tables write them."""
+    names = [unicodedata.normalize(form, "seña") for form in ("NFC", "NFD")]
+    lines = [f"c{n};frase {n} de la seña;{names[n % 2]};{n};{n + 1};1" for n in range(6)]
+    lines += [f"d{n};frase {n} de otro;otro;{n};{n + 1};1" for n in range(6)]
+    videos = write_videos(tmp_path / "accents", [f"{names[1]}.mp4", "otro.mp4"])
+    request = request_for(metadata=write_csv(tmp_path / "c.csv", lines), videos=videos, shares=(0.5, 0.5, 0.0))
+    prepared = prepare(request, FakeExtraction())
+    assert not prepared.corpus.drops
+    groups = [{clip.video_id[0] for clip in clips} for clips in prepared.splits.values()]
+    assert sorted(map(len, groups)) == [0, 1, 1]
 
 
 def test_splits_of_the_file_itself(request_for, tmp_path):
